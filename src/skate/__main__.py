@@ -1,0 +1,26 @@
+"""Roles to entries: ``python -m skate gcs``, ``node`` are daemons; anything else is the CLI."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the role named by the first argument."""
+    role = sys.argv[1] if len(sys.argv) > 1 else ""
+    if role == "node":
+        from skate.node.node_daemon import main as node_main
+
+        node_main(sys.argv[2:])
+    elif role == "gcs":
+        from skate.gcs.gcs_server import main as gcs_main
+
+        gcs_main(sys.argv[2:])
+    else:
+        from skate.cli import main as cli_main
+
+        cli_main()
+
+
+if __name__ == "__main__":
+    main()

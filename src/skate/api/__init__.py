@@ -1,0 +1,1 @@
+"""The paper's application layer: what a user touches."""

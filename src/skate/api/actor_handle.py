@@ -1,0 +1,427 @@
+"""``@remote`` on classes, handles and their methods, ``@method``, ``get_actor``, ``kill``."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from skate.api.arguments import pack
+from skate.api.object_ref import ObjectRef
+from skate.api.options import check_actor_options, check_method_options, demand_from_options
+from skate.api.remote_function import (
+    Arity,
+    connected,
+    pickle_by_value,
+    pickled_exceptions,
+    threads_for,
+)
+from skate.config import ASYNC_ACTOR_CONCURRENCY
+from skate.errors import ActorAlreadyExistsError, PendingCallsLimitExceeded
+from skate.ids import handle_id
+from skate.messages import KillActor, encode
+from skate.spec import ActorOptions, CallTemplate, demand_of
+from skate.worker.runtime import Runtime, function_id_of
+
+_METHOD_OPTIONS = "__skate_method_options__"
+_INJECTED = ("__ray_ready__", "__ray_call__", "__ray_terminate__")
+_decode_options = msgspec.msgpack.Decoder(ActorOptions).decode
+
+
+class ActorClassInheritanceException(TypeError):
+    """A class was derived from one that is decorated; derive from the plain one."""
+
+
+def method(*args: Any, **options: Any) -> Any:
+    """Options of one actor method: ``num_returns``, ``max_task_retries``, ``retry_exceptions``..."""
+    if args and callable(args[0]) and not options and len(args) == 1:
+        return args[0]
+    if args or not options:
+        raise TypeError(
+            "@method takes keyword arguments only, such as @method(num_returns=2)"
+        )
+    check_method_options(options)
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        setattr(function, _METHOD_OPTIONS, options)
+        return function
+
+    return decorate
+
+
+class ActorMethod:
+    """One method of one actor: ``handle.method``."""
+
+    __slots__ = ("_actor_id", "_arity", "_counted", "_name", "_number", "_options", "_returns",
+                 "_runtime", "_shared")  # fmt: skip
+
+    def __init__(
+        self,
+        shared: _Shared,
+        counted: ObjectRef[Any] | None,
+        name: str,
+        options: dict[str, Any],
+    ) -> None:
+        self._shared = shared
+        self._actor_id = shared.actor_id
+        self._counted = counted  # a method kept by the user keeps the actor alive
+        self._name = name
+        self._options = options
+        returns = options.get("num_returns")
+        self._returns = 1 if returns is None else int(returns)
+        self._runtime: Runtime | None = None
+        self._number = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            f"Actor methods cannot be called directly. Instead of running "
+            f"'object.{self._name}()', try 'object.{self._name}.remote()'."
+        )
+
+    def options(self, **options: Any) -> ActorMethod:
+        """The same method with other options for the calls made through it."""
+        check_method_options(options)
+        merged = {**self._options, **options}
+        return ActorMethod(self._shared, self._counted, self._name, merged)
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """Task graphs are not supported."""
+        raise NotImplementedError("bind() and task graphs are not supported yet; use remote()")
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the method; at once one ref (``num_returns`` 0: None, n: a list of n refs)."""
+        runtime = connected()
+        if runtime is not self._runtime:
+            self._export(runtime)
+        shared = self._shared
+        if shared.arities:
+            arity = shared.arities.get(self._name)
+            if arity is not None:
+                arity.check(self._name, args, kwargs)
+        if shared.max_pending_calls > 0:
+            shared.check_pending(runtime)
+        if args or kwargs:
+            data, dependencies, nested, _keep = pack(runtime, self._name, args, kwargs)
+        else:
+            data, dependencies, nested, _keep = b"", None, None, None
+        object_ids = runtime.call_actor(
+            self._actor_id, self._number, data, dependencies, nested, self._returns
+        )
+        if shared.max_pending_calls > 0:
+            shared.pending.extend(object_ids[:1])
+        if self._returns == 1:
+            return ObjectRef(object_ids[0])
+        return [ObjectRef(object_id) for object_id in object_ids] or None
+
+    def _export(self, runtime: Runtime) -> None:
+        options = self._options
+        retries = options.get("max_task_retries")
+        spec = CallTemplate(
+            kind="method",
+            function_id=b"",
+            name=self._name,
+            num_returns=self._returns,
+            max_retries=self._shared.options.max_task_retries if retries is None else retries,
+            retry_exceptions=pickled_exceptions(options.get("retry_exceptions")),
+            events=options.get("enable_task_events") is not False,
+        )
+        self._number = runtime.register(spec, None, self._name)
+        self._runtime = runtime
+
+
+class _Shared:
+    """What a handle's methods share."""
+
+    __slots__ = ("actor_id", "arities", "max_pending_calls", "options", "pending")
+
+    def __init__(
+        self, actor_id: bytes, options: ActorOptions, arities: dict[str, Arity] | None
+    ) -> None:
+        self.actor_id = actor_id
+        self.options = options
+        self.arities = arities
+        self.max_pending_calls = -1
+        self.pending: list[bytes] = []
+
+    def check_pending(self, runtime: Runtime) -> None:
+        """PendingCallsLimitExceeded if too many calls of this handle are unanswered."""
+        if len(self.pending) >= self.max_pending_calls:
+            runtime.connection.flush()
+            runtime.connection.try_read()
+            self.pending = [i for i in self.pending if i in runtime.promised]
+            if len(self.pending) >= self.max_pending_calls:
+                raise PendingCallsLimitExceeded(
+                    f"{len(self.pending)} calls to {self.options.class_name} are pending, "
+                    f"max_pending_calls is {self.max_pending_calls}: wait for some of them."
+                )
+
+
+class ActorHandle:
+    """A reference to an actor; may be passed to tasks and other actors.
+
+    The actor ends when its last handle is gone, after the calls already made. Handles from
+    ``get_actor`` do not keep it alive (Ray: weak handles).
+    """
+
+    def __init__(
+        self, shared: _Shared, counted: ObjectRef[Any] | None, max_pending_calls: int = -1
+    ) -> None:
+        self._shared = shared
+        self._counted = counted
+        shared.max_pending_calls = max_pending_calls
+
+    def __getattr__(self, name: str) -> ActorMethod:
+        shared = self.__dict__["_shared"] if "_shared" in self.__dict__ else None
+        if shared is None:
+            raise AttributeError(name)
+        options = shared.options.methods.get(name)
+        if options is None:
+            if name not in _INJECTED:
+                raise AttributeError(
+                    f"The actor {shared.options.class_name} has no method {name!r}. Attributes of "
+                    "an actor cannot be read from outside: write a method that returns them."
+                )
+            options = {}
+        bound = ActorMethod(shared, self._counted, name, options)
+        self.__dict__[name] = bound
+        return bound
+
+    def __dir__(self) -> list[str]:
+        return [*self._shared.options.methods, *_INJECTED]
+
+    def __repr__(self) -> str:
+        return f"Actor({self._shared.options.class_name}, {self._shared.actor_id.hex()})"
+
+    def __hash__(self) -> int:
+        return hash(self._shared.actor_id)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ActorHandle) and self._shared.actor_id == other._shared.actor_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        shared = self._shared
+        return _rebuild_handle, (shared.actor_id, encode(shared.options), self._counted)
+
+    @property
+    def _actor_id(self) -> _ActorId:
+        return _ActorId(self._shared.actor_id)
+
+    _ray_actor_id = _actor_id
+
+
+class _ActorId(msgspec.Struct, frozen=True):
+    """An actor's id, as Ray's libraries expect it."""
+
+    _id: bytes
+
+    def hex(self) -> str:
+        """In hexadecimal."""
+        return self._id.hex()
+
+    def binary(self) -> bytes:
+        """The 16 bytes."""
+        return self._id
+
+
+def _rebuild_handle(
+    actor_id: bytes, options: bytes, counted: ObjectRef[Any] | None
+) -> ActorHandle:
+    return ActorHandle(_Shared(actor_id, _decode_options(options), None), counted)
+
+
+def _public_methods(cls: type) -> dict[str, Callable[..., Any]]:
+    """Name to function of all that can be called on instances; inherited ones too."""
+    found = {}
+    for name in dir(cls):
+        if name.startswith("__") and name.endswith("__") and name != "__call__":
+            continue
+        value = inspect.getattr_static(cls, name, None)
+        if isinstance(value, staticmethod | classmethod) or callable(value):
+            found[name] = value
+    return found
+
+
+class ActorClass:
+    """A class whose ``remote()`` creates an actor. Made by ``@remote``."""
+
+    def __init__(self, cls: type, options: dict[str, Any]) -> None:
+        self._class = cls
+        self._options = options
+        self._pickled: tuple[bytes, bytes] | None = None
+        self._described: tuple[dict[str, Any], dict[str, Arity], bool] | None = None
+        self._arity: Arity | None = None
+        functools.update_wrapper(self, cls, updated=())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            f"Actors cannot be instantiated directly. Instead of '{self._class.__name__}()', use "
+            f"'{self._class.__name__}.remote()'."
+        )
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
+        raise ActorClassInheritanceException(
+            f"A class cannot inherit from {self._class.__name__}, which is decorated with "
+            "@remote. Keep the plain class, inherit from that, and decorate the results."
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ActorClass, (self._class, self._options)
+
+    def __repr__(self) -> str:
+        return f"ActorClass({self._class.__name__})"
+
+    def options(self, **options: Any) -> ActorClass:
+        """The same class with other options for the actors made through it."""
+        merged = {**self._options, **options}
+        check_actor_options(merged)
+        other = ActorClass(self._class, merged)
+        other._pickled, other._described = self._pickled, self._described
+        other._arity = self._arity
+        return other
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """Task graphs are not supported."""
+        raise NotImplementedError("bind() and task graphs are not supported yet; use remote()")
+
+    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
+        """Create an actor; at once its handle. The constructor runs in its own process.
+
+        ActorAlreadyExistsError (a ValueError) if the name is taken in its namespace.
+        """
+        runtime = connected()
+        if self._arity is None:
+            self._arity = _constructor_arity(self._class)
+        self._arity.check(self._class.__name__, args, kwargs)
+        methods, arities, is_async = self._describe()
+        options = self._actor_options(runtime, methods, is_async)
+        actor_id = runtime.new_task_id()
+        if options.name:
+            existing = self._reserve(runtime, options, actor_id)
+            if existing is not None:
+                return existing
+        number = self._export(runtime)
+        data, dependencies, nested, _keep = pack(runtime, self._class.__name__, args, kwargs)
+        counted_id = handle_id(actor_id)
+        runtime.create_actor(
+            actor_id, counted_id, number, options, data, dependencies, nested
+        )
+        pending = self._options.get("max_pending_calls")
+        return ActorHandle(
+            _Shared(actor_id, options, arities),
+            ObjectRef(counted_id),
+            -1 if pending is None else pending,
+        )
+
+    def _describe(self) -> tuple[dict[str, Any], dict[str, Arity], bool]:
+        if self._described is None:
+            methods, arities, is_async = {}, {}, False
+            for name, function in _public_methods(self._class).items():
+                bound_self = not isinstance(function, staticmethod)
+                plain = getattr(function, "__func__", function)
+                methods[name] = dict(getattr(plain, _METHOD_OPTIONS, {}))
+                arities[name] = Arity(plain, skip_self=bound_self)
+                is_async = is_async or inspect.iscoroutinefunction(plain)
+                if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
+                    if methods[name].get("num_returns") is None:
+                        raise NotImplementedError(
+                            f"{self._class.__name__}.{name} is a generator: streaming its values "
+                            "is not supported yet. Return a list."
+                        )
+            self._described = methods, arities, is_async
+        return self._described
+
+    def _actor_options(
+        self, runtime: Runtime, methods: dict[str, Any], is_async: bool
+    ) -> ActorOptions:
+        given = self._options
+        concurrency = given.get("max_concurrency")
+        if concurrency is None:
+            concurrency = ASYNC_ACTOR_CONCURRENCY if is_async else 1
+        out_of_order = given.get("allow_out_of_order_execution")
+        if out_of_order is False and (is_async or concurrency > 1):
+            raise ValueError(
+                "allow_out_of_order_execution=False cannot be kept by an async or threaded actor"
+            )
+        return ActorOptions(
+            name=given.get("name") or "",
+            namespace=given.get("namespace") or runtime.namespace,
+            class_name=self._class.__name__,
+            methods=methods,
+            max_restarts=given.get("max_restarts") or 0,
+            max_task_retries=given.get("max_task_retries") or 0,
+            max_concurrency=concurrency,
+            is_async=is_async,
+            in_order=not (is_async or concurrency > 1 or bool(out_of_order)),
+            detached=given.get("lifetime") == "detached",
+        )
+
+    def _reserve(
+        self, runtime: Runtime, options: ActorOptions, actor_id: bytes
+    ) -> ActorHandle | None:
+        answer = runtime.ask(
+            "reserve_actor_name",
+            {
+                "name": options.name,
+                "namespace": options.namespace,
+                "actor_id": actor_id,
+                "spec": encode(options),
+            },
+        )
+        existing = answer["actor_id"]
+        if existing is None:
+            return None
+        if self._options.get("get_if_exists"):
+            return get_actor(options.name, options.namespace)
+        raise ActorAlreadyExistsError(
+            f"The name {options.name!r} (namespace {options.namespace!r}) is already taken by "
+            f"actor {existing.hex()}. Choose another, use get_actor(), or get_if_exists=True."
+        )
+
+    def _export(self, runtime: Runtime) -> int:
+        name = self._class.__name__
+        if self._pickled is None:
+            pickled = pickle_by_value(self._class, f"the actor class {name}")
+            self._pickled = function_id_of(pickled, name), pickled
+        function_id, pickled = self._pickled
+        placement, running = demand_from_options(self._options, is_actor=True)
+        spec = CallTemplate(
+            kind="actor",
+            function_id=function_id,
+            name=name,
+            demand=demand_of(placement),
+            running_demand=demand_of(running),
+            threads=threads_for(running.get("CPU", 1)),
+        )
+        return runtime.register(spec, pickled, name)
+
+
+def _constructor_arity(cls: type) -> Arity:
+    if cls.__init__ is object.__init__:
+        return Arity(lambda: None)
+    return Arity(cls.__init__, skip_self=True)
+
+
+def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
+    """The handle of a named actor. ValueError if there is none. The handle is weak (Ray)."""
+    if not isinstance(name, str) or not name:
+        raise ValueError("get_actor() takes the name that the actor was created with")
+    runtime = connected()
+    space = namespace if namespace is not None else runtime.namespace
+    row = runtime.ask("get_actor", {"name": name, "namespace": space})
+    if row is None or row.get("state") == "DEAD" or not row.get("spec"):
+        raise ValueError(
+            f"Failed to look up actor with name {name!r} in namespace {space!r}: there is none, "
+            "or it has ended. Names are seen only inside their namespace; set the same one in "
+            "init(namespace=...) of both programs."
+        )
+    return ActorHandle(_Shared(row["actor_id"], _decode_options(row["spec"]), None), None)
+
+
+def kill(actor: Any, *, no_restart: bool = True) -> None:
+    """End an actor's process at once (SIGKILL): no exit handler runs, pending calls fail."""
+    if not isinstance(actor, ActorHandle):
+        raise ValueError(f"kill() takes an actor handle, not {type(actor).__name__}: {actor!r}")
+    connected().connection.append(KillActor(actor._shared.actor_id, no_restart))

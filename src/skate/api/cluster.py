@@ -1,0 +1,154 @@
+"""What the cluster is and does: nodes, resources, timeline, the running task's context."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from skate.api.actor_handle import ActorHandle
+from skate.api.remote_function import connected
+from skate.worker import worker_main
+from skate.worker.runtime import Runtime, current_run
+
+
+def nodes() -> list[dict[str, Any]]:
+    """One dict a node, under Ray's names (NodeID, Alive, Resources, ...); dead ones stay."""
+    return list(connected().ask("nodes", {}))
+
+
+def cluster_resources() -> dict[str, float]:
+    """All resources of all nodes: name to amount."""
+    return dict(connected().ask("cluster_resources", {}))
+
+
+def available_resources() -> dict[str, float]:
+    """What is free now: name to amount; what is used up is left out, as in Ray."""
+    return dict(connected().ask("available_resources", {}))
+
+
+def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
+    """The tasks so far as a Chrome trace: a list of events, or written to a JSON file.
+
+    Open the file in Perfetto or chrome://tracing: one row a worker.
+    """
+    events: list[dict[str, Any]] = connected().ask("timeline", {})
+    if filename is None:
+        return events
+    with open(filename, "w") as file:
+        json.dump(events, file)
+    return None
+
+
+def get_gpu_ids() -> list[int]:
+    """The GPUs that the running task was given, by index."""
+    run = current_run.get()
+    worker = worker_main.worker
+    if worker is not None and worker.gpus:
+        return list(worker.gpus)
+    return list(run.gpus or []) if run is not None else []
+
+
+class RuntimeContext:
+    """Who and where the caller is. Ids are hexadecimal strings. Ray: ``RuntimeContext``."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._worker = worker_main.worker
+
+    def get_job_id(self) -> str:
+        """The job (one a driver)."""
+        return self._runtime.job_id.hex()
+
+    def get_node_id(self) -> str:
+        """The node."""
+        return self._runtime.node_id.hex()
+
+    def get_worker_id(self) -> str:
+        """The process."""
+        return self._runtime.worker_id.hex()
+
+    def get_task_id(self) -> str | None:
+        """The running task; None in a driver."""
+        run = current_run.get()
+        return None if run is None else run.task_id.hex()
+
+    def get_task_name(self) -> str | None:
+        """The running task's name; None in a driver."""
+        run = current_run.get()
+        if run is None or self._worker is None:
+            return None
+        return self._worker.templates[run.template].name
+
+    def get_task_function_name(self) -> str | None:
+        """The running function's name; None in a driver."""
+        return self.get_task_name()
+
+    def get_actor_id(self) -> str | None:
+        """The actor that this process hosts; None elsewhere."""
+        worker = self._worker
+        return worker.setup.actor_id.hex() if worker and worker.setup.actor_id else None
+
+    def get_actor_name(self) -> str | None:
+        """The name that this actor was created with ("" if none); None elsewhere."""
+        worker = self._worker
+        return worker.setup.actor.name if worker and worker.setup.actor else None
+
+    def get_session_name(self) -> str:
+        """The session: the name of its folder."""
+        return self._runtime.session
+
+    def get_temp_dir(self) -> str:
+        """The folder that holds the session's folder."""
+        from skate.api.session_folder import sessions_root
+
+        return str(sessions_root())
+
+    def get_assigned_resources(self) -> dict[str, float]:
+        """What the running task (or actor) holds; RuntimeError in a driver."""
+        from skate.spec import resources_of
+
+        run = current_run.get()
+        worker = self._worker
+        if worker is None or run is None:
+            raise RuntimeError("get_assigned_resources() can only be called in a task or actor")
+        if worker.actor_template is not None:
+            return resources_of(worker.actor_template.running_demand)
+        return resources_of(worker.templates[run.template].demand)
+
+    def get_accelerator_ids(self) -> dict[str, list[str]]:
+        """The devices that the running task was given."""
+        return {"GPU": [str(index) for index in get_gpu_ids()]}
+
+    @property
+    def namespace(self) -> str:
+        """Where names of actors are looked up."""
+        return self._runtime.namespace
+
+    @property
+    def current_actor(self) -> ActorHandle:
+        """A (weak) handle of the actor that this process hosts; RuntimeError elsewhere."""
+        worker = self._worker
+        if worker is None or worker.setup.actor is None:
+            raise RuntimeError("current_actor is only there inside an actor")
+        from skate.api.actor_handle import _Shared
+
+        return ActorHandle(_Shared(worker.setup.actor_id, worker.setup.actor, None), None)
+
+    @property
+    def was_current_actor_reconstructed(self) -> bool:
+        """Whether this process is a restart of its actor."""
+        worker = self._worker
+        return bool(worker and worker.restarted)
+
+    @property
+    def gcs_address(self) -> str:
+        """Where the GCS listens."""
+        return os.path.join(self.get_temp_dir(), self._runtime.session, "gcs.sock")
+
+
+def get_runtime_context() -> RuntimeContext:
+    """The context of the caller; starts skate if the program has not."""
+    return RuntimeContext(connected())
+
+

@@ -1,0 +1,46 @@
+"""``@remote``: on a function or a class, bare or with options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from skate.api.actor_handle import ActorClass
+from skate.api.options import check_actor_options, check_task_options
+from skate.api.remote_function import RemoteFunction
+
+
+def remote(*args: Any, **options: Any) -> Any:
+    """Make a function a remote function, or a class an actor class.
+
+    ``@remote`` or ``@remote(num_cpus=2, ...)``. ValueError or TypeError for wrong options, as the
+    tables of api/options.py say. Ray: ``ray.remote``.
+    """
+    if len(args) == 1 and not options and (callable(args[0]) or inspect.isclass(args[0])):
+        return _decorate(args[0], {})
+    if args or not options:
+        raise TypeError(
+            "The @remote decorator must be applied either with no arguments and no parentheses, "
+            "for example '@skate.remote', or it must be applied using some of the arguments, for "
+            "example '@skate.remote(num_returns=2)'."
+        )
+
+    def decorate(target: Callable[..., Any]) -> Any:
+        return _decorate(target, options)
+
+    return decorate
+
+
+def _decorate(target: Any, options: dict[str, Any]) -> Any:
+    if isinstance(target, RemoteFunction | ActorClass):
+        raise TypeError(f"{target!r} is decorated with @remote already")
+    if inspect.isclass(target):
+        check_actor_options(options)
+        return ActorClass(target, options)
+    if inspect.isroutine(target) or hasattr(target, "func_code") or hasattr(target, "__code__"):
+        check_task_options(options, decorator=True)
+        return RemoteFunction(target, options)
+    raise TypeError(
+        f"The @remote decorator must be applied to either a function or a class, not {target!r}."
+    )

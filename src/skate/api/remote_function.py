@@ -1,0 +1,183 @@
+"""``@remote`` on functions: paper, table 1, ``f.remote(args)``."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable
+from typing import Any
+
+from skate.api.arguments import pack
+from skate.api.object_ref import ObjectRef
+from skate.api.options import check_task_options, demand_from_options
+from skate.objects.culprit import explain_failure
+from skate.spec import CallTemplate, demand_of
+from skate.worker.runtime import Runtime, function_id_of
+
+DEFAULT_MAX_RETRIES = 3
+
+
+def threads_for(num_cpus: float) -> int:
+    """The OMP_NUM_THREADS of a worker that was given so many CPUs (Ray's rule)."""
+    return max(1, int(num_cpus))
+
+
+def pickled_exceptions(value: Any) -> bool | bytes:
+    """The wire form of ``retry_exceptions``."""
+    if not value or value is True:
+        return bool(value)
+    import cloudpickle
+
+    return bytes(cloudpickle.dumps(tuple(value)))
+
+
+class Arity:
+    """Checks calls against a signature; the common case costs two comparisons."""
+
+    __slots__ = ("_high", "_low", "_signature")
+
+    def __init__(self, function: Callable[..., Any], *, skip_self: bool = False) -> None:
+        self._low, self._high = 0, -1
+        try:
+            signature = inspect.signature(function)
+        except (TypeError, ValueError):  # builtins without one: the worker will tell
+            self._signature = None
+            return
+        parameters = list(signature.parameters.values())[1 if skip_self else 0 :]
+        self._signature = signature.replace(parameters=parameters)
+        simple = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        if all(p.kind in simple for p in parameters):
+            self._high = len(parameters)
+            self._low = sum(p.default is inspect.Parameter.empty for p in parameters)
+
+    def check(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """TypeError if the call does not fit."""
+        if not kwargs and self._low <= len(args) <= self._high:
+            return
+        if self._signature is None:
+            return
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{name}{self._signature}: {error}") from None
+
+
+class RemoteFunction:
+    """A function whose ``remote()`` submits a task. Made by ``@remote``."""
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        if inspect.iscoroutinefunction(function):
+            raise ValueError(
+                "'async def' cannot be used for remote tasks; use asyncio.run inside a plain "
+                "function, or an actor with async methods"
+            )
+        if inspect.isgeneratorfunction(function) and options.get("num_returns") is None:
+            raise NotImplementedError(
+                f"{function.__name__} is a generator: streaming its values is not supported yet. "
+                "Return a list, or set num_returns to the number of values it yields."
+            )
+        self._function = function
+        self._options = options
+        self._name = options.get("name") or getattr(function, "__name__", repr(function))
+        self._arity: Arity | None = None
+        self._runtime: Runtime | None = None
+        self._number = 0
+        self._pickled: tuple[bytes, bytes] | None = None  # function id, pickle
+        returns = options.get("num_returns")
+        self._returns = 1 if returns is None else returns
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            f"Remote functions cannot be called directly. Instead of running "
+            f"'{self._name}()', try '{self._name}.remote()'."
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteFunction, (self._function, self._options)
+
+    def __repr__(self) -> str:
+        return f"RemoteFunction({self._name})"
+
+    def options(self, **options: Any) -> RemoteFunction:
+        """The same function with other options for the calls made through it."""
+        check_task_options(options, decorator=False)
+        merged = {**self._options, **options}
+        check_task_options(merged, decorator=True)
+        other = RemoteFunction(self._function, merged)
+        other._pickled = self._pickled
+        other._arity = self._arity
+        return other
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """Task graphs are not supported."""
+        raise NotImplementedError("bind() and task graphs are not supported yet; use remote()")
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Submit the task; at once one ref (``num_returns`` 0: None, n: a list of n refs).
+
+        TypeError if the arguments do not fit the signature or cannot be pickled.
+        """
+        runtime = connected()
+        if runtime is not self._runtime:
+            self._export(runtime)
+        assert self._arity is not None
+        self._arity.check(self._name, args, kwargs)
+        if args or kwargs:
+            data, dependencies, nested, _keep = pack(runtime, self._name, args, kwargs)
+        else:
+            data, dependencies, nested, _keep = b"", None, None, None
+        if self._returns == 1:
+            return ObjectRef(runtime.submit(self._number, data, dependencies, nested))
+        object_ids = runtime.submit_many(
+            self._number, data, dependencies, nested, self._returns
+        )
+        return [ObjectRef(object_id) for object_id in object_ids] or None
+
+    def _export(self, runtime: Runtime) -> None:
+        if self._arity is None:
+            self._arity = Arity(self._function)
+        if self._pickled is None:
+            pickled = pickle_by_value(self._function, f"the remote function {self._name}")
+            self._pickled = function_id_of(pickled, self._name), pickled
+        function_id, pickled = self._pickled
+        options = self._options
+        demand, _ = demand_from_options(options, is_actor=False)
+        retries = options.get("max_retries")
+        if retries is None:
+            retries = int(os.environ.get("RAY_TASK_MAX_RETRIES", DEFAULT_MAX_RETRIES))
+        calls = options.get("max_calls")
+        if calls is None:
+            calls = 1 if options.get("num_gpus") else 0
+        spec = CallTemplate(
+            kind="task",
+            function_id=function_id,
+            name=self._name,
+            demand=demand_of(demand),
+            num_returns=self._returns,
+            max_retries=retries,
+            retry_exceptions=pickled_exceptions(options.get("retry_exceptions")),
+            max_calls=calls,
+            threads=threads_for(demand.get("CPU", 0)),
+            events=options.get("enable_task_events") is not False,
+        )
+        self._number = runtime.register(spec, pickled, self._name)
+        self._runtime = runtime
+
+
+def pickle_by_value(value: Any, what: str) -> bytes:
+    """cloudpickle, with an error that names the culprit."""
+    import cloudpickle
+
+    try:
+        return bytes(cloudpickle.dumps(value, 5))
+    except Exception as error:
+        raise explain_failure(error, what, value) from error
+
+
+def connected() -> Runtime:
+    """The runtime, after starting skate if the program has not."""
+    from skate.api import session
+
+    return session.connected()

@@ -1,0 +1,71 @@
+"""Every bound and time-out, with its unit and its reason. Nothing here is read from a file.
+
+A name ends in its unit. Change a value here and nowhere else; a bound without a reason is a bug.
+"""
+
+from __future__ import annotations
+
+# -- wire ------------------------------------------------------------------------------------
+PROTOCOL_VERSION = 1  # compared at hello; a peer with another one is refused in a sentence
+MAX_FRAME_BYTES = 64 << 20  # a function of up to MAX_FUNCTION_BYTES is chunked below this
+HELLO_TIMEOUT_S = 5.0  # a stranger that connects and says nothing is closed after this
+INLINE_MAX_BYTES = 100 << 10  # larger values go through the arena (Ray: max_direct_call_object_size)
+READ_TURN_BYTES = 1 << 20  # per connection and turn of the switch, so that it stays fair
+WRITE_BACKLOG_BYTES = 1 << 20  # past this, pushes to a client that does not read are held back
+
+# -- a client's outbox (DESIGN 5.1) ------------------------------------------------------------
+FLUSH_CALLS = 64  # measured: larger batches gain nothing, smaller ones cost a system call each
+FLUSH_BYTES = 64 << 10  # a socket buffer takes it in one write
+FLUSH_DELAY_S = 0.001  # nothing submitted waits longer than this for company
+LINE_IDLE_S = 0.0005  # a line that was silent for this long is flushed at once
+COURIER_TICK_S = 0.1  # how often a process that is not in the API reads what is at hand (logs, EOF)
+
+# -- functions -----------------------------------------------------------------------------------
+FUNCTION_WARN_BYTES = 10 << 20  # Ray's bounds: a closure this large is nearly always a mistake
+MAX_FUNCTION_BYTES = 60 << 20  # it travels in one frame; large data belongs in put()
+
+# -- scheduling ----------------------------------------------------------------------------------
+RESOURCE_UNITS = 10_000  # fixed point: 0.0001 of a resource is the smallest share
+PIPELINE_BUDGET_S = 0.004  # so much work, by the template's average, is sent ahead to a worker
+PIPELINE_MAX_TASKS = 64  # bounds what a worker may have to hand back
+PIPELINE_PAIR_S = 0.020  # up to this average, one task waits at the worker while another runs
+RESOURCE_PATIENCE_S = 1.0  # a demand unmet for this long is owed: later ones may not take its share
+HAND_BACK_AFTER_S = 0.025  # a task may wait 50 ms behind a running one: half for noticing
+AVERAGE_WEIGHT = 0.2  # exponential average of run times: about the last ten runs count
+INFEASIBLE_REMIND_S = 30.0  # how often a demand that no node can meet is mentioned again
+
+# -- workers -------------------------------------------------------------------------------------
+IDLE_WORKER_S = 1.0  # idle workers beyond the CPU count end after this (Ray's value)
+WORKER_START_TIMEOUT_S = 30.0  # a fork takes 1 ms; this long means a machine in distress
+MAX_WORKER_STARTS = 64  # forks under way at once: a burst of demand may not become a fork bomb
+EXIT_GRACE_S = 1.0  # a worker asked to end has this long for its atexit handlers
+ACTOR_SHUTDOWN_GRACE_S = 30.0  # __ray_shutdown__ may take this long (Ray's limit)
+STDERR_TAIL_LINES = 12  # of a dead worker, quoted in the error
+
+# -- actors --------------------------------------------------------------------------------------
+ACTOR_WINDOW_CALLS = 1_000  # delivered and unanswered per actor: the rest waits in the node
+ASYNC_ACTOR_CONCURRENCY = 1_000  # max_concurrency of an async actor (Ray's default)
+
+# -- objects -------------------------------------------------------------------------------------
+PAGE_BYTES = 4_096  # mmap offsets are page aligned
+ARENA_SHARE = 0.3  # of the machine's memory (Ray's default)
+ARENA_MAX_BYTES = 200 << 30  # Ray's cap
+ARENA_MIN_BYTES = 75 << 20  # Ray's floor; smaller stores cannot hold one batch of anything
+FULL_STORE_GRACE_S = 2.0  # a creator waits so long without any space being freed (Ray's value)
+TRIM_AFTER_S = 10.0  # pages of freed extents go back to the machine after this much quiet
+MAPPING_RESERVE = 0.2  # of the fd and VMA bounds: past that, reads copy instead of mapping
+
+# -- GCS -----------------------------------------------------------------------------------------
+HEARTBEAT_S = 0.1  # DESIGN 5: load and liveness
+NODE_SILENCE_S = 5.0  # a node not heard of for this long is given up
+EVENT_BATCH_S = 0.25  # task events travel to the GCS this often, as one opaque batch
+EVENT_BACKLOG = 50_000  # events kept by a node while the GCS is slow; beyond, drops are counted
+EVENT_LOG_TASKS = 100_000  # task events kept by the GCS (Ray's bound); older ones are dropped
+
+# -- processes -----------------------------------------------------------------------------------
+START_TIMEOUT_S = 30.0  # GCS and node are up in 0.2 s; a machine under load may need longer
+STOP_TIMEOUT_S = 1.5  # then SIGKILL: nothing may be left after 2 s
+SESSIONS_KEPT = 20  # log folders of ended sessions that stay for reading
+LOG_POLL_S = 0.1  # how often the node looks for new lines of workers that run something
+LOG_LINE_MAX_BYTES = 64 << 10  # longer lines are cut in pieces
+LOG_FOLD_S = 5.0  # the same line from several workers within this window is printed once (Ray)

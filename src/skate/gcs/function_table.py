@@ -1,0 +1,76 @@
+"""Exported code by the hash of its bytes, and the cluster's key-value store.
+
+Nodes store a function once and fetch it on behalf of their workers; the same bytes have the same
+id, so a second copy changes nothing. The key-value store has namespaces, like Ray's internal one.
+
+Invariant: a function, once stored, never changes. Nothing here opens a function or a value.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from skate.gcs.table import Table
+
+
+class FunctionRow(msgspec.Struct, frozen=True):
+    """A pickled function or class, and the name that its author gave it."""
+
+    function_id: bytes
+    name: str
+    data: bytes
+
+
+class FunctionTable:
+    """Functions by id."""
+
+    def __init__(self) -> None:
+        self.functions: Table[bytes, FunctionRow] = Table()
+
+    def store(self, function_id: bytes, name: str, data: bytes) -> bool:
+        """Keep a function; False if it was here already."""
+        if function_id in self.functions:
+            return False
+        self.functions.put(function_id, FunctionRow(function_id, name, data))
+        return True
+
+    def data(self, function_id: bytes) -> bytes | None:
+        """The pickled function, or None."""
+        row = self.functions.get(function_id)
+        return None if row is None else row.data
+
+
+class KeyValueStore:
+    """Bytes by namespace and key; a namespace exists as long as it has a key."""
+
+    def __init__(self) -> None:
+        self._spaces: dict[str, dict[bytes, bytes]] = {}
+
+    def __len__(self) -> int:
+        return sum(len(space) for space in self._spaces.values())
+
+    def put(self, namespace: str, key: bytes, value: bytes, overwrite: bool = True) -> bool:
+        """Store a value; whether the key is new. Without `overwrite` the older value stays."""
+        space = self._spaces.setdefault(namespace, {})
+        new = key not in space
+        if new or overwrite:
+            space[key] = value
+        return new
+
+    def get(self, namespace: str, key: bytes) -> bytes | None:
+        """The value, or None."""
+        return self._spaces.get(namespace, {}).get(key)
+
+    def delete(self, namespace: str, key: bytes, by_prefix: bool = False) -> int:
+        """Take out the key, or all keys that begin with it; how many there were."""
+        space = self._spaces.get(namespace, {})
+        keys = self.keys(namespace, key) if by_prefix else [key] if key in space else []
+        for one in keys:
+            del space[one]
+        if not space:
+            self._spaces.pop(namespace, None)
+        return len(keys)
+
+    def keys(self, namespace: str, prefix: bytes = b"") -> list[bytes]:
+        """The keys that begin with `prefix`, sorted."""
+        return sorted(key for key in self._spaces.get(namespace, {}) if key.startswith(prefix))

@@ -1,0 +1,237 @@
+"""Who belongs to the cluster: the node table, the job table and the failure detector.
+
+`GcsCore` calls it when a node joins, speaks or leaves, and asks `silent` now and then. A node that
+was given up never comes back under its id: whoever wants to rejoin does so as a new node.
+
+Invariants, all asserted by `check()`: a peer speaks for at most one living node; a job runs only
+on a living node; living nodes and running jobs are never dropped, of the others the newest stay.
+
+What a node's end means for actors, objects and tasks is not decided here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from skate.config import NODE_SILENCE_S, PROTOCOL_VERSION
+from skate.gcs.table import Table
+from skate.ids import JOB_ID_BYTES, NODE_ID_BYTES
+from skate.messages import Heartbeat, JobChanged, NodeJoins
+from skate.spec import resources_of
+from skate.states import NODE_MOVES, NodeState, advance
+
+ENDED_KEPT = 1_000
+"""Dead nodes, and ended jobs, that stay listed: enough to see what went on, and no leak."""
+
+TICK_S = 1.0
+"""How often `silent` is asked. A much longer pause means that the GCS itself was not listening."""
+
+
+class NodeRow(msgspec.Struct):
+    """A node: what it said when it joined, and its last heartbeat. Times are wall seconds."""
+
+    node_id: bytes
+    peer: int
+    pid: int
+    address: str
+    hostname: str
+    resources: dict[str, int]
+    labels: dict[str, str]
+    object_store_bytes: int
+    joined: float
+    heard: float
+    state: NodeState = NodeState.ALIVE
+    ended: float = 0.0
+    cause: str = ""
+    load: Heartbeat | None = None
+
+
+class JobRow(msgspec.Struct):
+    """A job, and the node that its driver is connected to. Times are wall seconds."""
+
+    job_id: bytes
+    node_id: bytes
+    driver_pid: int
+    entrypoint: str
+    namespace: str
+    alive: bool
+    started: float
+    ended: float = 0.0
+
+
+class Membership:
+    """Nodes and jobs. `silence_s` is how long a node may say nothing; None trusts its connection.
+
+    A connection within one machine tells the end of a process by itself, and a daemon that a
+    debugger has stopped is not dead; so a local session uses None.
+    """
+
+    def __init__(self, silence_s: float | None = NODE_SILENCE_S) -> None:
+        self.nodes: Table[bytes, NodeRow] = Table(history=ENDED_KEPT)
+        self.jobs: Table[bytes, JobRow] = Table(history=ENDED_KEPT)
+        self._silence_s = silence_s
+        self._ticked = 0.0
+        self._last_job = 0
+
+    def join(self, message: NodeJoins, peer: int, now: float) -> str:
+        """Enter a node; "" if that went well, else why it is refused, in a sentence."""
+        if message.protocol != PROTOCOL_VERSION:
+            return (
+                f"this cluster speaks protocol {PROTOCOL_VERSION}, the node {message.protocol}:"
+                " both sides need the same version of skate"
+            )
+        if len(message.node_id) != NODE_ID_BYTES:
+            return f"a NodeID has {NODE_ID_BYTES} bytes, not {len(message.node_id)}"
+        known = self.nodes.get(message.node_id)
+        if known is not None:
+            return f"node {message.node_id.hex()} is known already, as {known.state.name}"
+        row = NodeRow(
+            message.node_id,
+            peer,
+            message.pid,
+            message.address,
+            message.hostname,
+            message.resources,
+            message.labels,
+            message.object_store_bytes,
+            joined=now,
+            heard=now,
+        )
+        self.nodes.put(row.node_id, row)
+        return ""
+
+    def hear(self, node_id: bytes, now: float) -> None:
+        """The node has said something."""
+        row = self.nodes.get(node_id)
+        if row is not None:
+            row.heard = now
+
+    def load(self, node_id: bytes, heartbeat: Heartbeat) -> None:
+        """The node's load has changed."""
+        row = self.nodes.get(node_id)
+        if row is not None:
+            row.load = heartbeat
+            self.nodes.put(node_id, row)
+
+    def silent(self, now: float) -> list[NodeRow]:
+        """The living nodes that have been silent for too long; the caller ends them.
+
+        After a pause of the GCS itself (a long answer, a suspended machine, a clock that jumped)
+        every node is given its full time again: what they said meanwhile has not been read yet.
+        """
+        paused = not 0.0 <= now - self._ticked <= 2 * TICK_S
+        self._ticked = now
+        if self._silence_s is None:
+            return []
+        alive = self.alive()
+        if paused:
+            for row in alive:
+                row.heard = now
+        return [row for row in alive if now - row.heard > self._silence_s]
+
+    def alive(self) -> list[NodeRow]:
+        """The living nodes, in the order in which they joined."""
+        return [row for row in self.nodes.rows() if row.state is NodeState.ALIVE]
+
+    def end_node(self, node_id: bytes, cause: str, now: float) -> list[JobRow]:
+        """The node is dead; returns its jobs, which end with it. IllegalMove if it was already."""
+        row = self.nodes.get(node_id)
+        if row is None:
+            raise KeyError(node_id)
+        row.state = advance(NODE_MOVES, row.state, NodeState.DEAD)
+        row.ended, row.cause = now, cause
+        self.nodes.put(node_id, row)
+        self.nodes.retire(node_id)
+        jobs = [job for job in self.jobs.rows() if job.alive and job.node_id == node_id]
+        for job in jobs:
+            self._end_job(job, now)
+        return jobs
+
+    def next_job_id(self) -> bytes:
+        """A JobID that was never given before in this cluster."""
+        self._last_job += 1
+        return self._last_job.to_bytes(JOB_ID_BYTES, "big")
+
+    def change_job(self, node_id: bytes, message: JobChanged) -> bool:
+        """A job of this node began or ended; False if that is no news. An ended job stays ended."""
+        row = self.jobs.get(message.job_id)
+        if row is None:
+            row = JobRow(
+                message.job_id,
+                node_id,
+                message.driver_pid,
+                message.entrypoint,
+                message.namespace,
+                alive=True,
+                started=message.at,
+            )
+            self.jobs.put(row.job_id, row)
+            if message.alive:
+                return True
+        if not row.alive or message.alive:
+            return False
+        self._end_job(row, message.at)
+        return True
+
+    def _end_job(self, row: JobRow, now: float) -> None:
+        row.alive, row.ended = False, now
+        self.jobs.put(row.job_id, row)
+        self.jobs.retire(row.job_id)
+
+    def check(self) -> None:
+        """Assert the invariants above."""
+        self.nodes.check()
+        self.jobs.check()
+        peers = [row.peer for row in self.alive()]
+        assert len(peers) == len(set(peers))
+        living = {row.node_id for row in self.alive()}
+        assert all(job.node_id in living for job in self.jobs.rows() if job.alive)
+
+
+def view_node(row: NodeRow) -> dict[str, Any]:
+    """A node as `nodes()` shows it: Ray's keys (and its second `alive`), then skate's own."""
+    alive = row.state is NodeState.ALIVE
+    # A node in a local session has no port: its address is the path of its socket.
+    local = row.address.startswith("/")
+    host, _, port = ("127.0.0.1", "", "") if local else row.address.rpartition(":")
+    load = row.load
+    return {
+        "NodeID": row.node_id.hex(),
+        "Alive": alive,
+        "alive": alive,
+        "NodeManagerAddress": host or row.address,
+        "NodeManagerHostname": row.hostname,
+        "NodeManagerPort": int(port) if host and port.isdecimal() else 0,
+        "NodeName": host or row.address,
+        "ObjectStoreSocketName": row.address if local else "",
+        "RayletSocketName": row.address if local else "",
+        "Resources": resources_of(row.resources) if alive else {},
+        "Labels": row.labels,
+        "DeathReasonMessage": row.cause,
+        "pid": row.pid,
+        "joined": row.joined,
+        "ended": row.ended,
+        "available": resources_of(row.resources if load is None else load.available)
+        if alive
+        else {},
+        "queued": load.queued if load and alive else 0,
+        "running": load.running if load and alive else 0,
+        "object_store_bytes": row.object_store_bytes,
+        "object_store_used_bytes": load.store_used_bytes if load and alive else 0,
+    }
+
+
+def view_job(row: JobRow) -> dict[str, Any]:
+    """A job as plain data, ids in hex, times in wall seconds (0.0: not yet)."""
+    return {
+        "job_id": row.job_id.hex(),
+        "node_id": row.node_id.hex(),
+        "driver_pid": row.driver_pid,
+        "entrypoint": row.entrypoint,
+        "namespace": row.namespace,
+        "alive": row.alive,
+        "started": row.started,
+        "ended": row.ended,
+    }

@@ -1,0 +1,108 @@
+"""Where each large object is, how large it is, and who waits to learn that.
+
+`GcsCore` enters what nodes seal and drop. A question for an object that is nowhere yet is kept
+(figure b of the paper: the callback is registered in the object table) and handed out with the
+first location. Small objects travel inline and never appear here.
+
+Invariants, all asserted by `check()`: a row has a location, else it goes; nobody waits for an
+object that has one; the index by node says the same as the rows.
+
+It moves no bytes and counts no references.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from skate.gcs.table import Table
+
+Waiter = tuple[int, int]  # peer, and the number of its question
+
+
+class ObjectRow(msgspec.Struct):
+    """An object of `size` bytes and the nodes that hold a copy, the first to seal it first."""
+
+    object_id: bytes
+    size: int
+    nodes: dict[bytes, None]
+
+
+class ObjectTable:
+    """Locations of sealed objects."""
+
+    def __init__(self) -> None:
+        self.objects: Table[bytes, ObjectRow] = Table()
+        self.total_bytes = 0  # each object counted once, however many copies there are
+        self._on_node: dict[bytes, dict[bytes, None]] = {}
+        self._waiters: dict[bytes, list[Waiter]] = {}
+
+    def add(self, node_id: bytes, object_id: bytes, size: int) -> list[Waiter]:
+        """The node holds the object now; returns who has waited for that."""
+        row = self.objects.get(object_id)
+        if row is None:
+            row = ObjectRow(object_id, size, {})
+            self.total_bytes += size
+        row.nodes[node_id] = None
+        self.objects.put(object_id, row)
+        self._on_node.setdefault(node_id, {})[object_id] = None
+        return self._waiters.pop(object_id, [])
+
+    def drop(self, node_id: bytes, object_id: bytes) -> None:
+        """The node does not hold the object any more, if it ever did."""
+        row = self.objects.get(object_id)
+        if row is None or node_id not in row.nodes:
+            return
+        del row.nodes[node_id]
+        held = self._on_node[node_id]
+        del held[object_id]
+        if not held:
+            del self._on_node[node_id]
+        if row.nodes:
+            self.objects.put(object_id, row)
+        else:
+            self.objects.remove(object_id)
+            self.total_bytes -= row.size
+
+    def drop_node(self, node_id: bytes) -> None:
+        """Everything that the node held is gone from there."""
+        for object_id in list(self._on_node.get(node_id, ())):
+            self.drop(node_id, object_id)
+
+    def wait(self, object_id: bytes, waiter: Waiter) -> ObjectRow | None:
+        """The row, or None: then the waiter is handed out by the `add` to come."""
+        row = self.objects.get(object_id)
+        if row is None:
+            self._waiters.setdefault(object_id, []).append(waiter)
+        return row
+
+    def forget_peer(self, peer: int) -> None:
+        """The peer is gone, and waits no more."""
+        for object_id, waiters in list(self._waiters.items()):
+            left = [waiter for waiter in waiters if waiter[0] != peer]
+            if left:
+                self._waiters[object_id] = left
+            else:
+                del self._waiters[object_id]
+
+    def check(self) -> None:
+        """Assert the invariants above."""
+        self.objects.check()
+        rows = self.objects.rows()
+        assert all(row.nodes for row in rows)
+        assert self.total_bytes == sum(row.size for row in rows)
+        assert all(self._waiters.values())
+        assert not any(object_id in self.objects for object_id in self._waiters)
+        pairs = {(node_id, row.object_id) for row in rows for node_id in row.nodes}
+        assert pairs == {(node, one) for node, held in self._on_node.items() for one in held}
+        assert all(self._on_node.values())
+
+
+def view_object(row: ObjectRow) -> dict[str, Any]:
+    """An object as plain data, ids in hex, size in bytes."""
+    return {
+        "object_id": row.object_id.hex(),
+        "size": row.size,
+        "node_ids": [node_id.hex() for node_id in row.nodes],
+    }

@@ -1,0 +1,78 @@
+"""Identities: how wide each id is and how it derives from its parent.
+
+Ids are plain ``bytes`` on every path that counts; this module is the only place that knows their
+layout. No id needs coordination: a process that registers a job's connection gets six random
+bytes (its *submitter*), and numbers its own tasks from there.
+
+    JobID     4                      NodeID   16 random        WorkerID  16 random
+    TaskID   16 = job 4 + submitter 6 + counter 6
+    ActorID  16 = job 4 + submitter 6 + counter 6   (an actor is known by its creation task)
+    ObjectID 20 = task 16 + index 4    (returns count from 0, puts from the top downwards)
+
+An actor handle is counted like an object: its id is the ActorID with index ``HANDLE_INDEX``.
+"""
+
+from __future__ import annotations
+
+JOB_ID_BYTES = 4
+NODE_ID_BYTES = 16
+WORKER_ID_BYTES = 16
+SUBMITTER_BYTES = 6
+TASK_ID_BYTES = 16
+ACTOR_ID_BYTES = 16
+OBJECT_ID_BYTES = 20
+
+FIRST_RETURN = b"\x00\x00\x00\x00"
+HANDLE_INDEX = b"\x80\x00\x00\x00"
+
+
+class TaskIdCounter:
+    """Hands out the ids of one submitting process; not thread-safe, its caller holds the lock."""
+
+    __slots__ = ("_next_put", "_next_task", "_prefix")
+
+    def __init__(self, job_id: bytes, submitter: bytes) -> None:
+        if len(job_id) != JOB_ID_BYTES or len(submitter) != SUBMITTER_BYTES:
+            raise ValueError("a TaskID prefix is 4 bytes of job and 6 bytes of submitter")
+        self._prefix = job_id + submitter
+        self._next_task = 0
+        self._next_put = 0
+
+    def next_task(self) -> bytes:
+        """The next TaskID; number 0 is the process itself, the parent of its puts."""
+        self._next_task += 1
+        return self._prefix + self._next_task.to_bytes(6, "big")
+
+    def next_put(self) -> bytes:
+        """The next put's ObjectID: the process's own TaskID and an index that counts downwards."""
+        self._next_put += 1
+        number = self._next_put
+        # 2^31 puts fit one parent; past that the parent's counter moves on, from the top.
+        parent = (0xFFFFFFFFFFFF - (number >> 31)) & 0xFFFFFFFFFFFF if number >> 31 else 0
+        index = 0xFFFFFFFF - (number & 0x7FFFFFFE | number & 1)
+        return self._prefix + parent.to_bytes(6, "big") + index.to_bytes(4, "big")
+
+
+def return_id(task_id: bytes, index: int) -> bytes:
+    """The ObjectID of a task's return value number ``index``."""
+    return task_id + index.to_bytes(4, "big")
+
+
+def task_of(object_id: bytes) -> bytes:
+    """The TaskID that an object came from (its creator for puts)."""
+    return object_id[:TASK_ID_BYTES]
+
+
+def job_of(any_id: bytes) -> bytes:
+    """The JobID inside a task, actor or object id."""
+    return any_id[:JOB_ID_BYTES]
+
+
+def handle_id(actor_id: bytes) -> bytes:
+    """The counted id that stands for all handles of one actor."""
+    return actor_id + HANDLE_INDEX
+
+
+def is_handle_id(object_id: bytes) -> bool:
+    """Whether a counted id stands for an actor's handles."""
+    return object_id[TASK_ID_BYTES:] == HANDLE_INDEX

@@ -1,0 +1,1 @@
+"""The wire: frames of batched messages, and the connections that carry them."""

@@ -1,0 +1,1 @@
+"""The node daemon: the switch between the processes of one machine."""

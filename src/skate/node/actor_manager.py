@@ -1,0 +1,457 @@
+"""The lives of the actors that a node hosts: placed, constructed, restarted, ended. Pure.
+
+Part of the node core (its only caller). Calls are the router's business; this module decides what
+happens to an actor, and to its calls when its process ends. An actor ends when its last counted
+handle goes (after the calls that were made), by ``kill``, by ``exit_actor``, with its job, or when
+its process dies and no restart is left.
+
+Invariants: an actor holds its running demand exactly while ``placed``; a DEAD actor has a cause,
+no process and no calls; the arguments of its constructor are held until it is DEAD.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from skate import messages as m
+from skate.errors import ErrorRecord, decode_error, encode_error
+from skate.ids import handle_id
+from skate.node.actor_router import Actor, ActorRouter
+from skate.node.peer import Job, Peer
+from skate.scheduler.local_scheduler import Task, Worker
+from skate.spec import FORMAT_ERROR
+from skate.states import TASK_MOVES, ActorState, TaskState, WorkerState, advance
+
+if TYPE_CHECKING:
+    from skate.node.node_core import NodeCore
+
+ALIVE, DEAD, RESTARTING = ActorState.ALIVE, ActorState.DEAD, ActorState.RESTARTING
+
+
+class ActorManager:
+    """See the module's docstring."""
+
+    def __init__(self, core: NodeCore) -> None:
+        self.core = core
+        self.router = ActorRouter(self._deliver)
+        self.lent_cpu: set[bytes] = set()  # actors whose method waits in get/wait
+
+    # ------------------------------------------------------------------ birth
+
+    def on_create(self, peer: Peer, message: m.CreateActor) -> None:
+        """A new actor; its creator holds the handle from here on."""
+        core = self.core
+        template = peer.templates[message.template]
+        task = Task(
+            message.task_id,
+            template,
+            message.arguments,
+            message.dependencies,
+            message.nested,
+            peer,
+            0,
+            core.now,
+        )
+        actor = Actor(task, message.options, peer)
+        task.actor = actor
+        self.router.add(actor)
+        counted = handle_id(actor.id)
+        stored = core.store.promise(counted, peer)
+        core.store.fulfil_inline(stored, b"", None)
+        core.store.watched.add(counted)
+        peer.held.add(counted)
+        self._report(actor)
+        if core.hold_arguments(task):
+            self._arguments_of_constructor_ready(actor)
+
+    def arguments_ready(self, call: Task) -> None:
+        """The arguments of a call are there."""
+        self.router.arguments_ready(call.actor, call.owner, call)
+
+    def _arguments_of_constructor_ready(self, actor: Actor) -> None:
+        self.core.scheduler.enqueue(actor.creation, self.core.now)
+
+    def place(self, task: Task) -> None:
+        """The placement demand is free: keep the running demand and fork the process."""
+        actor: Actor = task.actor
+        core = self.core
+        job = core.jobs.get(task.template.job_id)
+        if job is None:
+            return
+        if actor.state is ActorState.DEPENDENCIES_UNREADY:
+            actor.move(ActorState.PENDING_CREATION)
+        actor.gpus = core.scheduler.take(task.template.spec.running_demand)
+        actor.placed = True
+        pool = core.scheduler.pool(job.id, task.template.spec.threads)
+        worker = Worker(core.shell.new_id(), pool, core.now)
+        worker.actor = actor
+        actor.worker = worker
+        core.scheduler.workers[worker.id] = worker
+        task.state = advance(TASK_MOVES, task.state, TaskState.SENT)
+        task.sent_at = core.now
+        core.start_process(worker, job, actor.id, actor.options)
+
+    def worker_ready(self, worker: Worker) -> None:
+        """The process is up: run the constructor."""
+        actor: Actor = worker.actor
+        task = actor.creation
+        core = self.core
+        core.introduce(worker.peer, task.template)
+        values = core.values_of(task.dependencies) if task.dependencies else None
+        core.send(
+            worker.peer,
+            m.Run(
+                task.id,
+                actor.restarts,
+                task.template.number,
+                task.arguments,
+                task.dependencies,
+                values,
+                0,
+                actor.gpus,
+            ),
+        )
+
+    # ------------------------------------------------------------------ calls
+
+    def on_call(self, peer: Peer, message: m.CallActor) -> None:
+        """A method call from a process of this node."""
+        core = self.core
+        task = Task(
+            message.task_id,
+            peer.templates[message.template],
+            message.arguments,
+            message.dependencies,
+            message.nested,
+            peer,
+            0,
+            core.now,
+        )
+        task.sequence = message.sequence
+        core.promise_returns(peer, task)
+        actor = self.router.actors.get(message.actor_id)
+        if actor is None:
+            core.hold_arguments(task)
+            if task.state is TaskState.WAITING:
+                core.fail_task(task, self._unknown(message.actor_id))
+            return
+        task.actor = actor
+        if task.dependencies is not None or task.nested is not None:
+            core.hold_arguments(task)
+            if task.state is TaskState.FAILED:
+                return  # task_failed has closed its number
+        if actor.state is DEAD:
+            core.fail_task(task, actor.cause)
+        else:
+            self.router.arrived(actor, peer, task)
+
+    def _unknown(self, actor_id: bytes) -> bytes:
+        record = ErrorRecord(
+            kind="ActorDiedError",
+            message=f"Actor {actor_id.hex()} is not known to this cluster: the handle comes from "
+            "another session, or the actor ended long ago.",
+            fields={"actor_id": actor_id.hex()},
+        )
+        return FORMAT_ERROR + encode_error(record)
+
+    def _deliver(self, actor: Actor, call: Task) -> None:
+        core = self.core
+        assert actor.worker is not None
+        peer = actor.worker.peer
+        template = call.template
+        if template.number not in peer.known_templates:
+            core.introduce(peer, template)
+        call.state = TaskState.SENT  # from WAITING or READY: the router lets no other through
+        call.sent_at = core.now
+        values = None
+        if call.dependencies is not None:
+            values = core.values_of(call.dependencies)
+        if not peer.outbox:
+            core.dirty.append(peer)
+        peer.outbox.append(
+            m.Run(
+                call.id, call.attempt, template.number, call.arguments, call.dependencies, values
+            )
+        )
+
+    def on_done(self, worker: Worker, done: m.Done) -> None:
+        """The process has run the constructor or a call."""
+        actor: Actor = worker.actor
+        if done.task_id == actor.id:
+            self._constructed(actor, done)
+            return
+        call = self.router.answered(actor, done.task_id)
+        if call is None or call.attempt != done.attempt:
+            return
+        actor.executed += 1
+        if done.retry and call.retries_left != 0:
+            call.retries_left -= call.retries_left > 0
+            call.attempt += 1
+            call.state = advance(TASK_MOVES, call.state, TaskState.READY)
+            actor.in_flight[call.id] = call
+            self._deliver(actor, call)
+            return
+        self.core.complete(call, done, worker)
+        if not actor.has_handles:
+            self._end_if_drained(actor)
+
+    def _constructed(self, actor: Actor, done: m.Done) -> None:
+        core = self.core
+        task = actor.creation
+        worker = actor.worker
+        assert worker is not None
+        if done.failed:
+            record = decode_error(done.data[1:])
+            cause = ErrorRecord(
+                kind="ActorDiedError",
+                message=f"The actor {actor.options.class_name} died because its __init__ raised an "
+                f"exception:\n{record.message}",
+                fields={
+                    "actor_id": actor.id.hex(),
+                    "actor_init_failed": True,
+                    "cause_type": str(record.fields.get("cause_type", "")),
+                },
+                pickled_cause=record.pickled_cause,
+            )
+            core.note_task(task, done.started, done.ended, worker, done.data)
+            self._die(actor, FORMAT_ERROR + encode_error(cause))
+            return
+        core.note_task(task, done.started, done.ended, worker, b"")
+        actor.move(ALIVE)
+        self._report(actor)
+        if actor.options.max_restarts == 0:
+            core.drop_arguments(task)
+        self.router.now_alive(actor)
+        if not actor.has_handles:
+            self._end_if_drained(actor)
+
+    def task_failed(self, task: Task, payload: bytes, was_waiting: bool) -> None:
+        """A call (or a constructor) failed before it ran: arguments failed, or the actor died."""
+        actor: Actor = task.actor
+        if task is actor.creation:
+            record = decode_error(payload[1:])
+            cause = ErrorRecord(
+                kind="ActorDiedError",
+                message=f"The actor {actor.options.class_name} was never created: an argument of "
+                f"its constructor failed.\n{record.message}",
+                fields={"actor_id": actor.id.hex(), "actor_init_failed": True},
+                pickled_cause=record.pickled_cause,
+            )
+            self._die(actor, FORMAT_ERROR + encode_error(cause))
+        elif was_waiting and actor.state is not DEAD:
+            self.router.failed_before_delivery(actor, task.owner, task.sequence)
+
+    # ------------------------------------------------------------------ death
+
+    def handle_gone(self, counted: bytes) -> None:
+        """No process, task or object holds a handle any more: end after the calls made."""
+        actor = self.router.actors.get(counted[:16])
+        if actor is None or actor.options.detached:
+            return
+        actor.has_handles = False
+        self._end_if_drained(actor)
+
+    def _end_if_drained(self, actor: Actor) -> None:
+        if actor.leaving or not actor.is_drained():
+            return
+        if actor.state is DEAD:
+            del self.router.actors[actor.id]  # nobody can ask for it any more
+        elif actor.state is ALIVE and actor.worker is not None:
+            actor.leaving = True
+            self.core.scheduler.end_worker(actor.worker)
+            self.core.send(actor.worker.peer, m.Exit("its last handle is gone"))
+        elif actor.state is ActorState.DEPENDENCIES_UNREADY and actor.creation in (
+            self.core.scheduler.placing
+        ):
+            missing = self.core.scheduler.missing(actor.creation.template.spec.demand)
+            if missing:  # it could never have started
+                self._die(actor, self._cause(actor, "its last handle went before it could start"))
+
+    def leaving(self, actor: Actor, reason: str) -> None:
+        """The process says that it ends on purpose (exit_actor)."""
+        if actor.state is DEAD or actor.worker is None or actor.leaving:
+            return
+        actor.leaving = True
+        actor.cause = self._cause(actor, reason)
+        self.core.scheduler.end_worker(actor.worker)
+        self.core.send(actor.worker.peer, m.Exit(reason))  # wakes its reader, if another thread left
+
+    def on_kill(self, peer: Peer, message: m.KillActor) -> None:
+        """ray.kill: the process goes now, by SIGKILL."""
+        actor = self.router.actors.get(message.actor_id)
+        if actor is None or actor.state is DEAD:
+            return
+        if not message.no_restart and actor.worker is not None:
+            self.core.shell.kill_worker(actor.worker)
+            return
+        worker = actor.worker
+        self._die(actor, self._cause(actor, "it was killed with kill()"))
+        if worker is not None:
+            self.core.shell.kill_worker(worker)
+
+    def worker_died(self, worker: Worker, status: int, intended: bool, job_alive: bool) -> None:
+        """The process of an actor is gone."""
+        actor: Actor = worker.actor
+        if actor.state is DEAD:
+            return
+        actor.worker = None
+        if not job_alive:
+            self._give_back(actor)
+            return
+        if actor.leaving:
+            self._die(actor, actor.cause or self._cause(actor, "its last handle is gone"))
+            return
+        how = self.core.describe_exit(worker, status)
+        cause = self._cause(
+            actor, f"its process (pid {worker.pid}) died: {how}", pid=worker.pid, status=status
+        )
+        left = actor.options.max_restarts - actor.restarts
+        if actor.options.max_restarts < 0 or left > 0:
+            self._restart(actor, cause)
+        else:
+            self._die(actor, cause)
+
+    def _restart(self, actor: Actor, cause: bytes) -> None:
+        in_flight, waiting = self.router.take_all(actor)
+        actor.restarts += 1
+        self._give_back(actor)
+        if actor.state is not RESTARTING:
+            actor.move(RESTARTING)
+        self._report(actor)
+        again = []
+        for call in in_flight:
+            if call.retries_left != 0:
+                call.retries_left -= call.retries_left > 0
+                call.attempt += 1
+                call.state = advance(TASK_MOVES, call.state, TaskState.READY)
+                again.append(call)
+            else:
+                record = decode_error(cause[1:])
+                unavailable = ErrorRecord(
+                    kind="ActorUnavailableError",
+                    message=f"{record.message}\nIt is being restarted; this call may or may not "
+                    "have run (max_task_retries allows running it again).",
+                    fields=record.fields,
+                )
+                self.core.fail_task(call, FORMAT_ERROR + encode_error(unavailable))
+        self.router.again(actor, again + waiting)
+        actor.creation.state = TaskState.WAITING  # a new life of the same spec
+        self.core.scheduler.enqueue(actor.creation, self.core.now)
+
+    def _die(self, actor: Actor, cause: bytes) -> None:
+        core = self.core
+        actor.cause = cause
+        actor.move(DEAD)
+        if actor.creation in core.scheduler.placing:
+            core.scheduler.placing.remove(actor.creation)
+        worker, actor.worker = actor.worker, None
+        self._give_back(actor)
+        if worker is not None and worker.state is not WorkerState.ENDING:
+            core.shell.kill_worker(worker)
+        in_flight, waiting = self.router.take_all(actor)
+        for call in [*in_flight, *waiting, *self.router.take_early(actor)]:
+            core.fail_task(call, cause)
+        core.drop_arguments(actor.creation)
+        self._report(actor)
+        if not actor.has_handles:
+            self.router.actors.pop(actor.id, None)
+
+    def _give_back(self, actor: Actor) -> None:
+        if actor.placed:
+            actor.placed = False
+            demand = actor.creation.template.spec.running_demand
+            if actor.id in self.lent_cpu:
+                self.lent_cpu.discard(actor.id)
+                demand = tuple(pair for pair in demand if pair[0] != "CPU")
+            self.core.scheduler.give_back(demand, actor.gpus)
+            actor.gpus = None
+
+    def blocked(self, actor: Actor) -> None:
+        """A method waits in get/wait: the actor's CPU, if it holds one, may serve another."""
+        if actor.placed and actor.id not in self.lent_cpu:
+            self.lent_cpu.add(actor.id)
+            for name, units in actor.creation.template.spec.running_demand:
+                if name == "CPU":
+                    self.core.scheduler.available[name] += units
+
+    def unblocked(self, actor: Actor) -> None:
+        """It goes on."""
+        if actor.placed and actor.id in self.lent_cpu:
+            self.lent_cpu.discard(actor.id)
+            for name, units in actor.creation.template.spec.running_demand:
+                if name == "CPU":
+                    self.core.scheduler.available[name] -= units
+
+    def end_job(self, job: Job) -> None:
+        """The job is over: forget its actors (their processes are killed by the core)."""
+        for actor in list(self.router.actors.values()):
+            if actor.creation.template.job_id != job.id:
+                continue
+            if actor.state is not DEAD:
+                actor.cause = self._cause(actor, "its job has ended")
+                actor.move(DEAD)
+                self._report(actor)
+            self._give_back(actor)
+            if actor.worker is not None:
+                actor.worker = None
+            self.router.actors.pop(actor.id, None)
+
+    # ------------------------------------------------------------------ views
+
+    def _cause(self, actor: Actor, why: str, **fields: Any) -> bytes:
+        options = actor.options
+        name = f" named {options.name!r}" if options.name else ""
+        record = ErrorRecord(
+            kind="ActorDiedError",
+            message=f"The actor {options.class_name}{name} ({actor.id.hex()}) is dead: {why}",
+            fields={"actor_id": actor.id.hex(), **fields},
+        )
+        return FORMAT_ERROR + encode_error(record)
+
+    def _report(self, actor: Actor) -> None:
+        core = self.core
+        options = actor.options
+        worker = actor.worker
+        cause = decode_error(actor.cause[1:]).message if actor.cause else ""
+        core.gcs.append(
+            m.ActorChanged(
+                actor.id,
+                int(actor.state),
+                options.class_name,
+                options.name,
+                options.namespace,
+                core.node_id,
+                worker.pid if worker else 0,
+                cause,
+                core.now,
+                actor.restarts,
+            )
+        )
+        core.note_state(
+            "actor", actor.id, actor.state.name, options.class_name, worker.pid if worker else 0
+        )
+
+    def info(self, body: dict[str, Any]) -> Any:
+        """What a handle from get_actor has to know."""
+        actor = self.router.actors.get(body["actor_id"])
+        if actor is None:
+            return None
+        return {"options": m.encode(actor.options), "state": actor.state.name}
+
+    def counts(self) -> dict[str, int]:
+        """How many actors there are, by state."""
+        counts: dict[str, int] = {}
+        for actor in self.router.actors.values():
+            counts[actor.state.name] = counts.get(actor.state.name, 0) + 1
+        return counts
+
+    def held_resources(self) -> dict[str, int]:
+        """What actors hold now, for the scheduler's check."""
+        held: dict[str, int] = {}
+        for actor in self.router.actors.values():
+            if actor.placed:
+                for name, units in actor.creation.template.spec.running_demand:
+                    if name == "CPU" and actor.id in self.lent_cpu:
+                        continue
+                    held[name] = held.get(name, 0) + units
+        return held

@@ -1,0 +1,229 @@
+"""Actor calls: from their callers, in order, to the one process that hosts the actor.
+
+Pure; its caller is the node core. A caller numbers its calls to an actor from 0 (DESIGN 11). The
+router lets them through gapless and in order: a call whose arguments are not there yet holds back
+the later ones of the same caller, and of nobody else. An actor that runs calls out of order (async,
+threaded) gets each as soon as its arguments are there. Delivered and unanswered calls are bounded
+(``config.ACTOR_WINDOW_CALLS``); the rest waits here.
+
+Invariants (``check``): a call is in exactly one of: a caller's line, the backlog, in flight; the
+numbers in a line are all >= the line's next; nothing is in flight unless the actor is alive.
+What it does not do: create processes, store results, decide on restarts (the node core does).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from skate.config import ACTOR_WINDOW_CALLS
+from skate.scheduler.local_scheduler import Task, Worker
+from skate.spec import ActorOptions
+from skate.states import ACTOR_MOVES, ActorState, advance
+
+
+class CallLine:
+    """The calls of one caller to one actor."""
+
+    __slots__ = ("early", "next")
+
+    def __init__(self) -> None:
+        self.next = 0
+        self.early: dict[int, Task | None] = {}  # arrived, not let through; None: failed, skip it
+
+
+class Actor:
+    """One actor, on the node that hosts it."""
+
+    __slots__ = (
+        "backlog",
+        "cause",
+        "creation",
+        "creator",
+        "executed",
+        "gpus",
+        "has_handles",
+        "id",
+        "in_flight",
+        "leaving",
+        "lines",
+        "options",
+        "placed",
+        "restarts",
+        "state",
+        "worker",
+    )
+
+    def __init__(self, creation: Task, options: ActorOptions, creator: Any) -> None:
+        self.id = creation.id
+        self.creation = creation
+        self.options = options
+        self.creator = creator
+        self.state = ActorState.DEPENDENCIES_UNREADY
+        self.worker: Worker | None = None
+        self.lines: dict[Any, CallLine] = {}
+        self.backlog: deque[Task] = deque()  # let through, not delivered
+        self.in_flight: dict[bytes, Task] = {}
+        self.restarts = 0
+        self.cause = b""  # encoded ErrorRecord, once DEAD
+        self.has_handles = True
+        self.leaving = False  # asked to end after what was delivered
+        self.placed = False  # holds its running demand
+        self.gpus: list[int] | None = None
+        self.executed = 0
+
+    def move(self, to: ActorState) -> None:
+        """Change state; illegal moves raise."""
+        self.state = advance(ACTOR_MOVES, self.state, to)
+
+    def is_drained(self) -> bool:
+        """Whether no call is anywhere."""
+        return not (
+            self.in_flight
+            or self.backlog
+            or any(task for line in self.lines.values() for task in line.early.values())
+        )
+
+
+class ActorRouter:
+    """See the module's docstring. ``deliver(actor, call)`` hands a call to the actor's process."""
+
+    def __init__(
+        self, deliver: Callable[[Actor, Task], None], window_calls: int = ACTOR_WINDOW_CALLS
+    ) -> None:
+        self.actors: dict[bytes, Actor] = {}
+        self._deliver = deliver
+        self._window = window_calls
+
+    def add(self, actor: Actor) -> None:
+        """A new actor."""
+        self.actors[actor.id] = actor
+
+    def arrived(self, actor: Actor, caller: Any, call: Task) -> None:
+        """A call came in; ``call.missing`` says whether its arguments are there."""
+        if not actor.options.in_order:
+            if not call.missing:
+                self._let_through(actor, call)
+            else:
+                self._line(actor, caller).early[call.sequence] = call
+            return
+        line = self._line(actor, caller)
+        if call.sequence == line.next and not call.missing:
+            line.next += 1
+            self._let_through(actor, call)
+            if line.early:
+                self._advance(actor, line)
+        else:
+            line.early[call.sequence] = call
+
+    def arguments_ready(self, actor: Actor, caller: Any, call: Task) -> None:
+        """The arguments of a call that had arrived are there now."""
+        line = self._line(actor, caller)
+        if actor.options.in_order:
+            self._advance(actor, line)
+        elif line.early.pop(call.sequence, None) is not None:
+            self._let_through(actor, call)
+
+    def failed_before_delivery(self, actor: Actor, caller: Any, sequence: int) -> None:
+        """A call will never be delivered: its number is closed, so that later ones may pass."""
+        line = self._line(actor, caller)
+        if not actor.options.in_order:
+            line.early.pop(sequence, None)
+        elif sequence >= line.next:
+            line.early[sequence] = None
+            self._advance(actor, line)
+
+    def answered(self, actor: Actor, task_id: bytes) -> Task | None:
+        """The process is done with a call; None if it was not in flight."""
+        call = actor.in_flight.pop(task_id, None)
+        if call is not None and actor.backlog:
+            self._deliver_some(actor)
+        return call
+
+    def now_alive(self, actor: Actor) -> None:
+        """The constructor has run: what waited may go."""
+        self._deliver_some(actor)
+
+    def caller_gone(self, actor: Actor, caller: Any) -> list[Task]:
+        """A caller's process died: its undelivered calls, which nobody will run."""
+        line = actor.lines.pop(caller, None)
+        return [task for task in line.early.values() if task] if line else []
+
+    def take_all(self, actor: Actor) -> tuple[list[Task], list[Task]]:
+        """(in flight, not delivered) calls of an actor whose process is gone."""
+        in_flight = list(actor.in_flight.values())
+        actor.in_flight.clear()
+        waiting = list(actor.backlog)
+        actor.backlog.clear()
+        return in_flight, waiting
+
+    def take_early(self, actor: Actor) -> list[Task]:
+        """Calls that still wait for arguments or for earlier ones; their numbers are closed."""
+        waiting = []
+        for line in actor.lines.values():
+            early = [task for task in line.early.values() if task]
+            waiting += early
+            if line.early:
+                line.next = max(line.next, max(line.early) + 1)
+                line.early.clear()
+        return waiting
+
+    def again(self, actor: Actor, calls: list[Task]) -> None:
+        """Calls to be delivered once more, before all others, in their order."""
+        actor.backlog.extendleft(reversed(calls))
+
+    def _line(self, actor: Actor, caller: Any) -> CallLine:
+        line = actor.lines.get(caller)
+        if line is None:
+            line = actor.lines[caller] = CallLine()
+        return line
+
+    def _advance(self, actor: Actor, line: CallLine) -> None:
+        early = line.early
+        while line.next in early:
+            call = early[line.next]
+            if call is not None and call.missing:
+                return
+            del early[line.next]
+            line.next += 1
+            if call is not None:
+                self._let_through(actor, call)
+
+    def _let_through(self, actor: Actor, call: Task) -> None:
+        if (
+            actor.state is ActorState.ALIVE
+            and not actor.backlog
+            and len(actor.in_flight) < self._window
+        ):
+            actor.in_flight[call.id] = call
+            self._deliver(actor, call)
+        else:
+            actor.backlog.append(call)
+
+    def _deliver_some(self, actor: Actor) -> None:
+        if actor.state is not ActorState.ALIVE:
+            return
+        backlog = actor.backlog
+        while backlog and len(actor.in_flight) < self._window:
+            call = backlog.popleft()
+            actor.in_flight[call.id] = call
+            self._deliver(actor, call)
+
+    def check(self) -> None:
+        """Assert the invariants; for tests and the simulator."""
+        for actor in self.actors.values():
+            seen: set[bytes] = set(actor.in_flight)
+            for call in actor.backlog:
+                assert call.id not in seen
+                seen.add(call.id)
+            for line in actor.lines.values():
+                for sequence, call in line.early.items():
+                    if actor.options.in_order:
+                        assert sequence >= line.next
+                    if call is not None:
+                        assert call.id not in seen
+                        seen.add(call.id)
+            if actor.in_flight:
+                assert actor.state is ActorState.ALIVE
+                assert len(actor.in_flight) <= self._window

@@ -1,0 +1,987 @@
+"""The node's decisions: who gets which message, task, object and worker. Pure.
+
+The shell (node_daemon) or the simulator feeds it: ``handle(peer, message)`` for each message of a
+connection, ``peer_lost``, ``worker_exited``, ``tick``; after each batch ``end_turn``. What it
+decides goes to the peers' outboxes, to ``gcs`` (messages for the GCS) and to the ``Shell`` it was
+given (start or kill a process). ``now`` is set by the caller before each batch; seconds that never
+run backwards, on the wall clock's scale.
+
+Invariants: those of its parts (``check`` calls them all); every accepted task ends in exactly one
+of FINISHED and FAILED, and then each of its returns that anybody holds has a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from skate import messages as m
+from skate.config import (
+    EVENT_BACKLOG,
+    FULL_STORE_GRACE_S,
+    IDLE_WORKER_S,
+    PROTOCOL_VERSION,
+    STDERR_TAIL_LINES,
+)
+from skate.errors import ErrorRecord, decode_error, encode_error, with_dependant
+from skate.ids import FIRST_RETURN, SUBMITTER_BYTES, job_of, return_id
+from skate.node.actor_manager import ActorManager
+from skate.node.peer import Job, Peer
+from skate.objects.arena import Arena
+from skate.objects.object_store import INLINE, PENDING, ObjectStore, StoredObject
+from skate.scheduler.local_scheduler import LocalScheduler, Pool, Task, Template, Worker
+from skate.spec import FORMAT_ERROR, CallTemplate, resources_of
+from skate.states import TASK_MOVES, TaskState, WorkerState, advance
+
+
+
+class Shell(Protocol):
+    """What the core asks of the world. Calls return at once; outcomes come back as events."""
+
+    def start_worker(self, worker: Worker, setup: m.WorkerSetup) -> None:
+        """Fork a worker; its connection arrives as a peer with ``peer.worker`` set."""
+
+    def kill_worker(self, worker: Worker) -> None:
+        """SIGKILL; ``worker_exited`` follows."""
+
+    def close(self, peer: Peer) -> None:
+        """Close the connection once its outbox is written; ``peer_lost`` follows."""
+
+    def stderr_tail(self, worker: Worker) -> list[str]:
+        """The last lines of a worker's stderr."""
+
+    def new_id(self) -> bytes:
+        """16 fresh random bytes."""
+
+    def job_ended(self, job: Job, reason: str) -> None:
+        """A driver is gone; a local session ends with it."""
+
+    def answer_locally(self, peer: Peer, question: m.Ask) -> bool:
+        """Whether the shell itself answers this (now or later)."""
+
+
+def error_payload(kind: str, message: str, **fields: Any) -> bytes:
+    """A payload that makes get() raise the named error."""
+    return FORMAT_ERROR + encode_error(ErrorRecord(kind=kind, message=message, fields=fields))
+
+
+class NodeCore:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        node_id: bytes,
+        session: str,
+        resources: dict[str, int],
+        arena: Arena,
+        arena_path: str,
+        shell: Shell,
+        python: str,
+    ) -> None:
+        self.node_id = node_id
+        self.session = session
+        self.arena_path = arena_path
+        self.python = python
+        self.shell = shell
+        self.now = 0.0
+        self.store = ObjectStore(arena)
+        self.scheduler = LocalScheduler(
+            resources, self._send_task, self._start_worker, lambda task: self.actors.place(task)
+        )
+        self.actors = ActorManager(self)
+        self.peers: dict[Peer, None] = {}
+        self.dirty: list[Peer] = []  # peers with something in the outbox
+        self.jobs: dict[bytes, Job] = {}
+        self.functions: dict[bytes, m.RegisterFunction] = {}
+        self.templates: dict[tuple[bytes, CallTemplate], Template] = {}
+        self.template_count = 0
+        self.gcs: list[Any] = []  # messages for the GCS
+        self.events: list[tuple[Any, ...]] = []
+        self.events_dropped = 0
+        self.asked: dict[int, tuple[Peer, int]] = {}  # forwarded questions
+        self.ask_count = 0
+        self.exits: dict[bytes, tuple[Worker, int]] = {}  # exit statuses ahead of their EOF
+        self.lost: dict[bytes, Worker] = {}  # EOFs ahead of their exit status
+        self.handlers: dict[type, Callable[[Peer, Any], None]] = {
+            m.Hello: self.on_hello,
+            m.RegisterFunction: self.on_register_function,
+            m.RegisterTemplate: self.on_register_template,
+            m.Submit: self.on_submit,
+            m.CreateActor: self.actors.on_create,
+            m.CallActor: self.actors.on_call,
+            m.KillActor: self.actors.on_kill,
+            m.Done: self.on_done,
+            m.HandBack: self.on_hand_back,
+            m.Blocked: self.on_blocked,
+            m.Unblocked: self.on_unblocked,
+            m.Leaving: self.on_leaving,
+            m.Put: self.on_put,
+            m.CreateExtent: self.on_create_extent,
+            m.Seal: self.on_seal,
+            m.Hold: self.on_hold,
+            m.Release: self.on_release,
+            m.Pin: self.on_pin,
+            m.Unpin: self.on_unpin,
+            m.Want: self.on_want,
+            m.Ask: self.on_ask,
+        }
+
+    # ------------------------------------------------------------------ peers
+
+    def send(self, peer: Peer, message: Any) -> None:
+        """Queue a message for a peer; it leaves at the end of the turn."""
+        if peer.alive:
+            if not peer.outbox:
+                self.dirty.append(peer)
+            peer.outbox.append(message)
+
+    def handle(self, peer: Peer, message: Any) -> None:
+        """One message. KeyError, ValueError and AssertionError mean that the peer is broken."""
+        if not peer.role and type(message) is not m.Hello:
+            raise ValueError(f"{type(message).__name__} before Hello")
+        self.handlers[type(message)](peer, message)
+
+    def end_turn(self) -> None:
+        """After each batch of events: hand out what became free."""
+        store = self.store
+        if store.freed_handles:
+            handles, store.freed_handles = store.freed_handles, []
+            for counted in handles:
+                self.actors.handle_gone(counted)
+        if store.queue:
+            for creation in store.serve_queue(self.now):
+                self.send(creation.creator, m.Extent(creation.object_id, creation.offset or 0))
+        self.scheduler.dispatch(self.now)
+
+    def add_peer(self, peer: Peer) -> None:
+        """A connection was accepted (or made, for a worker)."""
+        self.peers[peer] = None
+
+    def on_hello(self, peer: Peer, hello: m.Hello) -> None:
+        """A client says who it is; one that does not fit is refused in a sentence."""
+        if peer.role:
+            raise ValueError("Hello twice")
+        reason = self._why_refuse(peer, hello)
+        if reason:
+            self.send(peer, m.Refused(reason))
+            self.shell.close(peer)
+            return
+        peer.role = hello.role
+        peer.pid = hello.pid
+        if hello.role == "driver":
+            self._welcome_driver(peer, hello)
+        elif hello.role == "worker" and peer.worker is not None:
+            peer.worker.pid = hello.pid
+            if peer.worker.actor is not None:
+                self.scheduler.actor_worker_ready(peer.worker)
+                self.actors.worker_ready(peer.worker)
+            else:
+                self.scheduler.worker_ready(peer.worker, self.now)
+
+    def _why_refuse(self, peer: Peer, hello: m.Hello) -> str:
+        if hello.protocol != PROTOCOL_VERSION:
+            return (
+                f"this node speaks protocol {PROTOCOL_VERSION}, you speak {hello.protocol}: "
+                "install the same version of skate on both sides"
+            )
+        if hello.role not in ("driver", "worker", "observer"):
+            return f"unknown role {hello.role!r}"
+        if hello.role == "worker" and peer.worker is None:
+            return "workers are started by their node and by nobody else"
+        if hello.role != "observer" and hello.python != self.python:
+            return (
+                f"this node runs Python {self.python}, you run {hello.python}: objects cannot be "
+                "exchanged between minor versions"
+            )
+        return ""
+
+    def _welcome_driver(self, peer: Peer, hello: m.Hello) -> None:
+        if hello.job is None:
+            raise ValueError("a driver's Hello without its job")
+        job_id = self.shell.new_id()[:4]
+        job = Job(job_id, hello.job, peer)
+        peer.job = job
+        self.jobs[job_id] = job
+        self.send(
+            peer,
+            m.Welcome(
+                node_id=self.node_id,
+                job_id=job_id,
+                submitter=self.shell.new_id()[:SUBMITTER_BYTES],
+                session=self.session,
+                arena_path=self.arena_path,
+                arena_bytes=self.store.arena.capacity_bytes,
+                namespace=hello.job.namespace,
+            ),
+        )
+        self.gcs.append(
+            m.JobChanged(
+                job_id, hello.pid, hello.job.entrypoint, hello.job.namespace, True, self.now
+            )
+        )
+        pool = self.scheduler.pool(job_id, 1)
+        for _ in range(self.scheduler.total.get("CPU", 0) // 10_000):
+            self._start_worker(pool)
+
+    def peer_lost(self, peer: Peer) -> None:
+        """The connection is closed, by whatever end."""
+        if peer not in self.peers:
+            return
+        peer.alive = False
+        peer.outbox.clear()
+        del self.peers[peer]
+        for actor in list(self.actors.router.actors.values()):
+            for call in self.actors.router.caller_gone(actor, peer):
+                self._drop_task(call)
+        self.store.abandon_all_of(peer)
+        for object_id, count in peer.pins.items():
+            for _ in range(count):
+                self.store.unpin(object_id)
+        for object_id in peer.held:
+            self.store.release(object_id)
+        peer.held.clear()
+        peer.pins.clear()
+        self.store.last_freed = self.now
+        if peer.role == "driver" and peer.job is not None:
+            self._end_job(peer.job)
+        if peer.worker is not None:
+            worker = peer.worker
+            self.lost[worker.id] = worker
+            if worker.id not in self.exits:
+                self.shell.kill_worker(worker)
+            self._bury(worker.id)
+
+    def _end_job(self, job: Job) -> None:
+        self.jobs.pop(job.id, None)
+        for key, queue in list(self.scheduler.classes.items()):
+            if key[0][0] == job.id:
+                for task in queue.clear():
+                    self._drop_task(task)
+                self.scheduler.ready.pop(queue, None)
+                del self.scheduler.classes[key]
+        for task in [t for t in self.scheduler.placing if job_of(t.id) == job.id]:
+            self.scheduler.placing.remove(task)
+        self.actors.end_job(job)
+        for worker in list(self.scheduler.workers.values()):
+            if worker.pool.job_id == job.id:
+                self.shell.kill_worker(worker)
+        for key2 in [k for k in self.templates if k[0] == job.id]:
+            del self.templates[key2]
+        for function_id in job.function_ids:
+            if not any(function_id in other.function_ids for other in self.jobs.values()):
+                self.functions.pop(function_id, None)
+        self.gcs.append(
+            m.JobChanged(
+                job.id,
+                job.driver.pid,
+                job.config.entrypoint,
+                job.config.namespace,
+                False,
+                self.now,
+            )
+        )
+        self.shell.job_ended(job, "its driver is gone")
+
+    def resume(self, peer: Peer) -> None:
+        """The peer reads again: push what was held back, as far as it is still wanted."""
+        peer.paused = False
+        while peer.deferred and not peer.paused:
+            stored = self.store.objects.get(peer.deferred.popleft())
+            if stored is not None and stored.state is not PENDING:
+                self._push(peer, stored)
+
+    # ------------------------------------------------------------------ functions and templates
+
+    def on_register_function(self, peer: Peer, message: m.RegisterFunction) -> None:
+        """Step 0 of figure a: the function goes to the function table of the GCS."""
+        if peer.job is not None:
+            peer.job.function_ids[message.function_id] = None
+        peer.known_functions.add(message.function_id)
+        if message.function_id not in self.functions:
+            self.functions[message.function_id] = message
+            self.gcs.append(m.FunctionStored(message.function_id, message.name, message.data))
+            self.note_state("function", message.function_id, "EXPORTED", message.name, peer.pid)
+
+    def on_register_template(self, peer: Peer, message: m.RegisterTemplate) -> None:
+        """What calls on this connection mean by a number."""
+        assert peer.job is not None
+        spec = message.template
+        key = (peer.job.id, spec)
+        template = self.templates.get(key)
+        if template is None:
+            self.template_count += 1
+            queue = self.scheduler.class_of(peer.job.id, spec)
+            template = Template(self.template_count, peer.job.id, spec, queue)
+            self.templates[key] = template
+        peer.templates[message.number] = template
+        missing = self.scheduler.missing(spec.demand) if spec.kind != "method" else None
+        if missing:
+            self._warn_infeasible(peer.job, template, missing)
+
+    def _warn_infeasible(
+        self, job: Job, template: Template, missing: dict[str, tuple[int, int]]
+    ) -> None:
+        what = "actor" if template.spec.kind == "actor" else "task"
+        parts = ", ".join(
+            f"{asked / 10_000:g} {name} asked but {total / 10_000:g} in all"
+            for name, (asked, total) in missing.items()
+        )
+        total_text = ", ".join(
+            f"{name}: {x:g}" for name, x in resources_of(self.scheduler.total).items()
+        )
+        self.send(
+            job.driver,
+            m.Notice(
+                f"The {what} {template.spec.name} cannot be scheduled on any node: {parts}. It "
+                f"waits until a node with that joins; this cluster has {{{total_text}}}. "
+                "Ask for less, or start with more (init(num_cpus=..., resources=...))."
+            ),
+        )
+
+    # ------------------------------------------------------------------ tasks
+
+    def on_submit(self, peer: Peer, message: m.Submit) -> None:
+        """Steps 1 and 5 of figure a: a task is here; are its inputs?"""
+        template = peer.templates[message.template]
+        task_id = message.task_id
+        task = Task(
+            task_id,
+            template,
+            message.arguments,
+            message.dependencies,
+            message.nested,
+            peer,
+            message.depth,
+            self.now,
+        )
+        self.promise_returns(peer, task)
+        if task.dependencies is None and task.nested is None:
+            self.scheduler.enqueue(task, self.now)
+        elif self.hold_arguments(task):
+            self.scheduler.enqueue(task, self.now)
+
+    def promise_returns(self, peer: Peer, task: Task) -> None:
+        """The submitter holds each return of the task."""
+        count = task.template.spec.num_returns
+        if count == 1:
+            object_id = task.id + FIRST_RETURN
+            self.store.promise(object_id, peer)
+            peer.held.add(object_id)
+            return
+        for index in range(count):
+            object_id = return_id(task.id, index)
+            self.store.promise(object_id, peer)
+            peer.held.add(object_id)
+
+    def hold_arguments(self, task: Task) -> bool:
+        """Hold what the task uses; whether all of it is there. A failed input fails the task."""
+        objects = self.store.objects
+        for object_id in task.nested or ():
+            self.store.hold(object_id)
+        failed: bytes | None = None
+        for object_id in task.dependencies or ():
+            stored = objects.get(object_id)
+            if stored is None:
+                failed = self._lost_payload(object_id)
+                continue
+            stored.holds += 1
+            if stored.state is PENDING:
+                task.missing += 1
+                if stored.waiters is None:
+                    stored.waiters = []
+                stored.waiters.append(task)
+            elif stored.is_error:
+                failed = stored.data
+        if failed is not None:
+            self.fail_task(task, failed, dependant=True)
+            return False
+        return task.missing == 0
+
+    def _lost_payload(self, object_id: bytes) -> bytes:
+        return error_payload(
+            "ObjectLostError",
+            f"Object {object_id.hex()} is not known to this cluster: its last reference is gone, "
+            "or the ref came from another session.",
+            object_ref_hex=object_id.hex(),
+        )
+
+    def _send_task(self, worker: Worker, task: Task) -> None:
+        """The scheduler has chosen: hand the task to the worker."""
+        peer = worker.peer
+        self.introduce(peer, task.template)
+        values = None
+        if task.dependencies is not None:
+            values = self.values_of(task.dependencies)
+        self.send(
+            peer,
+            m.Run(
+                task.id,
+                task.attempt,
+                task.template.number,
+                task.arguments,
+                task.dependencies,
+                values,
+                task.depth,
+                task.gpus,
+            ),
+        )
+
+    def introduce(self, peer: Peer, template: Template) -> None:
+        """Tell a worker of a template, and of its function, before its first call of it."""
+        if template.number in peer.known_templates:
+            return
+        peer.known_templates.add(template.number)
+        function_id = template.spec.function_id
+        if function_id and function_id not in peer.known_functions:
+            peer.known_functions.add(function_id)
+            self.send(peer, self.functions[function_id])
+        self.send(peer, m.RegisterTemplate(template.number, template.spec))
+
+    def values_of(self, object_ids: list[bytes]) -> list[m.Value]:
+        """The values (or arena spans) of objects that are all here."""
+        values = []
+        for object_id in object_ids:
+            stored = self.store.objects[object_id]
+            if stored.state is INLINE:
+                values.append(m.Value(stored.data))
+            else:
+                values.append(m.Value(b"", stored.offset, stored.size))
+        return values
+
+    def on_done(self, peer: Peer, done: m.Done) -> None:
+        """A worker has run a task (or an actor's call): store, tell, go on."""
+        worker = peer.worker
+        assert worker is not None
+        if worker.actor is not None:
+            self.actors.on_done(worker, done)
+            return
+        task = self.scheduler.finished(worker, done.task_id, done.ended - done.started)
+        if task is None or task.attempt != done.attempt:
+            return  # an older attempt: nobody waits for it
+        if done.retry and task.retries_left != 0:
+            task.retries_left -= task.retries_left > 0
+            task.attempt += 1
+            self.scheduler.requeue(task)
+            return
+        self.complete(task, done, worker)
+        if task.template.spec.max_calls:
+            self._count_call(worker, task.template)
+
+    def _count_call(self, worker: Worker, template: Template) -> None:
+        calls = worker.calls.get(template.number, 0) + 1
+        worker.calls[template.number] = calls
+        if calls >= template.spec.max_calls and worker.state is WorkerState.LEASED:
+            self.retire(worker, f"max_calls={template.spec.max_calls} of {template.spec.name}")
+
+    def retire(self, worker: Worker, reason: str) -> None:
+        """Ask a worker to end in good order."""
+        self.scheduler.end_worker(worker)
+        self.send(worker.peer, m.Exit(reason))
+
+    def complete(self, task: Task, done: m.Done, worker: Worker) -> None:
+        """Store the results of a task that has run."""
+        state = TaskState.FAILED if done.failed else TaskState.FINISHED
+        if done.results is None:
+            self.store_result(task.id + FIRST_RETURN, m.Value(done.data), None)
+        else:
+            for index, result in enumerate(done.results):
+                self.store_result(return_id(task.id, index), result.value, result.contains)
+        task.state = advance(TASK_MOVES, task.state, state)
+        self.note_task(task, done.started, done.ended, worker, done.data if done.failed else b"")
+        self.drop_arguments(task)
+
+    def store_result(self, object_id: bytes, value: m.Value, contains: list[bytes] | None) -> None:
+        """A promised value is here (step 3 of figure b): keep it if anyone cares, tell who waits."""
+        stored = self.store.objects.get(object_id)
+        if value.size:
+            creation = self.store.creations.get(object_id)
+            if creation is None or creation.offset != value.offset:
+                raise ValueError(f"a result in an extent that was never given: {object_id.hex()}")
+            if stored is None:
+                self.store.abandon(creation)
+                return
+            self.store.seal(stored, contains)
+        elif stored is None:
+            return
+        else:
+            self.store.fulfil_inline(stored, value.data, contains)
+        self.announce(stored)
+
+    def announce(self, stored: StoredObject) -> None:
+        """Tell everyone who waits for an object that it is there."""
+        owner = stored.owner
+        if owner.alive and stored.id in owner.held:
+            self._push(owner, stored)
+        if stored.subscribers:
+            for peer in stored.subscribers:
+                if peer.alive and peer is not owner:
+                    self._push(peer, stored)
+            stored.subscribers = None
+        if stored.waiters:
+            waiters, stored.waiters = stored.waiters, None
+            for task in waiters:
+                self._input_ready(task, stored)
+
+    def _push(self, peer: Peer, stored: StoredObject) -> None:
+        if peer.paused:
+            peer.deferred.append(stored.id)
+            return
+        if not peer.outbox:
+            self.dirty.append(peer)
+        peer.outbox.append(m.Ready(stored.id, stored.data, stored.offset, stored.size))
+
+    def _input_ready(self, task: Task, stored: StoredObject) -> None:
+        if task.state is not TaskState.WAITING:
+            return  # another input has failed it
+        task.missing -= 1
+        if stored.is_error:
+            self.fail_task(task, stored.data, dependant=True)
+        elif task.missing == 0:
+            if task.template.spec.kind == "method":
+                self.actors.arguments_ready(task)
+            else:
+                self.scheduler.enqueue(task, self.now)
+
+    def fail_task(self, task: Task, payload: bytes, *, dependant: bool = False) -> None:
+        """The task will not run (again): each of its returns is this error."""
+        if dependant:
+            record = with_dependant(decode_error(payload[1:]), task.template.spec.name)
+            payload = FORMAT_ERROR + encode_error(record)
+        was_waiting = task.state is TaskState.WAITING
+        task.state = advance(TASK_MOVES, task.state, TaskState.FAILED)
+        for index in range(task.template.spec.num_returns):
+            object_id = return_id(task.id, index)
+            creation = self.store.creations.get(object_id)
+            if creation is not None:
+                self.store.abandon(creation)
+            self.store_result(object_id, m.Value(payload), None)
+        self.note_task(task, 0.0, self.now, task.worker, payload)
+        self.drop_arguments(task)
+        if task.actor is not None:
+            self.actors.task_failed(task, payload, was_waiting)
+
+    def drop_arguments(self, task: Task) -> None:
+        """The task needs its inputs no more."""
+        for object_id in task.dependencies or ():
+            self.store.release(object_id)
+        for object_id in task.nested or ():
+            self.store.release(object_id)
+        task.dependencies = task.nested = None
+        task.arguments = b""
+
+    def _drop_task(self, task: Task) -> None:
+        """Nobody will ever ask for the task: its job or caller is gone."""
+        if task.state in (TaskState.FINISHED, TaskState.FAILED):
+            return
+        task.state = TaskState.FAILED
+        self.drop_arguments(task)
+
+    def on_hand_back(self, peer: Peer, message: m.HandBack) -> None:
+        """A worker will not run these: others may."""
+        assert peer.worker is not None
+        self.scheduler.handed_back(peer.worker, message.task_ids)
+
+    def on_blocked(self, peer: Peer, message: m.Blocked) -> None:
+        """A worker's task waits: its CPU is free for another."""
+        worker = peer.worker
+        assert worker is not None
+        if worker.actor is not None:
+            self.actors.blocked(worker.actor)
+        else:
+            self.scheduler.blocked(worker)
+
+    def on_unblocked(self, peer: Peer, message: m.Unblocked) -> None:
+        """It goes on."""
+        worker = peer.worker
+        assert worker is not None
+        if worker.actor is not None:
+            self.actors.unblocked(worker.actor)
+        else:
+            self.scheduler.unblocked(worker)
+
+    # ------------------------------------------------------------------ workers
+
+    def _start_worker(self, pool: Pool) -> None:
+        job = self.jobs.get(pool.job_id)
+        if job is None:
+            return
+        worker = Worker(self.shell.new_id(), pool, self.now)
+        self.scheduler.add_worker(worker)
+        self.start_process(worker, job, b"", None)
+
+    def start_process(
+        self, worker: Worker, job: Job, actor_id: bytes, actor: Any
+    ) -> None:
+        """Have the zygote fork a process for this worker."""
+        self.shell.start_worker(
+            worker,
+            m.WorkerSetup(
+                job_id=job.id,
+                node_id=self.node_id,
+                submitter=worker.id[:SUBMITTER_BYTES],
+                session=self.session,
+                arena_path=self.arena_path,
+                arena_bytes=self.store.arena.capacity_bytes,
+                job=job.config,
+                threads=worker.pool.threads,
+                actor_id=actor_id,
+                actor=actor,
+            ),
+        )
+
+    def worker_exited(self, worker: Worker, status: int) -> None:
+        """The process is reaped; ``status`` is an exit code, or minus a signal."""
+        if worker.id in self.scheduler.workers:
+            self.exits[worker.id] = (worker, status)
+            self._bury(worker.id)
+
+    def _bury(self, worker_id: bytes) -> None:
+        # Both the EOF and the exit status have to be in: what the worker said last comes before
+        # the EOF, and the status tells why it died.
+        if worker_id not in self.exits or worker_id not in self.lost:
+            return
+        worker, status = self.exits.pop(worker_id)
+        del self.lost[worker_id]
+        intended = worker.state is WorkerState.ENDING
+        unfinished = self.scheduler.remove_worker(worker)
+        job_alive = worker.pool.job_id in self.jobs
+        if worker.actor is not None:
+            self.actors.worker_died(worker, status, intended, job_alive)
+            return
+        for position, task in enumerate(unfinished):
+            if not job_alive:
+                self._drop_task(task)
+                continue
+            task.attempt += 1
+            if position == 0:  # the one that ran; those behind it had not begun
+                if task.retries_left == 0:
+                    task.attempt -= 1
+                    self.fail_task(task, self._crash_payload(worker, task, status))
+                    continue
+                task.retries_left -= task.retries_left > 0
+            self.scheduler.requeue(task)
+
+    def _crash_payload(self, worker: Worker, task: Task, status: int) -> bytes:
+        return error_payload(
+            "WorkerCrashedError",
+            f"The worker process (pid {worker.pid}) died while it ran the task "
+            f"{task.template.spec.name}: {self.describe_exit(worker, status)}",
+            pid=worker.pid,
+            exit_status=status,
+            task_id=task.id.hex(),
+        )
+
+    def describe_exit(self, worker: Worker, status: int) -> str:
+        """How a process ended, and its last words, for an error message."""
+        tail = self.shell.stderr_tail(worker)[-STDERR_TAIL_LINES:]
+        text = describe_status(status)
+        if tail:
+            text += "\nThe last lines of its stderr:\n    " + "\n    ".join(tail)
+        return text
+
+    def on_leaving(self, peer: Peer, message: m.Leaving) -> None:
+        """A client ends on purpose."""
+        if peer.role == "driver":
+            self.peer_lost(peer)
+            self.shell.close(peer)
+        elif peer.worker is not None and peer.worker.actor is not None:
+            self.actors.leaving(peer.worker.actor, message.reason)
+
+    # ------------------------------------------------------------------ objects
+
+    def on_put(self, peer: Peer, message: m.Put) -> None:
+        """A small value from its creator, who holds it."""
+        stored = self.store.promise(message.object_id, peer)
+        peer.held.add(message.object_id)
+        self.store.fulfil_inline(stored, message.data, message.contains)
+        self.note_object(message.object_id, "PUT", len(message.data), peer.pid)
+
+    def on_create_extent(self, peer: Peer, message: m.CreateExtent) -> None:
+        """Space in the arena, now or when there is some."""
+        creation = self.store.create(peer, message.object_id, message.size, self.now)
+        if creation.offset is not None:
+            self.send(peer, m.Extent(message.object_id, creation.offset))
+        elif message.size > self.store.arena.capacity_bytes:
+            self._refuse_extent(creation)
+
+    def _refuse_extent(self, creation: Any) -> None:
+        self.store.abandon(creation)
+        self.send(
+            creation.creator,
+            m.Extent(creation.object_id, 0, self._full_store_payload(creation.size)),
+        )
+
+    def _full_store_payload(self, size: int) -> bytes:
+        arena = self.store.arena
+        lines = [
+            f"The object store is full: {size / 1e6:.1f} MB are needed in one piece, "
+            f"{arena.used_bytes / 1e6:.1f} of {arena.capacity_bytes / 1e6:.1f} MB are in use and "
+            f"the largest free piece has {arena.largest_hole_bytes / 1e6:.1f} MB. "
+            "The largest objects and who holds them:"
+        ]
+        for stored in self.store.largest(5):
+            lines.append(
+                f"    {stored.id.hex()}  {stored.size / 1e6:.1f} MB  {self._holders(stored)}"
+            )
+        lines.append(
+            "Drop references that are no longer needed (del), or start with a larger "
+            "init(object_store_memory=...)."
+        )
+        return error_payload(
+            "ObjectStoreFullError",
+            "\n".join(lines),
+            needed_bytes=size,
+            used_bytes=arena.used_bytes,
+            capacity_bytes=arena.capacity_bytes,
+        )
+
+    def _holders(self, stored: StoredObject) -> str:
+        names = []
+        for peer in self.peers:
+            if stored.id in peer.held:
+                names.append(f"a reference in {peer.role} {peer.pid}")
+            if stored.id in peer.pins:
+                names.append(f"mapped by {peer.role} {peer.pid}")
+        others = stored.holds - sum(stored.id in peer.held for peer in self.peers)
+        if others > 0:
+            names.append(f"{others} task argument(s) or containing object(s)")
+        return "; ".join(names) or "nobody (about to be freed)"
+
+    def on_seal(self, peer: Peer, message: m.Seal) -> None:
+        """A put's bytes are in the arena; its creator holds it."""
+        stored = self.store.promise(message.object_id, peer)
+        peer.held.add(message.object_id)
+        self.store.seal(stored, message.contains)
+        self.note_object(message.object_id, "SEALED", stored.size, peer.pid)
+        self.gcs.append(m.ObjectsChanged([(stored.id, stored.size)], []))
+
+    def on_hold(self, peer: Peer, message: m.Hold) -> None:
+        """A process has come to know these refs. Its giver still holds them (DESIGN 6)."""
+        for object_id in message.object_ids:
+            if object_id not in peer.held and self.store.hold(object_id):
+                peer.held.add(object_id)
+
+    def on_release(self, peer: Peer, message: m.Release) -> None:
+        """A process has lost its last ref to these."""
+        held = peer.held
+        release = self.store.release
+        for object_id in message.object_ids:
+            if object_id in held:
+                held.remove(object_id)
+                release(object_id)
+        self.store.last_freed = self.now
+
+    def on_pin(self, peer: Peer, message: m.Pin) -> None:
+        """A process has mapped these spans."""
+        for object_id in message.object_ids:
+            if object_id in self.store.objects:
+                self.store.pin(object_id)
+                peer.pins[object_id] = peer.pins.get(object_id, 0) + 1
+
+    def on_unpin(self, peer: Peer, message: m.Unpin) -> None:
+        """The last view into these is gone."""
+        for object_id in message.object_ids:
+            count = peer.pins.get(object_id, 0)
+            if not count:
+                continue
+            if count == 1:
+                del peer.pins[object_id]
+            else:
+                peer.pins[object_id] = count - 1
+            self.store.unpin(object_id)
+        self.store.last_freed = self.now
+
+    def on_want(self, peer: Peer, message: m.Want) -> None:
+        """Steps 1 and 2 of figure b: send it, or remember who waits for it."""
+        for object_id in message.object_ids:
+            stored = self.store.objects.get(object_id)
+            if stored is None:
+                self.send(peer, m.Ready(object_id, self._lost_payload(object_id)))
+            elif stored.state is not PENDING:
+                self._push(peer, stored)
+            else:
+                if stored.subscribers is None:
+                    stored.subscribers = []
+                stored.subscribers.append(peer)
+                self.note_object(object_id, "WANTED", 0, peer.pid)
+
+    # ------------------------------------------------------------------ questions
+
+    def on_ask(self, peer: Peer, question: m.Ask) -> None:
+        """Answer here what is known here; the rest goes to the GCS and comes back."""
+        local = self._local_answers().get(question.method)
+        if local is not None:
+            self.send(peer, m.Answer(question.number, local(question.body)))
+        elif not self.shell.answer_locally(peer, question):
+            self.ask_count += 1
+            self.asked[self.ask_count] = (peer, question.number)
+            self.flush_events()
+            self.gcs.append(m.Ask(self.ask_count, question.method, question.body))
+
+    def on_gcs_answer(self, answer: m.Answer) -> None:
+        """The GCS has answered a question that was forwarded."""
+        peer, number = self.asked.pop(answer.number)
+        self.send(peer, m.Answer(number, answer.body, answer.error))
+
+    def _local_answers(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
+        return {
+            "cluster_resources": lambda body: resources_of(self.scheduler.total),
+            "available_resources": lambda body: {
+                name: x for name, x in resources_of(self.scheduler.available).items() if x > 0
+            },
+            "actor_info": self.actors.info,
+            "ping": lambda body: None,
+            "store": lambda body: {
+                "used_bytes": self.store.arena.used_bytes,
+                "capacity_bytes": self.store.arena.capacity_bytes,
+                "objects": len(self.store.objects),
+                "extents": len(self.store.arena),
+            },
+            "status": lambda body: self.status(),
+        }
+
+    def status(self) -> dict[str, Any]:
+        """What `skate status` shows of this node."""
+        pending = []
+        for queue in self.scheduler.classes.values():
+            if queue.count:
+                missing = self.scheduler.missing(queue.demand)
+                reason = (
+                    "no node has that: " + ", ".join(sorted(missing))
+                    if missing
+                    else "waits for free resources"
+                )
+                pending.append(
+                    {
+                        "name": queue.head().template.spec.name,
+                        "demand": resources_of(queue.demand),
+                        "count": queue.count,
+                        "reason": reason,
+                    }
+                )
+        for task in self.scheduler.placing:
+            demand = task.template.spec.demand
+            missing = self.scheduler.missing(demand)
+            pending.append(
+                {
+                    "name": task.template.spec.name,
+                    "demand": resources_of(demand),
+                    "count": 1,
+                    "reason": "no node has that: " + ", ".join(sorted(missing))
+                    if missing
+                    else "waits for free resources",
+                }
+            )
+        return {
+            "node_id": self.node_id.hex(),
+            "resources_total": resources_of(self.scheduler.total),
+            "resources_available": resources_of(self.scheduler.available),
+            "pending": pending,
+            "actors": self.actors.counts(),
+            "workers": len(self.scheduler.workers),
+            "object_store": {
+                "used_bytes": self.store.arena.used_bytes,
+                "capacity_bytes": self.store.arena.capacity_bytes,
+                "objects": len(self.store.objects),
+            },
+        }
+
+    # ------------------------------------------------------------------ events
+
+    def note_task(
+        self, task: Task, started: float, ended: float, worker: Worker | None, error: bytes
+    ) -> None:
+        """One compact row for all state changes of a task (gcs/event_log.py)."""
+        spec = task.template.spec
+        if not spec.events:
+            return
+        error_type = ""
+        if error:
+            record = decode_error(error[1:])
+            error_type = str(record.fields.get("cause_type", record.kind))
+        self._note(
+            (
+                "T",
+                task.id,
+                task.attempt,
+                spec.name,
+                task.template.job_id,
+                worker.pid if worker else 0,
+                worker.id if worker else b"",
+                task.submitted_at,
+                task.ready_at,
+                task.sent_at,
+                started,
+                ended,
+                int(task.state),
+                error_type,
+                self.node_id,
+                spec.kind,
+                task.owner.pid,
+            )
+        )
+
+    def note_object(self, object_id: bytes, what: str, size: int, pid: int) -> None:
+        """An object's life, for the event log."""
+        self._note(("O", object_id, what, size, self.now, pid, self.node_id))
+
+    def note_state(self, kind: str, any_id: bytes, state: str, text: str, pid: int) -> None:
+        """A node's, job's, actor's, worker's or function's change of state."""
+        self._note(("S", kind, any_id, state, self.now, text, pid))
+
+    def _note(self, event: tuple[Any, ...]) -> None:
+        if len(self.events) < EVENT_BACKLOG:
+            self.events.append(event)
+        else:
+            self.events_dropped += 1
+
+    def flush_events(self) -> None:
+        """Hand the events so far to the GCS as one opaque batch."""
+        if self.events or self.events_dropped:
+            events, self.events = self.events, []
+            self.gcs.append(m.Events(len(events), m.encode(events), self.events_dropped))
+            self.events_dropped = 0
+        if self.store.dropped:
+            dropped, self.store.dropped = self.store.dropped, []
+            self.gcs.append(m.ObjectsChanged([], dropped))
+
+    # ------------------------------------------------------------------ time
+
+    def tick(self) -> None:
+        """Every tenth of a second: end idle workers, fail creators that wait in vain."""
+        if self.store.queue:
+            for creation in self.store.expired(self.now, FULL_STORE_GRACE_S):
+                self._refuse_extent(creation)
+        keep = self.scheduler.total.get("CPU", 0) // 10_000
+        for worker in self.scheduler.idle_beyond(keep, self.now, IDLE_WORKER_S):
+            self.retire(worker, "idle, and more workers than CPUs")
+
+    def check(self) -> None:
+        """Assert the invariants of all parts; for tests and the simulator."""
+        self.store.check()
+        self.scheduler.check(self.actors.held_resources())
+        self.actors.router.check()
+
+
+def describe_status(status: int) -> str:
+    """An exit status in words: exit code, or minus the signal."""
+    if status >= 0:
+        return f"it exited with code {status}" + (
+            " (sys.exit or os._exit in the task?)" if status in (0, 1) else ""
+        )
+    name = _SIGNALS.get(-status, "")
+    hint = _SIGNAL_HINTS.get(-status, "")
+    return f"killed by signal {-status}{f' ({name})' if name else ''}{f'; {hint}' if hint else ''}"
+
+
+_SIGNALS = {
+    1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE",
+    9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM", 24: "SIGXCPU",
+    31: "SIGSYS",
+}  # fmt: skip
+_SIGNAL_HINTS = {
+    9: "somebody killed it, or the machine ran out of memory (see dmesg)",
+    11: "a crash in native code",
+    6: "native code called abort()",
+    7: "bad memory access, often a full /dev/shm or disk",
+}

@@ -1,0 +1,506 @@
+"""The node daemon's event loop: links to clients and the GCS, performing what the core decides."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import mmap
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+from typing import Any
+
+import uvloop
+
+from skate import config
+from skate import messages as m
+from skate.ids import NODE_ID_BYTES
+from skate.net.frame import BadFrame, FrameReader, frame
+from skate.node import linux, zygote
+from skate.node.log_tail import LogTail, tail_lines
+from skate.node.node_core import NodeCore
+from skate.node.node_daemon import NodeConfig, arena_file, create_arena
+from skate.node.peer import Job, Peer
+from skate.objects.arena import Arena
+from skate.scheduler.local_scheduler import Worker
+
+log = logging.getLogger("skate.node")
+PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+class ClientLink(asyncio.Protocol):
+    """One client's connection."""
+
+    def __init__(self, shell: NodeShell, peer: Peer) -> None:
+        self.shell = shell
+        self.peer = peer
+        self.reader = FrameReader(m.decode_to_node)
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Check who it is (same user), before anything is read."""
+        self.transport = transport
+        self.peer.link = self
+        transport.set_write_buffer_limits(high=config.WRITE_BACKLOG_BYTES)
+        self.shell.core.add_peer(self.peer)
+        if self.peer.worker is None:
+            sock = transport.get_extra_info("socket")
+            if peer_uid(sock) != os.getuid():
+                log.warning("refused a connection of another user")
+                transport.abort()
+                return
+            self.shell.loop.call_later(config.HELLO_TIMEOUT_S, self._expect_hello)
+
+    def _expect_hello(self) -> None:
+        if not self.peer.role and self.transport is not None:
+            log.warning("closed a connection that said nothing for %.0f s", config.HELLO_TIMEOUT_S)
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """A turn of the switch."""
+        shell = self.shell
+        core = shell.core
+        core.now = shell.clock()
+        peer = self.peer
+        try:
+            handlers = core.handlers
+            for message in self.reader.feed(data):
+                if not peer.role:
+                    core.handle(peer, message)
+                else:
+                    handlers[type(message)](peer, message)
+        except (BadFrame, KeyError, ValueError, AssertionError, IndexError, TypeError) as error:
+            log.warning(
+                "closed the connection of %s %d: %s: %s",
+                peer.role or "a stranger",
+                peer.pid,
+                type(error).__name__,
+                error,
+                exc_info=not isinstance(error, BadFrame),
+            )
+            if self.transport is not None:
+                self.transport.abort()
+        core.end_turn()
+        shell.write_out()
+
+    def pause_writing(self) -> None:
+        """It does not read: hold pushes back."""
+        self.peer.paused = True
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self.shell.core.resume(self.peer)
+        self.shell.write_out()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """EOF, reset, or closed by us."""
+        core = self.shell.core
+        core.now = self.shell.clock()
+        self.transport = None
+        core.peer_lost(self.peer)
+        core.end_turn()
+        self.shell.write_out()
+
+
+class GcsLink(asyncio.Protocol):
+    """The connection to the GCS."""
+
+    def __init__(self, shell: NodeShell) -> None:
+        self.shell = shell
+        self.reader = FrameReader(m.decode_from_gcs)
+
+    def data_received(self, data: bytes) -> None:
+        """Answers to forwarded questions."""
+        core = self.shell.core
+        core.now = self.shell.clock()
+        for message in self.reader.feed(data):
+            if isinstance(message, m.Answer):
+                core.on_gcs_answer(message)
+            else:
+                self.shell.end(f"the GCS refused this node: {message.reason}")
+        self.shell.write_out()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """A local session does not outlive its GCS."""
+        self.shell.gcs_transport = None
+        self.shell.end("the GCS process of this session died")
+
+
+def peer_uid(sock: Any) -> int:
+    """The user at the other end of a unix socket."""
+    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", data)[1])
+
+
+class NodeShell:
+    """Owns the loop, the core and every resource of the process."""
+
+    def __init__(self, cfg: NodeConfig, zygote_line: socket.socket, zygote_pid: int) -> None:
+        self.cfg = cfg
+        self.zygote_line = zygote_line
+        self.zygote_pid = zygote_pid
+        self.logs_dir = os.path.join(cfg.session_dir, "logs")
+        self._clock_offset = time.time() - time.monotonic()
+        self.arena_path, self.arena_warning = arena_file(cfg)
+        self.arena_fd = create_arena(self.arena_path, cfg.object_store_bytes)
+        with open(os.path.join(cfg.session_dir, "arena"), "w") as file:
+            file.write(self.arena_path)
+        self.core = NodeCore(
+            bytes.fromhex(cfg.node_id),
+            cfg.session,
+            cfg.resources,
+            Arena(cfg.object_store_bytes),
+            self.arena_path,
+            self,
+            PYTHON,
+        )
+        self.tail = LogTail()
+        self.tail_paths: dict[bytes, tuple[str, str]] = {}
+        self.awaited_forks: dict[bytes, Worker] = {}
+        self.alive_workers: dict[bytes, Worker] = {}
+        self.gcs_transport: asyncio.Transport | None = None
+        self.ending: asyncio.Future[str] | None = None
+        self.last_busy = 0.0
+        self.loop: asyncio.AbstractEventLoop
+
+    def clock(self) -> float:
+        """Wall-clock seconds that never run backwards."""
+        return time.monotonic() + self._clock_offset
+
+    # ------------------------------------------------------------------ what the core asks
+
+    def new_id(self) -> bytes:
+        """16 random bytes."""
+        return os.urandom(NODE_ID_BYTES)
+
+    def start_worker(self, worker: Worker, setup: m.WorkerSetup) -> None:
+        """Ask the zygote for a process; its connection exists at once."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        stem = os.path.join(self.logs_dir, f"worker-{worker.id[:6].hex()}")
+        out, err = stem + ".out", stem + ".err"
+        self.tail_paths[worker.id] = (out, err)
+        self.alive_workers[worker.id] = worker
+        try:
+            socket.send_fds(
+                self.zygote_line, [zygote.fork_request(worker.id, out, err)], [theirs.fileno()]
+            )
+        except OSError as error:
+            self.end(f"the zygote of this node died ({error})")
+            return
+        finally:
+            theirs.close()
+        peer = Peer()
+        peer.worker = worker
+        worker.peer = peer
+        self.core.send(peer, setup)
+        self.loop.create_task(self._connect_worker(ours, peer))
+
+    async def _connect_worker(self, sock: socket.socket, peer: Peer) -> None:
+        await self.loop.create_unix_connection(lambda: ClientLink(self, peer), sock=sock)
+        self.write_out_peer(peer)
+
+    def kill_worker(self, worker: Worker) -> None:
+        """SIGKILL, through the zygote, which knows whether the pid is still its own."""
+        with contextlib.suppress(OSError):
+            self.zygote_line.send(zygote.kill_request(worker.id))
+
+    def close(self, peer: Peer) -> None:
+        """Close after what is queued has been written."""
+        link = peer.link
+        if link is not None and link.transport is not None:
+            self.write_out_peer(peer)
+            link.transport.close()
+
+    def stderr_tail(self, worker: Worker) -> list[str]:
+        """The last lines of a worker's stderr."""
+        paths = self.tail_paths.get(worker.id)
+        if paths is None:
+            return []
+        try:
+            return tail_lines(paths[1], config.STDERR_TAIL_LINES)
+        except OSError:
+            return []
+
+    def job_ended(self, job: Job, reason: str) -> None:
+        """A local session ends with its driver."""
+        if self.cfg.local:
+            self.end("")
+
+    def answer_locally(self, peer: Peer, question: m.Ask) -> bool:
+        """Questions that need the world: none of them goes to the GCS."""
+        if question.method == "flush_logs":
+            self.forward_logs()
+            self.core.send(peer, m.Answer(question.number))
+            return True
+        return False
+
+    # ------------------------------------------------------------------ writing
+
+    def write_out(self) -> None:
+        """Everything that the core has queued, one frame a peer."""
+        core = self.core
+        while core.dirty:
+            dirty, core.dirty = core.dirty, []
+            for peer in dirty:
+                self.write_out_peer(peer)
+        if core.gcs and self.gcs_transport is not None:
+            batch, core.gcs = core.gcs, []
+            self.gcs_transport.write(frame(batch))
+
+    def write_out_peer(self, peer: Peer) -> None:
+        """One peer's outbox."""
+        outbox = peer.outbox
+        link = peer.link
+        if outbox and link is not None and link.transport is not None:
+            peer.outbox = []
+            link.transport.write(frame(outbox))
+
+    # ------------------------------------------------------------------ the zygote
+
+    def on_zygote(self) -> None:
+        """Reports of starts and exits."""
+        while True:
+            try:
+                data = self.zygote_line.recv(zygote.MAX_REQUEST_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno == errno.EINTR:
+                    continue
+                data = b""
+            if not data:
+                self.loop.remove_reader(self.zygote_line.fileno())
+                self.end("the zygote of this node died")
+                return
+            self._on_report(zygote.decode_report(data))
+
+    def _on_report(self, report: dict[str, Any]) -> None:
+        worker = self.alive_workers.get(report["id"])
+        if worker is None:
+            return
+        core = self.core
+        core.now = self.clock()
+        if report["did"] == "fork":
+            worker.pid = report["pid"]
+            out, err = self.tail_paths[worker.id]
+            self.tail.watch(worker.id, worker.pid, out, 1)
+            self.tail.watch(worker.id, worker.pid, err, 2)
+            return
+        status = report.get("status", 1)
+        del self.alive_workers[worker.id]
+        if report["did"] == "fail":
+            log.error("could not fork a worker: %s", report["why"])
+        self._forward(self.tail.drain(worker.id))
+        core.worker_exited(worker, status)
+        # A child that the worker forked may still hold its end of the line: the EOF would never
+        # come. What the worker itself said has been read by then.
+        self.loop.call_later(0.2, self._cut, worker)
+        self.loop.call_later(0.1, self._end_orphans)
+        core.end_turn()
+        self.write_out()
+
+    def _cut(self, worker: Worker) -> None:
+        link = worker.peer.link if worker.peer is not None else None
+        if link is not None and link.transport is not None:
+            link.transport.abort()
+        elif worker.peer is not None and worker.peer.alive:
+            self.core.peer_lost(worker.peer)
+        self.tail.forget(worker.id)
+
+    def _end_orphans(self) -> None:
+        """Programs that a task started and that outlived its worker are children of ours now."""
+        for pid in linux.children(os.getpid()):
+            if pid != self.zygote_pid:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+        self._reap()
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                if pid == self.zygote_pid:
+                    self.end("the zygote of this node died")
+
+    # ------------------------------------------------------------------ time
+
+    async def _tick(self) -> None:
+        """Ten times a second: logs, time-outs of the core, heartbeat and events."""
+        since_events = 0.0
+        last_load: tuple[Any, ...] | None = None
+        while True:
+            await asyncio.sleep(config.HEARTBEAT_S)
+            core = self.core
+            core.now = self.clock()
+            core.tick()
+            core.end_turn()
+            self.forward_logs()
+            since_events += config.HEARTBEAT_S
+            if since_events >= config.EVENT_BATCH_S:
+                since_events = 0.0
+                core.flush_events()
+            scheduler = core.scheduler
+            load = (
+                dict(scheduler.available),
+                scheduler.queued(),
+                sum(len(worker.tasks) for worker in scheduler.workers.values()),
+                core.store.arena.used_bytes,
+                scheduler.average_task_s,
+            )
+            if load != last_load:
+                last_load = load
+                self.last_busy = core.now
+                core.gcs.append(m.Heartbeat(*load))
+            elif core.now - self.last_busy > config.TRIM_AFTER_S:
+                self.last_busy = core.now
+                self._trim()
+                core.gcs.append(m.Heartbeat(*load))
+            self.write_out()
+
+    def _trim(self) -> None:
+        """Give the pages of freed extents back to the machine."""
+        spans = self.core.store.arena.trim()
+        if not spans:
+            return
+        with mmap.mmap(self.arena_fd, self.cfg.object_store_bytes) as view:
+            for offset, size in spans:
+                view.madvise(mmap.MADV_REMOVE, offset, size)
+
+    def forward_logs(self) -> None:
+        """New lines of workers, to their driver."""
+        self._forward(self.tail.poll(self.clock()))
+
+    def _forward(self, chunks: list[Any]) -> None:
+        for chunk in chunks:
+            worker = self.core.scheduler.workers.get(chunk.worker_id) or self.alive_workers.get(
+                chunk.worker_id
+            )
+            if worker is None:
+                continue
+            job = self.core.jobs.get(worker.pool.job_id)
+            if job is None or not job.config.log_to_driver:
+                continue
+            actor = worker.actor
+            name = chunk.name or (actor.options.class_name if actor is not None else "worker")
+            self.core.send(
+                job.driver, m.LogLines(name, chunk.pid, chunk.stream, list(chunk.lines))
+            )
+
+    # ------------------------------------------------------------------ life
+
+    def end(self, reason: str) -> None:
+        """End the node; a reason is told to the clients."""
+        if self.ending is not None and not self.ending.done():
+            self.ending.set_result(reason)
+
+    async def serve(self) -> int:
+        """Run until the parent, the GCS or the last driver is gone."""
+        self.loop = asyncio.get_running_loop()
+        self.ending = self.loop.create_future()
+        self.zygote_line.setblocking(False)
+        self.loop.add_reader(self.zygote_line.fileno(), self.on_zygote)
+        os.set_blocking(self.cfg.lifeline_fd, False)
+        self.loop.add_reader(self.cfg.lifeline_fd, self._on_lifeline)
+        self.loop.add_signal_handler(signal.SIGTERM, self.end, "it was asked to end (SIGTERM)")
+        listener = socket.socket(fileno=self.cfg.listen_fd)
+        listener.setblocking(False)
+        await self.loop.create_unix_server(lambda: ClientLink(self, Peer()), sock=listener)
+        await self._join_gcs()
+        ticker = self.loop.create_task(self._tick())
+        ticker.add_done_callback(self._on_ticker_done)
+        reason = await self.ending
+        ticker.cancel()
+        await self._leave(reason)
+        return 0
+
+    def _on_ticker_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            log.error("the node's clock task failed", exc_info=task.exception())
+            self.end(f"an internal error: {task.exception()!r}")
+
+    def _on_lifeline(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            if not os.read(self.cfg.lifeline_fd, 1):
+                self.loop.remove_reader(self.cfg.lifeline_fd)
+                self.end("")
+
+    async def _join_gcs(self) -> None:
+        transport, _ = await self.loop.create_unix_connection(
+            lambda: GcsLink(self), self.cfg.gcs_socket
+        )
+        self.gcs_transport = transport
+        core = self.core
+        core.gcs.insert(
+            0,
+            m.NodeJoins(
+                config.PROTOCOL_VERSION,
+                core.node_id,
+                os.getpid(),
+                self.cfg.address,
+                socket.gethostname(),
+                self.cfg.resources,
+                self.cfg.labels,
+                self.cfg.object_store_bytes,
+            ),
+        )
+        if self.arena_warning:
+            log.warning("%s", self.arena_warning)
+        self.write_out()
+
+    async def _leave(self, reason: str) -> None:
+        """Tell everyone, end everything, remove every trace."""
+        core = self.core
+        self.forward_logs()
+        self._forward(self.tail.drain())
+        for peer in list(core.peers):
+            if reason and peer.role == "driver":
+                core.send(peer, m.SessionEnds(reason))
+        core.flush_events()
+        self.write_out()
+        for peer in list(core.peers):
+            if peer.link is not None and peer.link.transport is not None:
+                peer.link.transport.close()
+        await asyncio.sleep(0)
+        self.zygote_line.close()  # EOF: the zygote ends, and its workers with it
+        deadline = time.monotonic() + config.STOP_TIMEOUT_S
+        remove_files(self.cfg, self.arena_path)
+        while time.monotonic() < deadline:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(-1, os.WNOHANG)
+            left = linux.children(os.getpid())
+            if not left:
+                break
+            for pid in left:
+                if pid != self.zygote_pid:
+                    with contextlib.suppress(OSError):
+                        os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(0.005)
+        if reason:
+            log.error("the node ends: %s", reason)
+
+
+def remove_files(cfg: NodeConfig, arena_path: str) -> None:
+    """The arena and the socket; logs stay."""
+    for path in (arena_path, os.path.join(cfg.session_dir, "node.sock")):
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def run(cfg: NodeConfig, zygote_line: socket.socket, zygote_pid: int) -> int:
+    """The node's life; returns the exit code."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
+    )
+    shell = NodeShell(cfg, zygote_line, zygote_pid)
+    try:
+        return uvloop.run(shell.serve())
+    finally:
+        remove_files(cfg, shell.arena_path)

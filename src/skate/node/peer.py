@@ -1,0 +1,58 @@
+"""A client of the node (driver, worker or observer), as the node core sees it. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from skate.scheduler.local_scheduler import Template, Worker
+from skate.spec import JobConfig
+
+
+class Job:
+    """A driver's program: its workers, functions and configuration live and die with it."""
+
+    __slots__ = ("config", "driver", "function_ids", "id")
+
+    def __init__(self, job_id: bytes, config: JobConfig, driver: Peer) -> None:
+        self.id = job_id
+        self.config = config
+        self.driver = driver
+        self.function_ids: dict[bytes, None] = {}
+
+
+class Peer:
+    """One connection. ``outbox`` is what the shell has to write at the end of the turn."""
+
+    __slots__ = (
+        "alive",
+        "deferred",
+        "held",
+        "job",
+        "known_functions",
+        "known_templates",
+        "link",
+        "outbox",
+        "paused",
+        "pid",
+        "pins",
+        "role",
+        "templates",
+        "worker",
+    )
+
+    def __init__(self, link: Any = None) -> None:
+        self.link = link  # the shell's own: a transport
+        self.role = ""  # until hello
+        self.pid = 0
+        self.alive = True
+        self.job: Job | None = None
+        self.worker: Worker | None = None
+        self.outbox: list[Any] = []
+        self.templates: dict[int, Template] = {}  # what this peer's numbers mean
+        self.known_templates: set[int] = set()  # node numbers that this worker has been told
+        self.known_functions: set[bytes] = set()
+        self.held: set[bytes] = set()
+        self.pins: dict[bytes, int] = {}
+        self.paused = False  # it does not read as fast as we write
+        self.deferred: deque[bytes] = deque()  # values to push once it reads again

@@ -1,0 +1,675 @@
+"""The local scheduler of one node: queues by class, resources, and which worker runs what.
+
+Pure; its caller is the node core, which tells it of ready tasks, of workers that come, block and
+go, and calls ``dispatch`` once a turn. Tasks with the same demand, job and thread count form a
+scheduling class; deeper tasks of a class go first (a nested call is what its blocked parent waits
+for). A worker is *leased* to a class: it holds the class's resources while it has tasks, and short
+tasks are sent ahead to it (``config.PIPELINE_*``), which only the worker may hand back (DESIGN 11).
+
+While one class alone has tasks, its workers are topped up as they go. When several want the same
+resources they take leases in turn, and a lease ends with what it was begun with. A class (or an
+actor) that has waited for ``config.RESOURCE_PATIENCE_S`` is owed its demand: nobody who came to
+wait after it may take that, so that small demands in an endless stream cannot starve a large one.
+
+Invariants (``check``): for each resource, total = available + leases (less the CPU of blocked
+workers) + actors; every SENT task is at exactly one worker; a blocked worker is sent nothing;
+after ``dispatch`` a leased worker has tasks.
+What it does not do: resolve arguments, know sockets or processes, choose other nodes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from skate.config import (
+    AVERAGE_WEIGHT,
+    MAX_WORKER_STARTS,
+    PIPELINE_BUDGET_S,
+    PIPELINE_MAX_TASKS,
+    PIPELINE_PAIR_S,
+    RESOURCE_PATIENCE_S,
+    RESOURCE_UNITS,
+)
+from skate.spec import CallTemplate, Demand
+from skate.states import TASK_MOVES, WORKER_MOVES, TaskState, WorkerState, advance
+
+PoolKey = tuple[bytes, int]  # job, threads: a worker serves one of these for life
+
+UNKNOWN_S = 3600.0  # what a task of unknown run time is expected to take: nothing goes behind it
+
+
+class Template:
+    """A call template as its node knows it: shared by all connections of a job that use it."""
+
+    __slots__ = ("average_s", "job_id", "number", "queue", "spec")
+
+    def __init__(self, number: int, job_id: bytes, spec: CallTemplate, queue: SchedulingClass) -> None:
+        self.number = number
+        self.job_id = job_id
+        self.spec = spec
+        self.queue = queue
+        self.average_s = -1.0  # exponentially averaged run time; below 0: not known yet
+
+    def ran(self, seconds: float) -> None:
+        """A task of this template took so long."""
+        if self.average_s < 0:
+            self.average_s = seconds
+        else:
+            self.average_s += AVERAGE_WEIGHT * (seconds - self.average_s)
+
+
+class Task:
+    """A task, from submission until its results are stored."""
+
+    __slots__ = (
+        "actor",
+        "arguments",
+        "attempt",
+        "dependencies",
+        "depth",
+        "expected_s",
+        "gpus",
+        "id",
+        "missing",
+        "nested",
+        "owner",
+        "ready_at",
+        "retries_left",
+        "sent_at",
+        "sequence",
+        "state",
+        "submitted_at",
+        "template",
+        "worker",
+    )
+
+    def __init__(
+        self,
+        task_id: bytes,
+        template: Template,
+        arguments: bytes,
+        dependencies: list[bytes] | None,
+        nested: list[bytes] | None,
+        owner: Any,
+        depth: int,
+        now: float,
+    ) -> None:
+        self.id = task_id
+        self.template = template
+        self.arguments = arguments
+        self.dependencies = dependencies
+        self.nested = nested
+        self.owner = owner
+        self.depth = depth
+        self.state = TaskState.WAITING
+        self.attempt = 0
+        self.retries_left = template.spec.max_retries
+        self.missing = 0
+        self.worker: Worker | None = None
+        self.actor: Any = None
+        self.sequence = 0
+        self.gpus: list[int] | None = None
+        self.expected_s = 0.0  # its part of its worker's load_s
+        self.submitted_at = now
+        self.ready_at = 0.0
+        self.sent_at = 0.0
+
+
+class Worker:
+    """A worker process, as the scheduler sees it."""
+
+    __slots__ = (
+        "actor",
+        "calls",
+        "gpus",
+        "id",
+        "idle_since",
+        "lease",
+        "load_s",
+        "peer",
+        "pid",
+        "pool",
+        "stalled",
+        "started_at",
+        "state",
+        "tasks",
+    )
+
+    def __init__(self, worker_id: bytes, pool: Pool, now: float) -> None:
+        self.id = worker_id
+        self.pool = pool
+        self.state = WorkerState.STARTING
+        self.peer: Any = None
+        self.pid = 0
+        self.lease: SchedulingClass | None = None
+        self.tasks: dict[bytes, Task] = {}  # sent and not done, in the order they run
+        self.load_s = 0.0  # expected run time of what is in ``tasks``
+        self.stalled = False  # handed back because its task is long: sent nothing until done
+        self.started_at = now
+        self.idle_since = now
+        self.gpus: list[int] | None = None
+        self.calls: dict[int, int] = {}  # per template with max_calls: how often
+        self.actor: Any = None
+
+    def move(self, to: WorkerState) -> None:
+        """Change state; illegal moves raise."""
+        self.state = advance(WORKER_MOVES, self.state, to)
+
+
+class Pool:
+    """The workers of one job and thread count."""
+
+    __slots__ = ("idle", "job_id", "starting", "threads")
+
+    def __init__(self, job_id: bytes, threads: int) -> None:
+        self.job_id = job_id
+        self.threads = threads
+        self.idle: list[Worker] = []  # last in, first out: its caches are warm
+        self.starting = 0
+
+
+class SchedulingClass:
+    """The ready tasks that can stand in for each other: same job, demand and pool."""
+
+    __slots__ = ("by_depth", "count", "demand", "leased", "pool", "waiting_since")
+
+    def __init__(self, pool: Pool, demand: Demand) -> None:
+        self.pool = pool
+        self.demand = demand
+        self.by_depth: dict[int, deque[Task]] = {}
+        self.count = 0
+        self.leased: dict[bytes, Worker] = {}
+        self.waiting_since = 0.0  # for resources that others have; 0: not waiting
+
+    def push(self, task: Task, *, front: bool = False) -> None:
+        """Queue a task behind (or before) those of its depth."""
+        queue = self.by_depth.get(task.depth)
+        if queue is None:
+            queue = self.by_depth[task.depth] = deque()
+        if front:
+            queue.appendleft(task)
+        else:
+            queue.append(task)
+        self.count += 1
+
+    def head(self) -> Task:
+        """The next task: the first of the deepest."""
+        return self.by_depth[max(self.by_depth)][0]
+
+    def pop(self) -> Task:
+        """Take the next task out."""
+        depth = max(self.by_depth) if len(self.by_depth) > 1 else next(iter(self.by_depth))
+        queue = self.by_depth[depth]
+        task = queue.popleft()
+        if not queue:
+            del self.by_depth[depth]
+        self.count -= 1
+        return task
+
+    def __iter__(self) -> Any:
+        for depth in sorted(self.by_depth, reverse=True):
+            yield from self.by_depth[depth]
+
+    def clear(self) -> list[Task]:
+        """Take all tasks out."""
+        tasks = list(self)
+        self.by_depth.clear()
+        self.count = 0
+        return tasks
+
+
+class LocalScheduler:
+    """See the module's docstring. ``send`` and ``start_worker`` are what it decides:
+
+    ``send(worker, task)`` hands a task over; ``start_worker(pool)`` asks for one more process.
+    """
+
+    def __init__(
+        self,
+        total: dict[str, int],
+        send: Callable[[Worker, Task], None],
+        start_worker: Callable[[Pool], None],
+        place_actor: Callable[[Task], None],
+    ) -> None:
+        self.total = dict(total)
+        self.available = dict(total)
+        self.gpu_free = [RESOURCE_UNITS] * (total.get("GPU", 0) // RESOURCE_UNITS)
+        self.pools: dict[PoolKey, Pool] = {}
+        self.classes: dict[tuple[PoolKey, Demand, str], SchedulingClass] = {}
+        self.ready: dict[SchedulingClass, None] = {}  # classes with tasks, next to serve first
+        self.placing: deque[Task] = deque()  # actor creations that wait for resources
+        self.workers: dict[bytes, Worker] = {}
+        self.emptied: list[Worker] = []  # workers whose last task ended (or went) this turn
+        self.average_task_s = 0.0
+        self._send = send
+        self._start_worker = start_worker
+        self._place_actor = place_actor
+
+    # ------------------------------------------------------------------ queues
+
+    def class_of(self, job_id: bytes, spec: CallTemplate) -> SchedulingClass:
+        """The class that a template's tasks queue in."""
+        key = ((job_id, spec.threads), spec.demand, "task")
+        found = self.classes.get(key)
+        if found is None:
+            found = self.classes[key] = SchedulingClass(self.pool(job_id, spec.threads), spec.demand)
+        return found
+
+    def pool(self, job_id: bytes, threads: int) -> Pool:
+        """The worker pool of a job and thread count."""
+        key = (job_id, threads)
+        pool = self.pools.get(key)
+        if pool is None:
+            pool = self.pools[key] = Pool(job_id, threads)
+        return pool
+
+    def enqueue(self, task: Task, now: float) -> None:
+        """All arguments of the task are here."""
+        task.state = advance(TASK_MOVES, task.state, TaskState.READY)
+        task.ready_at = now
+        if task.template.spec.kind == "actor":
+            self.placing.append(task)
+            return
+        queue = task.template.queue
+        queue.push(task)
+        self.ready[queue] = None
+
+    def requeue(self, task: Task) -> None:
+        """A task that was sent comes back unbegun, or is to run again: it goes first."""
+        task.state = advance(TASK_MOVES, task.state, TaskState.READY)
+        task.worker = None
+        task.gpus = None
+        queue = task.template.queue
+        queue.push(task, front=True)
+        self.ready[queue] = None
+
+    def missing(self, demand: Demand) -> dict[str, tuple[int, int]]:
+        """What this node can never give: resource -> (asked, total). Empty if feasible."""
+        return {
+            name: (units, self.total.get(name, 0))
+            for name, units in demand
+            if units > self.total.get(name, 0)
+        }
+
+    # ------------------------------------------------------------------ resources
+
+    def fits(self, demand: Demand) -> bool:
+        """Whether the demand can be met right now."""
+        available = self.available
+        for name, units in demand:
+            if available.get(name, 0) < units:
+                return False
+            if name == "GPU" and self._pick_gpus(units) is None:
+                return False
+        return True
+
+    def _pick_gpus(self, units: int) -> list[int] | None:
+        free = self.gpu_free
+        if units >= RESOURCE_UNITS:
+            whole = [i for i, left in enumerate(free) if left == RESOURCE_UNITS]
+            count = units // RESOURCE_UNITS
+            return whole[:count] if len(whole) >= count else None
+        # A fraction goes where it fits tightest, so that whole devices stay whole.
+        fitting = [i for i, left in enumerate(free) if left >= units]
+        return [min(fitting, key=lambda i: (free[i], i))] if fitting else None
+
+    def take(self, demand: Demand) -> list[int] | None:
+        """Subtract the demand; the GPUs that were given, if any."""
+        gpus = None
+        for name, units in demand:
+            self.available[name] = self.available.get(name, 0) - units
+            if name == "GPU":
+                gpus = self._pick_gpus(units) or []
+                for index in gpus:
+                    self.gpu_free[index] -= min(units, RESOURCE_UNITS)
+        return gpus
+
+    def give_back(self, demand: Demand, gpus: list[int] | None = None) -> None:
+        """Add the demand again."""
+        for name, units in demand:
+            self.available[name] += units
+            if name == "GPU":
+                for index in gpus or ():
+                    self.gpu_free[index] += min(units, RESOURCE_UNITS)
+
+    # ------------------------------------------------------------------ workers
+
+    def add_worker(self, worker: Worker) -> None:
+        """A worker process is being started for its pool."""
+        self.workers[worker.id] = worker
+        worker.pool.starting += 1
+
+    def worker_ready(self, worker: Worker, now: float) -> None:
+        """It has said hello."""
+        worker.pool.starting -= 1
+        worker.move(WorkerState.IDLE)
+        worker.idle_since = now
+        worker.pool.idle.append(worker)
+
+    def actor_worker_ready(self, worker: Worker) -> None:
+        """The process of an actor has said hello."""
+        worker.move(WorkerState.ACTOR)
+
+    def remove_worker(self, worker: Worker) -> list[Task]:
+        """It is gone; its unfinished tasks, in the order they would have run."""
+        if worker.state is WorkerState.STARTING and worker.actor is None:
+            worker.pool.starting -= 1
+        if worker.state is WorkerState.IDLE:
+            worker.pool.idle.remove(worker)
+        self._end_lease(worker)
+        worker.move(WorkerState.DEAD)
+        del self.workers[worker.id]
+        unfinished = list(worker.tasks.values())
+        worker.tasks.clear()
+        worker.load_s = 0.0
+        return unfinished
+
+    def lost(self, worker: Worker) -> None:
+        """Its connection or its process has gone, and the other will follow: send it nothing more.
+
+        What it holds stays taken until ``remove_worker``: a GPU is free when its process is gone.
+        """
+        if worker.state is WorkerState.IDLE:
+            worker.pool.idle.remove(worker)
+        self.unblocked(worker)
+        if worker.state not in (WorkerState.STARTING, WorkerState.ENDING):
+            worker.move(WorkerState.ENDING)
+
+    def end_worker(self, worker: Worker) -> None:
+        """It has been asked to end: it is sent nothing more."""
+        if worker.state is WorkerState.IDLE:
+            worker.pool.idle.remove(worker)
+        self._end_lease(worker)
+        worker.move(WorkerState.ENDING)
+
+    def idle_beyond(self, count: int, now: float, idle_s: float) -> list[Worker]:
+        """Workers that may end: idle for ``idle_s``, and beyond the ``count`` to keep."""
+        idle = [w for pool in self.pools.values() for w in pool.idle]
+        surplus = len(idle) - count
+        if surplus <= 0:
+            return []
+        idle.sort(key=lambda w: w.idle_since)
+        return [w for w in idle[:surplus] if now - w.idle_since >= idle_s]
+
+    def blocked(self, worker: Worker) -> None:
+        """Its task waits in get/wait: the CPU (and only that) may serve another."""
+        if worker.state is not WorkerState.LEASED:
+            return
+        worker.move(WorkerState.BLOCKED)
+        assert worker.lease is not None
+        for name, units in worker.lease.demand:
+            if name == "CPU":
+                self.available[name] += units
+
+    def unblocked(self, worker: Worker) -> None:
+        """Its task goes on; this may oversubscribe for a moment rather than deadlock."""
+        if worker.state is not WorkerState.BLOCKED:
+            return
+        worker.move(WorkerState.LEASED)
+        assert worker.lease is not None
+        for name, units in worker.lease.demand:
+            if name == "CPU":
+                self.available[name] -= units
+        if not worker.tasks:
+            self.emptied.append(worker)
+
+    def handed_back(self, worker: Worker, task_ids: list[bytes]) -> None:
+        """The worker will not run these; they go to the front of their queue, order kept."""
+        for task_id in reversed(task_ids):
+            task = worker.tasks.pop(task_id, None)
+            if task is None:
+                continue
+            worker.load_s -= task.expected_s
+            self.requeue(task)
+        worker.stalled = bool(worker.tasks)
+        if not worker.tasks:
+            self.emptied.append(worker)
+
+    def finished(self, worker: Worker, task_id: bytes, seconds: float) -> Task | None:
+        """A worker is done with a task; None if it was not its to do (an older attempt)."""
+        task = worker.tasks.pop(task_id, None)
+        if task is None:
+            return None
+        template = task.template
+        worker.stalled = False
+        if worker.tasks:
+            worker.load_s -= task.expected_s
+        else:
+            worker.load_s = 0.0
+            self.emptied.append(worker)
+        template.ran(seconds)
+        self.average_task_s += AVERAGE_WEIGHT * (seconds - self.average_task_s)
+        return task
+
+    # ------------------------------------------------------------------ dispatch
+
+    def dispatch(self, now: float) -> None:
+        """Send what can run now. Called once a turn, after all of its events."""
+        if self.emptied:
+            for worker in self.emptied:
+                self._release_if_empty(worker, now)
+            self.emptied.clear()
+        ready = self.ready
+        if len(ready) == 1 and not self.placing:
+            queue = next(iter(ready))
+            self._serve(queue, now)
+            if not queue.count:
+                ready.clear()
+        elif ready or self.placing:
+            self._share(now)
+
+    def _serve(self, queue: SchedulingClass, now: float) -> None:
+        # The class is alone: it takes what there is, then tops its workers up.
+        idle = queue.pool.idle
+        while queue.count and self.fits(queue.demand):
+            if not idle:
+                self._start_workers(queue)
+                break
+            self._lease(idle.pop(), queue, now)
+        if queue.count:
+            self._fill(queue.leased.values(), queue, now)
+
+    def _share(self, now: float) -> None:
+        # Those that no ending task could ever serve (infeasible, or an actor has it) are no rivals.
+        owed: dict[str, int] = {}
+        actor_waits = self._place_actors(now, owed)
+        rivals = [queue for queue in self.ready if self._attainable(queue.demand)]
+        if len(rivals) == 1 and not actor_waits:
+            self._serve(rivals[0], now)
+        else:
+            self._take_turns(rivals, now, owed)
+        for queue in rivals:
+            if not queue.count:
+                del self.ready[queue]
+
+    def _take_turns(
+        self, rivals: list[SchedulingClass], now: float, owed: dict[str, int]
+    ) -> None:
+        # One lease each in turn. Who has been served goes to the end of ``ready``, also for the
+        # next dispatch; who has waited too long comes first, and is owed what it does not get.
+        late = now - RESOURCE_PATIENCE_S
+        rivals = sorted(rivals, key=lambda q: q.waiting_since if 0 < q.waiting_since < late else now)
+        fresh: list[Worker] = []
+        while rivals:
+            again = []
+            for queue in rivals:
+                if not self._fits_beside(queue.demand, owed):
+                    if not queue.waiting_since:
+                        queue.waiting_since = now
+                    elif queue.waiting_since < late:
+                        self._owe(queue.demand, owed)
+                elif not queue.pool.idle:
+                    self._start_workers(queue)
+                else:
+                    worker = queue.pool.idle.pop()
+                    self._lease(worker, queue, now)
+                    fresh.append(worker)
+                    del self.ready[queue]
+                    self.ready[queue] = None
+                    if queue.count:
+                        again.append(queue)
+            rivals = again
+        for worker in fresh:
+            if worker.lease is not None and worker.lease.count:
+                self._fill([worker], worker.lease, now)
+
+    def _place_actors(self, now: float, owed: dict[str, int]) -> bool:
+        # Whether a creation waits for what ending tasks will give back.
+        waits = False
+        refused: set[Demand] = set()
+        for _ in range(len(self.placing)):
+            task = self.placing.popleft()
+            demand = task.template.spec.demand
+            if demand not in refused and self._fits_beside(demand, owed):
+                self._place_actor(task)
+                continue
+            self.placing.append(task)
+            if demand not in refused and self._attainable(demand):
+                waits = True
+                if now - task.ready_at > RESOURCE_PATIENCE_S:
+                    self._owe(demand, owed)
+            refused.add(demand)
+        return waits
+
+    def _attainable(self, demand: Demand) -> bool:
+        # Could running tasks, just by ending, make it fit? What actors and waiting tasks hold does
+        # not count: it may come back only after others have run.
+        for name, units in demand:
+            free = self.available.get(name, 0)
+            if free >= units:
+                continue
+            for worker in self.workers.values():
+                if worker.state is WorkerState.LEASED and worker.lease is not None:
+                    free += sum(held for other, held in worker.lease.demand if other == name)
+            if free < units:
+                return False
+        return True
+
+    def _fits_beside(self, demand: Demand, owed: dict[str, int]) -> bool:
+        if owed:
+            for name, units in demand:
+                if self.available.get(name, 0) - owed.get(name, 0) < units:
+                    return False
+        return self.fits(demand)
+
+    def _owe(self, demand: Demand, owed: dict[str, int]) -> None:
+        for name, units in demand:
+            # CPUs are set aside only while CPUs are lacking: they need not idle because, say, the
+            # only GPU is busy for an hour.
+            if name != "CPU" or self.available.get(name, 0) - owed.get(name, 0) < units:
+                owed[name] = owed.get(name, 0) + units
+
+    def _lease(self, worker: Worker, queue: SchedulingClass, now: float) -> None:
+        worker.move(WorkerState.LEASED)
+        worker.lease = queue
+        worker.gpus = self.take(queue.demand)
+        queue.leased[worker.id] = worker
+        queue.waiting_since = 0.0
+        self._send_one(worker, queue, now)
+
+    def _fill(self, workers: Iterable[Worker], queue: SchedulingClass, now: float) -> None:
+        share = max(1, queue.count // max(1, len(queue.leased)))
+        for worker in workers:
+            if worker.state is not WorkerState.LEASED or worker.stalled:
+                continue
+            for _ in range(share):
+                if not self._has_room(worker, queue.head()):
+                    break
+                self._send_one(worker, queue, now)
+                if not queue.count:
+                    return
+
+    def _has_room(self, worker: Worker, task: Task) -> bool:
+        # Unknown run times, one-call workers and tasks that a crash has sent back go alone: for
+        # the last, so that the next crash blames the right one.
+        template = task.template
+        average = template.average_s
+        if average < 0 or task.attempt or template.spec.max_calls or worker.gpus:
+            return False
+        if template.spec.max_retries == 0:
+            return False  # at most once: it must be certain whether it had begun
+        held = len(worker.tasks)
+        if held == 1:
+            first = next(iter(worker.tasks.values()))
+            if first.attempt or first.template.spec.max_calls:
+                return False
+            if average <= PIPELINE_PAIR_S and worker.load_s <= PIPELINE_PAIR_S:
+                return True
+        return held < PIPELINE_MAX_TASKS and worker.load_s + average <= PIPELINE_BUDGET_S
+
+    def _send_one(self, worker: Worker, queue: SchedulingClass, now: float) -> None:
+        task = queue.pop()
+        task.state = TaskState.SENT  # from READY: queue.pop gives no other
+        task.worker = worker
+        task.gpus = worker.gpus
+        task.sent_at = now
+        average = task.template.average_s
+        task.expected_s = average if average >= 0 else UNKNOWN_S
+        worker.tasks[task.id] = task
+        worker.load_s += task.expected_s
+        self._send(worker, task)
+
+    def _start_workers(self, queue: SchedulingClass) -> None:
+        fit = queue.count
+        for name, units in queue.demand:
+            if units > 0:
+                fit = min(fit, self.available.get(name, 0) // units)
+        for _ in range(min(fit, MAX_WORKER_STARTS) - queue.pool.starting):
+            self._start_worker(queue.pool)
+
+    def _release_if_empty(self, worker: Worker, now: float) -> None:
+        if worker.lease is None or worker.tasks or worker.state is not WorkerState.LEASED:
+            return
+        self._end_lease(worker)
+        worker.move(WorkerState.IDLE)
+        worker.idle_since = now
+        worker.stalled = False
+        worker.pool.idle.append(worker)
+
+    def _end_lease(self, worker: Worker) -> None:
+        lease = worker.lease
+        if lease is None:
+            return
+        demand = lease.demand
+        if worker.state is WorkerState.BLOCKED:  # its CPU has been given back already
+            demand = tuple(pair for pair in demand if pair[0] != "CPU")
+        self.give_back(demand, worker.gpus)
+        lease.leased.pop(worker.id, None)
+        worker.lease = None
+        worker.gpus = None
+
+    # ------------------------------------------------------------------ views
+
+    def queued(self) -> int:
+        """Ready tasks and actor creations that wait for resources."""
+        return sum(queue.count for queue in self.classes.values()) + len(self.placing)
+
+    def check(self, held_by_actors: dict[str, int] | None = None) -> None:
+        """Assert the invariants; for tests and the simulator."""
+        used = dict(held_by_actors or {})
+        for worker in self.workers.values():
+            assert worker.lease is None or worker.id in worker.lease.leased
+            for task in worker.tasks.values():
+                assert task.worker is worker and task.state is TaskState.SENT
+            if worker.lease is not None:
+                assert worker.state in (
+                    WorkerState.LEASED,
+                    WorkerState.BLOCKED,
+                    WorkerState.ENDING,
+                )
+                for name, units in worker.lease.demand:
+                    if not (name == "CPU" and worker.state is WorkerState.BLOCKED):
+                        used[name] = used.get(name, 0) + units
+        for name, total in self.total.items():
+            assert self.available[name] + used.get(name, 0) == total, (
+                f"{name}: {self.available[name]} free + {used.get(name, 0)} used != {total}"
+            )
+        if "GPU" in self.total:
+            assert sum(self.gpu_free) == self.available["GPU"], "GPUs do not add up"
+        for pool in self.pools.values():
+            assert all(worker.state is WorkerState.IDLE for worker in pool.idle)
+        for queue in self.classes.values():
+            assert queue.count == sum(len(q) for q in queue.by_depth.values())
+            assert bool(queue.count) == (queue in self.ready)

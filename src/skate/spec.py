@@ -1,0 +1,82 @@
+"""What travels with a task: its call template, its demand, the job it belongs to.
+
+Resources are fixed point (``config.RESOURCE_UNITS`` to one), so that sums of fractions are exact.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from skate.config import RESOURCE_UNITS
+
+Demand = tuple[tuple[str, int], ...]  # sorted pairs of resource name and fixed-point units
+
+
+def demand_of(resources: dict[str, float]) -> Demand:
+    """The fixed-point demand of a mapping of resource name to amount; zeros are dropped."""
+    return tuple(
+        sorted((name, round(x * RESOURCE_UNITS)) for name, x in resources.items() if round(x * RESOURCE_UNITS))
+    )
+
+
+def resources_of(demand: Demand | dict[str, int]) -> dict[str, float]:
+    """The amounts of a fixed-point demand, as users write them."""
+    pairs = demand.items() if isinstance(demand, dict) else demand
+    return {name: units / RESOURCE_UNITS for name, units in pairs}
+
+
+class CallTemplate(msgspec.Struct, array_like=True, frozen=True):
+    """All that repeated calls of one remote function (or method) share; registered once a line.
+
+    ``kind`` is "task", "actor" (a constructor) or "method". ``demand`` is what a task holds while
+    it runs; an actor's ``demand`` is what it needs to be placed, ``running_demand`` what it keeps.
+    ``threads`` is the value for OMP_NUM_THREADS.
+    """
+
+    kind: str
+    function_id: bytes
+    name: str
+    demand: Demand = ()
+    running_demand: Demand = ()
+    num_returns: int = 1
+    max_retries: int = 0
+    retry_exceptions: bool | bytes = False  # bytes: a pickled tuple of exception classes
+    max_calls: int = 0
+    threads: int = 1
+    events: bool = True
+
+
+class ActorOptions(msgspec.Struct, array_like=True):
+    """What an actor is created with, beside its constructor's template."""
+
+    name: str = ""
+    namespace: str = ""
+    class_name: str = ""
+    methods: dict[str, dict[str, object]] = {}
+    max_restarts: int = 0
+    max_task_retries: int = 0
+    max_concurrency: int = 1
+    is_async: bool = False
+    in_order: bool = True
+    detached: bool = False
+    get_if_exists: bool = False
+
+
+class JobConfig(msgspec.Struct, array_like=True):
+    """A driver's world, which its workers take over: environment, module path, folder, namespace."""
+
+    namespace: str = ""
+    environ: dict[str, str] = {}
+    sys_path: list[str] = []
+    working_dir: str = ""
+    entrypoint: str = ""
+    log_to_driver: bool = True
+    main_file: str = ""
+    start_method: str = ""
+
+
+# The first byte of every payload says how it is written, so that another language can join.
+FORMAT_RAW = b"\x01"  # a bytes object as it is
+FORMAT_MSGPACK = b"\x02"  # plain data; reserved for other languages
+FORMAT_PICKLE = b"\x03"  # pickle 5, buffers inside or behind it
+FORMAT_ERROR = b"\x04"  # an encoded ErrorRecord: get() raises it

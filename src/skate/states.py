@@ -1,0 +1,115 @@
+"""Life cycles: for each, one enum and one transition table. docs/states is generated from here.
+
+``advance`` is the only way to move; an illegal move is a bug of ours and says so with both names.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TypeVar
+
+
+class TaskState(IntEnum):
+    """A task, from the moment its node has heard of it."""
+
+    WAITING = 0  # for arguments that are not there yet
+    READY = 1  # in the queue of its scheduling class
+    SENT = 2  # to a worker, which alone decides when it begins (DESIGN 11)
+    FINISHED = 3
+    FAILED = 4
+
+
+class ActorState(IntEnum):
+    """An actor; the names are Ray's."""
+
+    DEPENDENCIES_UNREADY = 0
+    PENDING_CREATION = 1
+    ALIVE = 2
+    RESTARTING = 3
+    DEAD = 4
+
+
+class WorkerState(IntEnum):
+    """A worker process, as its node sees it."""
+
+    STARTING = 0
+    IDLE = 1
+    LEASED = 2  # holds a class's resources and runs its tasks
+    BLOCKED = 3  # its task waits in get/wait: the CPU is lent out
+    ACTOR = 4
+    ENDING = 5
+    DEAD = 6
+
+
+class ObjectState(IntEnum):
+    """An object, as its node sees it."""
+
+    PENDING = 0  # promised by a task
+    INLINE = 1  # value kept by the node itself
+    SEALED = 2  # value in the arena
+    FREED = 3
+
+
+class NodeState(IntEnum):
+    """A node, as the GCS sees it."""
+
+    ALIVE = 0
+    DEAD = 1
+
+
+TASK_MOVES: dict[TaskState, tuple[TaskState, ...]] = {
+    TaskState.WAITING: (TaskState.READY, TaskState.FAILED),
+    TaskState.READY: (TaskState.SENT, TaskState.FAILED),
+    # READY again: handed back unbegun, or its worker died and a retry is left.
+    TaskState.SENT: (TaskState.FINISHED, TaskState.FAILED, TaskState.READY),
+    TaskState.FINISHED: (),
+    TaskState.FAILED: (),
+}
+
+ACTOR_MOVES: dict[ActorState, tuple[ActorState, ...]] = {
+    ActorState.DEPENDENCIES_UNREADY: (ActorState.PENDING_CREATION, ActorState.DEAD),
+    ActorState.PENDING_CREATION: (ActorState.ALIVE, ActorState.RESTARTING, ActorState.DEAD),
+    ActorState.ALIVE: (ActorState.RESTARTING, ActorState.DEAD),
+    ActorState.RESTARTING: (ActorState.ALIVE, ActorState.RESTARTING, ActorState.DEAD),
+    ActorState.DEAD: (),
+}
+
+WORKER_MOVES: dict[WorkerState, tuple[WorkerState, ...]] = {
+    WorkerState.STARTING: (WorkerState.IDLE, WorkerState.ACTOR, WorkerState.DEAD),
+    WorkerState.IDLE: (WorkerState.LEASED, WorkerState.ENDING, WorkerState.DEAD),
+    WorkerState.LEASED: (
+        WorkerState.IDLE,
+        WorkerState.BLOCKED,
+        WorkerState.ENDING,
+        WorkerState.DEAD,
+    ),
+    WorkerState.BLOCKED: (WorkerState.LEASED, WorkerState.ENDING, WorkerState.DEAD),
+    WorkerState.ACTOR: (WorkerState.ENDING, WorkerState.DEAD),
+    WorkerState.ENDING: (WorkerState.DEAD,),
+    WorkerState.DEAD: (),
+}
+
+OBJECT_MOVES: dict[ObjectState, tuple[ObjectState, ...]] = {
+    ObjectState.PENDING: (ObjectState.INLINE, ObjectState.SEALED, ObjectState.FREED),
+    ObjectState.INLINE: (ObjectState.FREED,),
+    ObjectState.SEALED: (ObjectState.FREED,),
+    ObjectState.FREED: (),
+}
+
+NODE_MOVES: dict[NodeState, tuple[NodeState, ...]] = {
+    NodeState.ALIVE: (NodeState.DEAD,),
+    NodeState.DEAD: (),
+}
+
+State = TypeVar("State", TaskState, ActorState, WorkerState, ObjectState, NodeState)
+
+
+class IllegalMove(AssertionError):
+    """A life cycle was asked to make a move that its table does not have: a bug in skate."""
+
+
+def advance(moves: dict[State, tuple[State, ...]], current: State, to: State) -> State:
+    """``to``, if the table allows the move from ``current``."""
+    if to not in moves[current]:
+        raise IllegalMove(f"{type(current).__name__} {current.name} -> {to.name}")
+    return to

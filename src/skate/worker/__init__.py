@@ -1,0 +1,1 @@
+"""Workers and drivers: user processes, each with one connection, to its node."""

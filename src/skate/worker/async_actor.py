@@ -1,0 +1,106 @@
+"""An actor with async methods: one event loop on the main thread runs all of its calls.
+
+The loop itself reads the connection (``add_reader``), so a call costs no thread switch. As in Ray,
+its plain methods run on the loop too, one at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from skate import messages as m
+from skate.worker.runtime import current_run
+
+if TYPE_CHECKING:
+    from skate.worker.worker_main import Worker
+
+
+class AsyncLoop:
+    """Runs the calls of an async actor, at most ``max_concurrency`` at a time."""
+
+    def __init__(self, worker: Worker, max_concurrency: int) -> None:
+        self._worker = worker
+        self._connection = worker.connection
+        self._free = max_concurrency
+        self._waiting: deque[m.Run] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flush_due = False
+        self._over: asyncio.Future[None] | None = None
+        self._loop: asyncio.AbstractEventLoop
+
+    def run(self) -> None:
+        """Until asked to end."""
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._over = self._loop.create_future()
+        self._worker.runtime.call_soon = self._call_soon
+        self._loop.add_reader(self._connection.sock.fileno(), self._on_readable)
+        self._connection.flush()
+        self._on_readable()
+        await self._over
+        self._loop.remove_reader(self._connection.sock.fileno())
+        while self._tasks:
+            await asyncio.wait(list(self._tasks))
+        self._connection.flush()
+
+    def _call_soon(self, callback: Any) -> None:
+        self._loop.call_soon_threadsafe(callback)
+
+    def _on_readable(self) -> None:
+        self._connection.try_read()
+        queue = self._worker.queue
+        while queue:
+            run = queue.popleft()
+            if self._worker.templates[run.template].kind == "actor":
+                self._finish(self._worker.execute(run))
+            elif self._free > 0:
+                self._start(run)
+            else:
+                self._waiting.append(run)
+        if self._worker.exit_reason and self._over is not None and not self._over.done():
+            if not self._waiting:
+                self._over.set_result(None)
+
+    def _start(self, run: m.Run) -> None:
+        self._free -= 1
+        task = self._loop.create_task(self._run(run))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, run: m.Run) -> None:
+        worker = self._worker
+        current_run.set(run)
+        started = time.monotonic()
+        spec = worker.templates[run.template]
+        try:
+            function, arguments, keywords = worker.prepare(run, spec)
+            value = function(*arguments, **keywords)
+            if inspect.isawaitable(value):
+                value = await value
+            done = worker.done(run, spec, value, started)
+        except BaseException as error:
+            done = worker.ended_by(run, spec, error, started)
+        self._finish(done)
+        self._free += 1
+        if self._waiting:
+            self._start(self._waiting.popleft())
+        elif worker.exit_reason:
+            self._on_readable()
+
+    def _finish(self, done: m.Done) -> None:
+        self._connection.append(done, len(done.data))
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        self._connection.flush()
+        if self._worker.queue or self._worker.exit_reason:
+            self._on_readable()

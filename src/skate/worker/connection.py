@@ -1,0 +1,289 @@
+"""A client's one connection: an outbox that flushes in batches, and a leader that reads for all.
+
+Writing (DESIGN 5.1): ``append`` never blocks. The outbox leaves at once when the line has been
+idle, else at 64 messages, 64 KiB or after 1 ms (the courier thread sees to that), and always before
+its process blocks. What the socket does not take stays in user space.
+
+Reading (DESIGN 11, "who reads"): a thread that blocks in the API reads for everyone (the leader);
+others that block wait for it. No thread reads while none is blocked, but for the courier of a
+driver, which ten times a second reads what is at hand: prints of tasks, and the EOF of a dead node.
+
+Locks: ``lock`` guards the outbox, ids and reference counts; ``_leader`` is held by who reads. No
+user code runs under either. ``ObjectRef.__del__`` and pin callbacks take no lock (reference journal).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from skate import config
+from skate import messages as m
+from skate.errors import RuntimeClosedError
+from skate.net.frame import FrameReader, frame
+
+_READ_BYTES = 256 << 10
+
+
+class Connection:
+    """See the module's docstring. ``handlers`` maps message types to what a reader does."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.lock = threading.Lock()
+        self.handlers: dict[type, Callable[[Any], None]] = {}
+        self.before_flush: Callable[[list[Any]], None] = lambda outbox: None
+        self.on_lost: Callable[[str], None] = lambda reason: None
+        self.on_tick: Callable[[], float | None] = lambda: None
+        self.defer_flush: Callable[[], bool] = lambda: False
+        self.outbox: list[Any] = []
+        self.closed = ""  # why, once it is
+        self._bytes = 0
+        self._unsent = bytearray()
+        self._last_flush = 0.0
+        self._reader = FrameReader(m.decode_to_client)
+        self._leader = threading.Lock()
+        self._turn = threading.Condition()
+        self._followers = 0
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self._poll_both = select.poll()
+        self._poll_both.register(sock, select.POLLIN | select.POLLOUT)
+        self._wake = threading.Lock()
+        self._wake.acquire()
+        self._armed = False
+        self._courier: threading.Thread | None = None
+        self._courier_tick_s: float | None = None
+        self.pid = os.getpid()
+
+    # ------------------------------------------------------------------ writing
+
+    def append(self, message: Any, size: int = 0) -> None:
+        """Queue a message; the caller does not hold the lock."""
+        with self.lock:
+            self.append_locked(message, size)
+
+    def append_locked(self, message: Any, size: int = 0) -> None:
+        """Queue a message; the caller holds the lock."""
+        if self.closed:
+            self.raise_closed()
+        outbox = self.outbox
+        outbox.append(message)
+        self._bytes += size
+        count = len(outbox)
+        if count >= config.FLUSH_CALLS or self._bytes >= config.FLUSH_BYTES:
+            self.flush_locked()
+        elif count == 1 and not self.defer_flush():
+            if time.monotonic() - self._last_flush > config.LINE_IDLE_S:
+                self.flush_locked()
+            else:
+                self.arm()
+
+    def flush(self) -> None:
+        """Send everything that is queued, and what the reference journal holds."""
+        with self.lock:
+            self.flush_locked()
+
+    def flush_locked(self) -> None:
+        """The same, for a caller that holds the lock."""
+        outbox = self.outbox
+        self.before_flush(outbox)
+        self._last_flush = time.monotonic()
+        if not outbox:
+            return
+        self._bytes = 0
+        data = frame(outbox)
+        outbox.clear()
+        if self._unsent:
+            self._unsent += data
+        else:
+            sent = self._send(data)
+            if sent < len(data):
+                self._unsent += memoryview(data)[sent:]
+                self.arm()
+
+    def _send(self, data: bytes | bytearray) -> int:
+        try:
+            return self.sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            return len(data)  # the reader will see why; nothing more can be sent
+
+    def _send_rest(self) -> None:
+        with self.lock:
+            if self._unsent:
+                sent = self._send(self._unsent)
+                del self._unsent[:sent]
+
+    # ------------------------------------------------------------------ reading
+
+    def wait_for(self, ready: Callable[[], Any], timeout_s: float | None = None) -> bool:
+        """Read for everyone until ``ready()``; False if that took longer than the time-out.
+
+        Raises RuntimeClosedError (or what ``raise_closed`` makes of it) if the connection ends.
+        """
+        if ready():
+            return True
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self.flush()
+        while True:
+            if self._leader.acquire(blocking=False):
+                try:
+                    done = self._lead(ready, deadline)
+                finally:
+                    self._leader.release()
+                    if self._followers:
+                        self._notify()
+                return done
+            with self._turn:
+                self._followers += 1
+                try:
+                    if ready():
+                        return True
+                    if self._leader.acquire(blocking=False):
+                        self._leader.release()  # take it outside of the condition
+                        continue
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        return False
+                    self._turn.wait(left)
+                finally:
+                    self._followers -= 1
+            if ready():
+                return True
+
+    def _lead(self, ready: Callable[[], Any], deadline: float | None) -> bool:
+        while True:
+            if ready():
+                return True
+            if self.closed:
+                self.raise_closed()
+            poll = self._poll_both if self._unsent else self._poll
+            if deadline is None:
+                events = poll.poll()
+            else:
+                left = deadline - time.monotonic()
+                events = poll.poll(max(0.0, left * 1000))
+                if not events and left <= 0:
+                    return False
+            if self._unsent:
+                self._send_rest()
+            if events and events[0][1] & ~select.POLLOUT:
+                self.read_at_hand()
+                if self._followers:
+                    self._notify()
+
+    def _notify(self) -> None:
+        with self._turn:
+            self._turn.notify_all()
+
+    def read_at_hand(self) -> bool:
+        """Handle what has arrived, without blocking; the caller holds ``_leader``."""
+        try:
+            data = self.sock.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self.lost(f"the connection to the node broke: {error}")
+            return False
+        if not data:
+            self.lost("the node daemon closed the connection")
+            return False
+        handlers = self.handlers
+        for message in self._reader.feed(data):
+            handlers[type(message)](message)
+        return True
+
+    def try_read(self) -> None:
+        """Handle what has arrived, if no other thread is at it."""
+        if self._leader.acquire(blocking=False):
+            try:
+                while not self.closed and self.read_at_hand():
+                    pass
+            finally:
+                self._leader.release()
+                if self._followers:
+                    self._notify()
+
+    # ------------------------------------------------------------------ the courier
+
+    def arm(self) -> None:
+        """Have the courier flush within a millisecond; the caller holds the lock."""
+        if not self._armed:
+            self._armed = True
+            if self._courier is None:
+                self.start_courier(None)
+            self._wake.release()
+
+    def start_courier(self, tick_s: float | None) -> None:
+        """Start the helper thread; with a tick, it also reads what is at hand that often."""
+        self._courier_tick_s = tick_s
+        self._courier = threading.Thread(target=self._run_courier, name="skate-courier", daemon=True)
+        self._courier.start()
+
+    def _run_courier(self) -> None:
+        tick_s = self._courier_tick_s
+        wait_s: float | None = tick_s
+        while not self.closed:
+            armed = self._wake.acquire(timeout=-1 if wait_s is None else wait_s)
+            if self.closed:
+                return
+            if armed:
+                time.sleep(config.FLUSH_DELAY_S)
+            with self.lock:
+                if armed:
+                    self._armed = False
+                if not self.closed:
+                    self.flush_locked()
+            if self._unsent:
+                self._poll_both.poll(50)
+                self._send_rest()
+                with self.lock:
+                    if self._unsent:
+                        self.arm()
+            if tick_s is not None:
+                self.try_read()
+            next_s = self.on_tick()
+            wait_s = next_s if next_s is not None else tick_s
+
+    # ------------------------------------------------------------------ the end
+
+    def lost(self, reason: str) -> None:
+        """The other side is gone."""
+        if not self.closed:
+            self.closed = reason
+            self.on_lost(reason)
+            self._notify()
+
+    def raise_closed(self) -> None:
+        """What a call on a closed connection raises; the session knows more and may replace it."""
+        raise RuntimeClosedError(self.closed)
+
+    def close(self, reason: str) -> None:
+        """Close our end."""
+        if not self.closed:
+            self.closed = reason
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+        self.sock.close()
+        with contextlib.suppress(RuntimeError):
+            self._wake.release()
+        self._notify()
+
+    def close_in_child(self) -> None:
+        """After a fork by the user's program: the parent's connection is not ours to use."""
+        self.closed = "this process was forked from one that uses skate; call init() here"
+        self.lock = threading.Lock()
+        self._leader = threading.Lock()
+        self._turn = threading.Condition()
+        self.outbox = []
+        self._unsent = bytearray()
+        with contextlib.suppress(OSError):
+            os.close(self.sock.detach())

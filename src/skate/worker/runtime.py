@@ -1,0 +1,523 @@
+"""The engine inside every driver and worker: submit, put, get, wait, over the one connection.
+
+Under api/ (its only caller, with worker_main). It turns calls into messages, keeps the values that
+have arrived as long as a ref to them exists in this process, and counts those refs. ``current()``
+is the one runtime of the process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+from skate import messages as m
+from skate.config import FUNCTION_WARN_BYTES, INLINE_MAX_BYTES, MAX_FUNCTION_BYTES
+from skate.errors import (
+    GetTimeoutError,
+    RuntimeClosedError,
+    decode_error,
+    raise_form,
+)
+from skate.ids import FIRST_RETURN, TaskIdCounter, return_id
+from skate.objects.mapping import ArenaMapping
+from skate.objects.reference_counter import ReferenceCounter, process_journal
+from skate.objects.serialization import Serialized, deserialize, serialize
+from skate.spec import FORMAT_ERROR, CallTemplate
+from skate.worker.connection import Connection
+
+_ERROR_TAG = FORMAT_ERROR[0]
+
+# The Run message of the task that the current thread or coroutine executes; None in a driver.
+current_run: ContextVar[m.Run | None] = ContextVar("skate_run", default=None)
+
+
+class Runtime:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        job_id: bytes,
+        node_id: bytes,
+        submitter: bytes,
+        session: str,
+        arena_path: str,
+        arena_bytes: int,
+        namespace: str,
+        is_driver: bool,
+    ) -> None:
+        self.connection = connection
+        self.job_id = job_id
+        self.node_id = node_id
+        self.session = session
+        self.namespace = namespace
+        self.is_driver = is_driver
+        self.worker_id = submitter.ljust(16, b"\x00")
+        self.references = ReferenceCounter(process_journal)
+        self.mapping = ArenaMapping(arena_path, arena_bytes)
+        self.values: dict[bytes, m.Ready] = {}
+        self.promised: set[bytes] = set()  # results of our own calls: they come unasked
+        self.wanted: set[bytes] = set()  # asked for
+        self.errors_seen = 0  # grows with every error that arrives
+        self.answers: dict[int, m.Answer] = {}
+        self.extents: dict[bytes, m.Extent] = {}
+        self.ids = TaskIdCounter(job_id, submitter)
+        self.sequences: dict[bytes, int] = {}  # next call number per actor
+        self.blocking: Callable[[], Callable[[], None]] | None = None  # set by the worker
+        self._functions: set[bytes] = set()
+        self._templates: dict[CallTemplate, int] = {}
+        self._ask_count = 0
+        self._callbacks: dict[bytes, list[Callable[[], None]]] = {}
+        self._due: deque[Callable[[], None]] = deque()
+        self._futures_thread: threading.Thread | None = None
+        self.call_soon: Callable[[Callable[[], None]], None] | None = None  # an async actor's loop
+        connection.before_flush = self._before_flush
+        connection.handlers.update(
+            {
+                m.Ready: self._on_ready,
+                m.Answer: self._on_answer,
+                m.Extent: self._on_extent,
+            }
+        )
+
+    # ------------------------------------------------------------------ what arrives
+
+    def _on_ready(self, message: m.Ready) -> None:
+        object_id = message.object_id
+        self.promised.discard(object_id)
+        if self.wanted:
+            self.wanted.discard(object_id)
+        if object_id not in self.references.counts:
+            return  # the last ref went while it was under way
+        self.values[object_id] = message
+        data = message.data
+        if data and data[0] == _ERROR_TAG:
+            self.errors_seen += 1
+        if self._callbacks:
+            for callback in self._callbacks.pop(object_id, ()):
+                if self.call_soon is not None:
+                    self.call_soon(callback)
+                else:
+                    self._due.append(callback)
+
+    def _on_answer(self, answer: m.Answer) -> None:
+        self.answers[answer.number] = answer
+
+    def _on_extent(self, extent: m.Extent) -> None:
+        self.extents[extent.object_id] = extent
+
+    def _before_flush(self, outbox: list[Any]) -> None:
+        # Under the connection's lock. Holds go before releases (reference_counter).
+        if self.references.journal:
+            new, gone = self.references.drain()
+            if new:
+                outbox.append(m.Hold(new))
+            if gone:
+                outbox.append(m.Release(gone))
+                values = self.values
+                for object_id in gone:
+                    values.pop(object_id, None)
+        dead = self.mapping.dead
+        if dead:
+            outbox.append(m.Unpin([dead.popleft() for _ in range(len(dead))]))
+
+    # ------------------------------------------------------------------ functions, templates
+
+    def register(self, spec: CallTemplate, pickled: bytes | None, name: str) -> int:
+        """This connection's number for a template; sends it, and its function, the first time."""
+        with self.connection.lock:
+            number = self._templates.get(spec)
+            if number is None:
+                if pickled is not None and spec.function_id not in self._functions:
+                    self._functions.add(spec.function_id)
+                    self.connection.append_locked(
+                        m.RegisterFunction(spec.function_id, pickled, name), len(pickled)
+                    )
+                number = self._templates[spec] = len(self._templates)
+                self.connection.append_locked(m.RegisterTemplate(number, spec))
+        return number
+
+    # ------------------------------------------------------------------ tasks
+
+    def submit(
+        self,
+        template: int,
+        arguments: bytes,
+        dependencies: list[bytes] | None,
+        nested: list[bytes] | None,
+    ) -> bytes:
+        """Submit a task with one return; the id of that return, held once."""
+        run = current_run.get()
+        depth = 0 if run is None else run.depth + 1
+        connection = self.connection
+        with connection.lock:
+            task_id = self.ids.next_task()
+            object_id = task_id + FIRST_RETURN
+            self.references.counts[object_id] = 1
+            self.promised.add(object_id)
+            connection.append_locked(
+                m.Submit(task_id, template, arguments, dependencies, nested, depth), len(arguments)
+            )
+        return object_id
+
+    def submit_many(
+        self,
+        template: int,
+        arguments: bytes,
+        dependencies: list[bytes] | None,
+        nested: list[bytes] | None,
+        returns: int,
+    ) -> list[bytes]:
+        """Submit a task with any number of returns; their ids, each held once."""
+        run = current_run.get()
+        depth = 0 if run is None else run.depth + 1
+        with self.connection.lock:
+            task_id = self.ids.next_task()
+            object_ids = self._promise(task_id, returns)
+            self.connection.append_locked(
+                m.Submit(task_id, template, arguments, dependencies, nested, depth), len(arguments)
+            )
+        return object_ids
+
+    def _promise(self, task_id: bytes, returns: int) -> list[bytes]:
+        object_ids = [return_id(task_id, index) for index in range(returns)]
+        for object_id in object_ids:
+            self.references.counts[object_id] = 1
+            self.promised.add(object_id)
+        return object_ids
+
+    def call_actor(
+        self,
+        actor_id: bytes,
+        template: int,
+        arguments: bytes,
+        dependencies: list[bytes] | None,
+        nested: list[bytes] | None,
+        returns: int,
+    ) -> list[bytes]:
+        """Call a method; the ids of its returns, each held once."""
+        with self.connection.lock:
+            task_id = self.ids.next_task()
+            object_ids = self._promise(task_id, returns)
+            sequence = self.sequences.get(actor_id, 0)
+            self.sequences[actor_id] = sequence + 1
+            self.connection.append_locked(
+                m.CallActor(
+                    task_id, actor_id, sequence, template, arguments, dependencies, nested
+                ),
+                len(arguments),
+            )
+        return object_ids
+
+    def create_actor(
+        self,
+        actor_id: bytes,
+        counted_id: bytes,
+        template: int,
+        options: Any,
+        arguments: bytes,
+        dependencies: list[bytes] | None,
+        nested: list[bytes] | None,
+    ) -> None:
+        """Create an actor, whose handle is held once."""
+        with self.connection.lock:
+            self.references.born_here(counted_id)
+            self.connection.append_locked(
+                m.CreateActor(actor_id, template, options, arguments, dependencies, nested),
+                len(arguments),
+            )
+
+    def new_task_id(self) -> bytes:
+        """A fresh TaskID (an actor's id is that of its construction)."""
+        with self.connection.lock:
+            return self.ids.next_task()
+
+    # ------------------------------------------------------------------ objects
+
+    def put(self, value: Any) -> bytes:
+        """Store a value; its id, held once. ObjectStoreFullError if there is no room."""
+        return self.put_serialized(serialize(value))
+
+    def put_serialized(self, serialized: Serialized) -> bytes:
+        """Store a payload; its id, held once."""
+        connection = self.connection
+        if serialized.size <= INLINE_MAX_BYTES:
+            data = serialized.to_bytes()
+            with connection.lock:
+                object_id = self.ids.next_put()
+                self.references.counts[object_id] = 1
+                self.values[object_id] = m.Ready(object_id, data)
+                connection.append_locked(
+                    m.Put(object_id, data, serialized.contains), len(data)
+                )
+            return object_id
+        with connection.lock:
+            object_id = self.ids.next_put()
+        value = self.write_extent(object_id, serialized)
+        with connection.lock:
+            self.references.counts[object_id] = 1
+            self.values[object_id] = m.Ready(object_id, b"", value.offset, value.size)
+            connection.append_locked(m.Seal(object_id, serialized.contains))
+        return object_id
+
+    def write_extent(self, object_id: bytes, serialized: Serialized) -> m.Value:
+        """Write a payload into the arena; what is left to do is to seal it."""
+        self.connection.append(m.CreateExtent(object_id, serialized.size))
+        extents = self.extents
+        self.connection.wait_for(lambda: object_id in extents)
+        extent = extents.pop(object_id)
+        if extent.error:
+            raise self.error_of(extent.error)
+        target = self.mapping.writable(extent.offset, serialized.size)
+        serialized.write_into(target)
+        target.release()
+        return m.Value(b"", extent.offset, serialized.size)
+
+    def error_of(self, payload: bytes) -> BaseException:
+        """The exception that an error payload stands for."""
+        import cloudpickle
+
+        return raise_form(decode_error(payload[1:]), cloudpickle.loads)
+
+    def value_of(self, ready: m.Ready | m.Value, object_id: bytes) -> Any:
+        """The Python value of what has arrived; raises if it is an error."""
+        if ready.size:
+            view, is_new = self.mapping.read(object_id, ready.offset, ready.size)
+            if is_new:
+                self.connection.append(m.Pin([object_id]))
+            return deserialize(view)
+        data = ready.data
+        if data[0] == _ERROR_TAG:
+            raise self.error_of(data)
+        return deserialize(data)
+
+    def want(self, object_ids: Sequence[bytes]) -> None:
+        """Ask for those that would not come by themselves."""
+        values, promised, wanted = self.values, self.promised, self.wanted
+        missing = [
+            object_id
+            for object_id in object_ids
+            if object_id not in values and object_id not in promised and object_id not in wanted
+        ]
+        if missing:
+            with self.connection.lock:
+                # The holds of refs just unpickled have to be counted before their values come.
+                self.connection.flush_locked()
+                wanted.update(missing)
+                self.connection.append_locked(m.Want(missing))
+
+    def get(self, object_ids: Sequence[bytes], timeout_s: float | None) -> list[Any]:
+        """The values, in order; the first error that is found is raised at once."""
+        values = self.values
+        if any(object_id not in values for object_id in object_ids):
+            self.want(object_ids)
+            if not self._wait_values(object_ids, timeout_s):
+                late = sum(object_id not in values for object_id in object_ids)
+                raise GetTimeoutError(
+                    f"get() timed out after {timeout_s} s: {late} of {len(object_ids)} objects "
+                    f"were not ready, the first is "
+                    f"{next(i for i in object_ids if i not in values).hex()}"
+                )
+        out = []
+        for object_id in object_ids:
+            ready = values.get(object_id)
+            if ready is None:
+                break
+            out.append(self.value_of(ready, object_id))
+        if len(out) < len(object_ids):  # an error came before the rest did
+            for object_id in object_ids:
+                ready = values.get(object_id)
+                if ready is not None and ready.data[:1] == FORMAT_ERROR:
+                    raise self.error_of(ready.data)
+        return out
+
+    def _wait_values(self, object_ids: Sequence[bytes], timeout_s: float | None) -> bool:
+        values = self.values
+        todo = list(reversed(object_ids))
+        seen = -1
+
+        def ready() -> bool:
+            nonlocal seen
+            while todo and todo[-1] in values:
+                todo.pop()
+            if not todo:
+                return True
+            if seen != self.errors_seen:
+                seen = self.errors_seen
+                for object_id in object_ids:
+                    found = values.get(object_id)
+                    if found is not None and found.data[:1] == FORMAT_ERROR:
+                        return True
+            return False
+
+        return self.block(ready, timeout_s)
+
+    def block(self, ready: Callable[[], bool], timeout_s: float | None) -> bool:
+        """Wait; in a worker, the CPU is lent out meanwhile."""
+        if self.blocking is None or ready():
+            return self.connection.wait_for(ready, timeout_s)
+        self.connection.flush()
+        self.connection.try_read()
+        if ready():
+            return True
+        go_on = self.blocking()
+        try:
+            return self.connection.wait_for(ready, timeout_s)
+        finally:
+            go_on()
+
+    def wait(
+        self, object_ids: Sequence[bytes], count: int, timeout_s: float | None
+    ) -> list[int]:
+        """Positions of the first ``count`` that are ready, in input order; fewer on time-out."""
+        values = self.values
+        found = self._ready_positions(object_ids, count)
+        if len(found) >= count:
+            return found
+        self.want(object_ids)
+        self.connection.try_read()
+        found = self._ready_positions(object_ids, count)
+        if len(found) >= count or timeout_s == 0:
+            if timeout_s == 0 and len(found) < count:
+                self.connection.flush()
+                # Poll honestly: what the node has answered by now counts.
+                pending = [i for i in object_ids if i in self.wanted]
+                if pending:
+                    self.ask("ping", {})
+                    found = self._ready_positions(object_ids, count)
+            return found
+
+        missing = {object_id for object_id in object_ids if object_id not in values}
+        total = len(object_ids)
+
+        def ready() -> bool:
+            arrived = [object_id for object_id in missing if object_id in values]
+            missing.difference_update(arrived)
+            return total - len(missing) >= count
+
+        self.block(ready, timeout_s)
+        return self._ready_positions(object_ids, count)
+
+    def _ready_positions(self, object_ids: Sequence[bytes], count: int) -> list[int]:
+        values = self.values
+        found = []
+        for position, object_id in enumerate(object_ids):
+            if object_id in values:
+                found.append(position)
+                if len(found) == count:
+                    break
+        return found
+
+    # ------------------------------------------------------------------ futures
+
+    def when_ready(self, object_id: bytes, callback: Callable[[], None]) -> None:
+        """Call back once the value is here, from a thread of ours or the async actor's loop."""
+        self.want([object_id])
+        with self.connection.lock:
+            arrived = object_id in self.values
+            if not arrived:
+                self._callbacks.setdefault(object_id, []).append(callback)
+        if not arrived and object_id in self.values:  # it came between the two lines above
+            with self.connection.lock:
+                waiting = self._callbacks.pop(object_id, None)
+            arrived = waiting is not None
+        if arrived:
+            if self.call_soon is not None:
+                self.call_soon(callback)
+            else:
+                self._due.append(callback)
+        if self.call_soon is None:
+            self._start_futures_thread()
+
+    def _start_futures_thread(self) -> None:
+        with self.connection.lock:
+            if self._futures_thread is not None and self._futures_thread.is_alive():
+                return
+            self._futures_thread = threading.Thread(
+                target=self._serve_futures, name="skate-futures", daemon=True
+            )
+            self._futures_thread.start()
+
+    def _serve_futures(self) -> None:
+        # Ends when nothing is outstanding: an idle process has no reader.
+        while True:
+            try:
+                self.connection.wait_for(lambda: self._due or not self._callbacks)
+            except RuntimeClosedError:
+                with self.connection.lock:
+                    orphans = [c for group in self._callbacks.values() for c in group]
+                    self._callbacks.clear()
+                for callback in orphans:
+                    callback()
+                return
+            while self._due:
+                self._due.popleft()()
+            with self.connection.lock:
+                if not self._callbacks and not self._due:
+                    self._futures_thread = None
+                    return
+
+    # ------------------------------------------------------------------ questions
+
+    def ask(self, method: str, body: dict[str, Any], timeout_s: float | None = None) -> Any:
+        """Ask the node (or, through it, the GCS); the answer's body, or its error raised."""
+        with self.connection.lock:
+            self._ask_count += 1
+            number = self._ask_count
+            self.connection.append_locked(m.Ask(number, method, body))
+        answers = self.answers
+        if not self.connection.wait_for(lambda: number in answers, timeout_s):
+            raise GetTimeoutError(f"no answer to {method!r} within {timeout_s} s")
+        answer = answers.pop(number)
+        if answer.error:
+            raise self.error_of(FORMAT_ERROR + answer.error)
+        return answer.body
+
+
+_current: Runtime | None = None
+
+
+def current() -> Runtime | None:
+    """The runtime of this process, if it is connected."""
+    return _current
+
+
+def set_current(runtime: Runtime | None) -> None:
+    """Connect (or disconnect) this process."""
+    global _current
+    _current = runtime
+
+
+def function_id_of(pickled: bytes, name: str) -> bytes:
+    """The content hash that names a function. ValueError if it is too large to be one."""
+    if len(pickled) > MAX_FUNCTION_BYTES:
+        raise ValueError(
+            f"The remote function {name} is too large ({len(pickled) / 1e6:.0f} MB, at most "
+            f"{MAX_FUNCTION_BYTES / 1e6:.0f} MB). It probably captures a large array or other "
+            "object. Store that with put() and pass the ref as an argument instead."
+        )
+    if len(pickled) > FUNCTION_WARN_BYTES:
+        import warnings
+
+        warnings.warn(
+            f"The remote function {name} is very large ({len(pickled) / 1e6:.0f} MB). Check that "
+            "it does not capture a large array by accident; put() that and pass the ref.",
+            stacklevel=4,
+        )
+    return hashlib.blake2b(pickled, digest_size=16).digest()
+
+
+def _after_fork_in_child() -> None:
+    # The parent's connection is the parent's; a fork inside a task or a driver starts without one.
+    if _current is not None:
+        _current.connection.close_in_child()
+        set_current(None)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,523 @@
+"""A worker process: takes over its job's world, then runs what its node sends.
+
+A task worker runs its queue one by one. An actor's process runs its calls in order on the main
+thread, on a pool of threads (``max_concurrency``), or on an event loop (async methods). What is in
+the queue and not begun can be handed back: when the running task blocks, or runs for more than
+25 ms (the courier thread sees to that). Whoever pops a task from the queue decides: it has begun,
+or it is handed back, never both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from skate import config
+from skate import messages as m
+from skate.errors import encode_error, record_task_error
+from skate.ids import return_id
+from skate.objects.serialization import ATOMS, NO_BUFFERS, deserialize, serialize
+from skate.spec import FORMAT_ERROR, CallTemplate
+from skate.worker import runtime as runtime_module
+from skate.worker.connection import Connection
+from skate.worker.named_output import name_output
+from skate.worker.runtime import Runtime, current_run
+
+NO_ARGUMENTS = b""
+
+
+class ActorExit(BaseException):
+    """Raised by exit_actor(): the actor ends after this call."""
+
+
+class Placeholder:
+    """Stands in pickled arguments for dependency number ``index``."""
+
+    __slots__ = ("index",)
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Placeholder, (self.index,)
+
+
+class Worker:
+    """The process's state and loop; ``worker`` is the one of this process."""
+
+    def __init__(self, connection: Connection, setup: m.WorkerSetup) -> None:
+        self.connection = connection
+        self.setup = setup
+        self.queue: deque[m.Run] = deque()
+        self.templates: dict[int, CallTemplate] = {}
+        self.pickled: dict[bytes, m.RegisterFunction] = {}
+        self.functions: dict[bytes, Any] = {}
+        self.exit_reason = ""
+        self.begun_at = 0.0  # when the running task began; 0: none runs
+        self.courier_awake = False
+        self.last_active = 0.0
+        self.main_thread = threading.get_ident()
+        self.actor: Any = None
+        self.actor_class: type | None = None
+        self.actor_name = ""
+        self.actor_template: CallTemplate | None = None
+        self.restarted = False
+        self.gpus: list[int] | None = None
+        self.pid = os.getpid()
+        self.clock_offset = time.time() - time.monotonic()
+        self.runtime = Runtime(
+            connection,
+            job_id=setup.job_id,
+            node_id=setup.node_id,
+            submitter=setup.submitter,
+            session=setup.session,
+            arena_path=setup.arena_path,
+            arena_bytes=setup.arena_bytes,
+            namespace=setup.job.namespace,
+            is_driver=False,
+        )
+        self.run_calls: Callable[[], None] = self.run_queue
+        connection.handlers.update(
+            {
+                m.Run: self._on_run,
+                m.RegisterFunction: self._on_function,
+                m.RegisterTemplate: self._on_template,
+                m.Exit: self._on_exit,
+            }
+        )
+
+    # ------------------------------------------------------------------ what arrives
+
+    def _on_run(self, run: m.Run) -> None:
+        self.queue.append(run)
+
+    def _on_function(self, message: m.RegisterFunction) -> None:
+        self.pickled[message.function_id] = message
+
+    def _on_template(self, message: m.RegisterTemplate) -> None:
+        self.templates[message.number] = message.template
+
+    def _on_exit(self, message: m.Exit) -> None:
+        self.exit_reason = message.reason or "asked to end"
+
+    # ------------------------------------------------------------------ the plain loop
+
+    def run_queue(self) -> None:
+        """Run tasks (or calls), one by one, until asked to end."""
+        queue = self.queue
+        connection = self.connection
+        while True:
+            connection.wait_for(lambda: queue or self.exit_reason)
+            while True:
+                try:
+                    run = queue.popleft()
+                except IndexError:  # empty, or the courier has handed it back
+                    break
+                self.begun_at = time.monotonic()
+                if not self.courier_awake:
+                    self.courier_awake = True
+                    with connection.lock:
+                        connection.arm()
+                done = self.execute(run)
+                self.begun_at = 0.0
+                if queue:
+                    connection.append(done, len(done.data))
+                else:
+                    with connection.lock:
+                        connection.outbox.append(done)
+                        connection.flush_locked()
+            if self.exit_reason:
+                return
+
+    def courier_tick(self) -> float | None:
+        """Called by the courier: hand back what waits behind a long task; seconds to the next.
+
+        While tasks run, somebody has to look at what the node sends ahead: the main thread may be
+        deep in user code. A second after the last task, the courier sleeps until the next.
+        """
+        now = time.monotonic()
+        begun = self.begun_at
+        if begun:
+            self.last_active = now
+            if now - begun >= config.HAND_BACK_AFTER_S - 0.005:
+                self.connection.try_read()
+                if begun == self.begun_at:
+                    self.hand_back()
+            return config.HAND_BACK_AFTER_S
+        if now - self.last_active < 1.0:
+            return config.HAND_BACK_AFTER_S
+        self.courier_awake = False
+        if self.begun_at:  # it began while we fell asleep
+            self.courier_awake = True
+            return config.HAND_BACK_AFTER_S
+        return None
+
+    def hand_back(self) -> None:
+        """Give back all that has not begun."""
+        if self.setup.actor_id:
+            return
+        task_ids = []
+        while True:
+            try:
+                task_ids.append(self.queue.popleft().task_id)
+            except IndexError:
+                break
+        if task_ids:
+            self.connection.append(m.HandBack(task_ids))
+            self.connection.flush()
+
+    def lend_cpu(self) -> Callable[[], None]:
+        """The running task is about to wait: what to call when it goes on."""
+        if threading.get_ident() != self.main_thread or not self.begun_at:
+            return lambda: None
+        begun, self.begun_at = self.begun_at, 0.0
+        self.hand_back()
+        self.connection.append(m.Blocked())
+
+        def go_on() -> None:
+            self.begun_at = begun
+            if not self.connection.closed:
+                self.connection.append(m.Unblocked())
+
+        return go_on
+
+    # ------------------------------------------------------------------ one task
+
+    def execute(self, run: m.Run) -> m.Done:
+        """Run a task, a constructor or a call; never raises what user code raised."""
+        started = time.monotonic()
+        spec = self.templates[run.template]
+        token = current_run.set(run)
+        try:
+            try:
+                function, arguments, keywords = self.prepare(run, spec)
+                value = function(*arguments, **keywords)
+                if spec.kind == "actor":
+                    self.actor, value = value, None
+                return self.done(run, spec, value, started)
+            except BaseException as error:
+                return self.ended_by(run, spec, error, started)
+        finally:
+            current_run.reset(token)
+            function = arguments = keywords = value = None
+
+    def prepare(self, run: m.Run, spec: CallTemplate) -> tuple[Any, Any, Any]:
+        """(callable, args, kwargs) of a run."""
+        name = spec.name
+        if run.gpus is not None:
+            self.gpus = run.gpus
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, run.gpus))
+        if spec.kind == "task":
+            function = self.functions.get(spec.function_id) or self.load(spec.function_id)
+        elif spec.kind == "actor":
+            function = self._constructor(spec)
+            self.actor_template = spec
+            self.restarted = run.attempt > 0
+        else:
+            function = self._method(name)
+        data: Any = run.arguments
+        if run.values is None:
+            if data == NO_ARGUMENTS:
+                return function, (), {}
+            arguments, keywords = deserialize(data)
+            return function, arguments, keywords
+        return (function, *self._with_values(run))
+
+    def _with_values(self, run: m.Run) -> tuple[Any, Any]:
+        assert run.values is not None and run.dependencies is not None
+        values = [
+            self.runtime.value_of(value, object_id)
+            for value, object_id in zip(run.values, run.dependencies, strict=True)
+        ]
+        # Arguments too large for the message are themselves the last dependency.
+        if run.arguments == NO_ARGUMENTS:
+            arguments, keywords = values.pop()
+        else:
+            arguments, keywords = deserialize(run.arguments)
+        return (
+            tuple(values[a.index] if type(a) is Placeholder else a for a in arguments),
+            {
+                key: values[a.index] if type(a) is Placeholder else a
+                for key, a in keywords.items()
+            },
+        )
+
+    def load(self, function_id: bytes) -> Any:
+        """Unpickle a function or class, once."""
+        message = self.pickled[function_id]
+        function = self.functions[function_id] = pickle.loads(message.data)
+        return function
+
+    def _constructor(self, spec: CallTemplate) -> Any:
+        self.actor_class = self.load(spec.function_id)
+        return self.actor_class
+
+    def _method(self, name: str) -> Any:
+        if name == "__ray_call__":
+            return lambda function, *args, **kwargs: function(self.actor, *args, **kwargs)
+        if name == "__ray_ready__":
+            return lambda: True
+        if name == "__ray_terminate__":
+            return exit_actor
+        return getattr(self.actor, name)
+
+    def done(self, run: m.Run, spec: CallTemplate, value: Any, started: float) -> m.Done:
+        """The Done of a task that returned ``value``."""
+        count = spec.num_returns
+        offset = self.clock_offset
+        ended = time.monotonic()
+        if count == 1:
+            if type(value) in ATOMS and type(value) is not bytes:
+                data = NO_BUFFERS + pickle.dumps(value, 5)
+                if len(data) <= config.INLINE_MAX_BYTES:
+                    return m.Done(
+                        run.task_id, run.attempt, started + offset, ended + offset, data
+                    )
+            values: Any = (value,)
+        elif count == 0:
+            values = ()
+        else:
+            values = self._several(value, count, spec.name)
+        results = [
+            self._result(return_id(run.task_id, index), one) for index, one in enumerate(values)
+        ]
+        ended = time.monotonic()
+        if count == 1 and not results[0].contains and not results[0].value.size:
+            return m.Done(
+                run.task_id, run.attempt, started + offset, ended + offset, results[0].value.data
+            )
+        return m.Done(
+            run.task_id, run.attempt, started + offset, ended + offset, results=results
+        )
+
+    def _several(self, value: Any, count: int, name: str) -> list[Any]:
+        try:
+            values = list(value)
+        except TypeError:
+            raise ValueError(
+                f"{name} was declared with num_returns={count}, so it has to return "
+                f"{count} values in a tuple or list; it returned a {type(value).__name__}"
+            ) from None
+        if len(values) != count:
+            raise ValueError(
+                f"{name} was declared with num_returns={count}, so it has to return "
+                f"{count} values; it returned {len(values)}"
+            )
+        return values
+
+    def _result(self, object_id: bytes, value: Any) -> m.Result:
+        serialized = serialize(value)
+        if serialized.size <= config.INLINE_MAX_BYTES:
+            return m.Result(m.Value(serialized.to_bytes()), serialized.contains)
+        return m.Result(
+            self.runtime.write_extent(object_id, serialized), serialized.contains
+        )
+
+    def ended_by(
+        self, run: m.Run, spec: CallTemplate, error: BaseException, started: float
+    ) -> m.Done:
+        """The Done of a task that did not return: it raised, or it ended its actor."""
+        if isinstance(error, ActorExit):
+            return self._exit_actor(run, spec, started)
+        return self.failed(run, spec, error, started)
+
+    def failed(
+        self, run: m.Run, spec: CallTemplate, error: BaseException, started: float
+    ) -> m.Done:
+        """The Done of a task that raised ``error``."""
+        record = record_task_error(
+            error,
+            f"{self.actor_name}.{spec.name}" if spec.kind == "method" else spec.name,
+            pid=self.pid,
+            actor_repr=self._actor_repr() if self.setup.actor_id else "",
+            actor_id=self.setup.actor_id.hex(),
+        )
+        record.fields["cause_type"] = type(error).__name__
+        payload = FORMAT_ERROR + encode_error(record)
+        offset = self.clock_offset
+        results = None
+        if spec.num_returns != 1:
+            results = [m.Result(m.Value(payload)) for _ in range(spec.num_returns)]
+        return m.Done(
+            run.task_id,
+            run.attempt,
+            started + offset,
+            time.monotonic() + offset,
+            payload,
+            results,
+            True,
+            self._is_retried(spec, error),
+        )
+
+    def _is_retried(self, spec: CallTemplate, error: BaseException) -> bool:
+        wanted = spec.retry_exceptions
+        if isinstance(wanted, bool) or not isinstance(error, Exception):
+            return wanted is True and isinstance(error, Exception)
+        from skate.errors import TaskError, UserCodeException
+
+        cause: BaseException | None = error
+        if isinstance(error, TaskError | UserCodeException):
+            cause = getattr(error, "cause", None) or error.__cause__ or error
+        return isinstance(cause, pickle.loads(wanted))
+
+    def _actor_repr(self) -> str:
+        actor = self.actor
+        if actor is None or type(actor).__repr__ is object.__repr__:
+            return ""
+        try:
+            return repr(actor)
+        except Exception:
+            return ""
+
+    def _exit_actor(
+        self, run: m.Run, spec: CallTemplate, started: float
+    ) -> m.Done:
+        from skate.errors import ErrorRecord
+
+        self.leave("exit_actor() was called")
+        payload = FORMAT_ERROR + encode_error(
+            ErrorRecord(
+                kind="ActorDiedError",
+                message=f"The actor {self.actor_name} ended itself: exit_actor() was called in "
+                f"{spec.name}.",
+                fields={"actor_id": self.setup.actor_id.hex()},
+            )
+        )
+        results = None
+        if spec.num_returns != 1:
+            results = [m.Result(m.Value(payload)) for _ in range(spec.num_returns)]
+        offset = self.clock_offset
+        return m.Done(
+            run.task_id,
+            run.attempt,
+            started + offset,
+            time.monotonic() + offset,
+            payload,
+            results,
+            True,
+        )
+
+    def leave(self, reason: str) -> None:
+        """End after what runs now: say so first, so that the node expects the exit."""
+        self.connection.append(m.Leaving(reason))
+        self.exit_reason = reason
+        self.queue.clear()
+
+    # ------------------------------------------------------------------ life
+
+    def log_name(self) -> str:
+        """What prints are labelled with: the task's name, or the actor's repr or class."""
+        if self.setup.actor_id:
+            return self._actor_repr() or self.actor_name
+        run = current_run.get()
+        if run is None:
+            return ""
+        spec = self.templates.get(run.template)
+        return spec.name if spec is not None else ""
+
+    def run(self) -> None:
+        """From hello to the end."""
+        setup = self.setup
+        connection = self.connection
+        connection.on_tick = self.courier_tick
+        self.runtime.blocking = self.lend_cpu
+        runtime_module.set_current(self.runtime)
+        name_output(self.log_name)
+        if setup.actor is not None:
+            self.actor_name = setup.actor.class_name
+            self._choose_loop(setup.actor)
+        connection.append(
+            m.Hello(
+                config.PROTOCOL_VERSION,
+                f"{sys.version_info[0]}.{sys.version_info[1]}",
+                "worker",
+                self.pid,
+                setup.submitter,
+            )
+        )
+        self.run_calls()
+        self._finish()
+
+    def _choose_loop(self, options: Any) -> None:
+        if options.is_async:
+            from skate.worker.async_actor import AsyncLoop
+
+            self.run_calls = AsyncLoop(self, options.max_concurrency).run
+        elif options.max_concurrency > 1:
+            from skate.worker.threaded_actor import ThreadedLoop
+
+            self.run_calls = ThreadedLoop(self, options.max_concurrency).run
+
+    def _finish(self) -> None:
+        """An intended end: the user's hooks, then the last words."""
+        hook = getattr(self.actor, "__ray_shutdown__", None)
+        if hook is not None:
+            try:
+                hook()
+            except Exception:
+                import traceback
+
+                traceback.print_exc()
+        with contextlib.suppress(Exception):
+            self.connection.flush()
+        self.actor = None
+        import atexit
+
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+
+
+worker: Worker | None = None
+
+
+def exit_actor() -> None:
+    """End the actor whose method calls this, in good order. TypeError outside of an actor."""
+    if worker is None or not worker.setup.actor_id:
+        raise TypeError("exit_actor() can only be called inside an actor's method")
+    raise ActorExit
+
+
+def take_over(setup: m.WorkerSetup) -> None:
+    """Make the driver's world this process's own: environment, module path, folder."""
+    job = setup.job
+    os.environ.clear()
+    os.environ.update(job.environ)
+    os.environ["SKATE_SESSION"] = setup.session
+    # As Ray does: a task gets as many native threads as CPUs, unless the user chose.
+    os.environ.setdefault("OMP_NUM_THREADS", str(setup.threads))
+    sys.path[:] = job.sys_path
+    sys.argv = [job.entrypoint] if job.entrypoint else [""]
+    with contextlib.suppress(OSError):
+        os.chdir(job.working_dir)
+    time.tzset()
+    if job.environ.get("SKATE_ALIAS_RAY"):
+        from skate.alias import install_ray_alias
+
+        install_ray_alias()
+
+
+def main(line: socket.socket) -> None:
+    """Entry of a freshly forked worker; ``line`` is its connection."""
+    global worker
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    connection = Connection(line)
+    setups: list[m.WorkerSetup] = []
+    connection.handlers[m.WorkerSetup] = setups.append
+    connection.on_lost = lambda reason: os._exit(0)  # the node is gone: nobody to work for
+    connection.wait_for(lambda: setups)
+    take_over(setups[0])
+    worker = Worker(connection, setups[0])
+    worker.run()
+

@@ -1,0 +1,320 @@
+"""Rules of the house that a program can check: imports only go down, cores stay pure, modules stay
+small and say what they are for.
+
+The layers are those of ARCHITECTURE.md. A new module must be entered in LAYER_OF_MODULE, or lie in
+a folder of LAYER_OF_FOLDER, so that its place is a decision and not an accident.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# 0 words, 1 pure cores, 2 parts that touch the world, 3 roles, 4 what a user touches.
+LAYER_OF_MODULE = {
+    "skate": 4,
+    "skate.__main__": 4,
+    "skate.cli": 4,
+    "skate.demo": 4,
+    "skate.exceptions": 4,
+    "skate.microbenchmark": 4,
+    "skate.status": 4,
+    "skate.timeline": 4,
+    "skate.ids": 0,
+    "skate.errors": 0,
+    "skate.config": 0,
+    "skate.states": 0,
+    "skate.spec": 0,
+    "skate.messages": 0,
+    "skate.gcs.gcs_server": 3,
+    "skate.objects": 0,
+    "skate.objects.arena": 1,
+    "skate.objects.object_store": 1,
+    "skate.objects.reference_counter": 1,
+    "skate.objects.serialization": 2,
+    "skate.objects.mapping": 2,
+    "skate.node": 0,
+    "skate.node.node_core": 1,
+    "skate.node.worker_pool": 1,
+    "skate.node.actor_router": 1,
+    "skate.node.zygote": 2,
+    "skate.node.log_tail": 2,
+    "skate.node.node_daemon": 3,
+    "skate.worker": 0,
+    "skate.worker.outbox": 1,
+    "skate.worker.executor": 2,
+    "skate.worker.runtime": 3,
+    "skate.net": 0,
+    "skate.net.frame": 1,
+    "skate.net.link": 2,
+}
+LAYER_OF_FOLDER = {"skate.gcs": 1, "skate.scheduler": 1, "skate.api": 4, "skate.demo": 4}
+
+TOP_PURE_LAYER = 1
+WORLD = frozenset(
+    {"asyncio", "ctypes", "mmap", "multiprocessing", "os", "psutil", "random", "secrets"}
+    | {"select", "selectors", "shutil", "signal", "socket", "subprocess", "tempfile"}
+    | {"threading", "time", "uvloop", "uuid"}
+)
+"""A core gets time, randomness and new ids as arguments and leaves I/O to its shell."""
+
+LONGEST_MODULE_LINES = 900
+TEXT_SUFFIXES = frozenset({".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".cfg", ".sh", ""})
+NOT_OURS = frozenset({"build", "dist", "venv", "node_modules", "__pycache__"})
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module of ours or of others, and where the statement stands."""
+
+    target: str
+    line: int
+    at_module_level: bool  # runs when the module is imported, so it can close a circle
+
+
+@dataclass(frozen=True)
+class Module:
+    """One source file of the package, parsed."""
+
+    name: str
+    path: Path
+    tree: ast.Module
+    imports: tuple[Import, ...]
+
+    def at(self, line: int) -> str:
+        return f"{relative(self.path)}:{line}"
+
+
+def test_every_module_has_a_layer() -> None:
+    expect_none(
+        "enter these in LAYER_OF_MODULE",
+        (module.name for module in package() if layer_of(module.name) is None),
+    )
+
+
+def test_imports_only_go_down() -> None:
+    expect_none(
+        "a module imports from its own layer or a lower one only, in functions too",
+        (
+            f"{module.at(found.line)}: {module.name} (layer {layer_of(module.name)}) imports"
+            f" {found.target} (layer {layer_of(found.target)})"
+            for module in package()
+            for found in module.imports
+            if (layer_of(found.target) or 0) > (layer_of(module.name) or 0)
+        ),
+    )
+
+
+def test_no_circle_of_imports() -> None:
+    ours = {module.name for module in package()}
+    graph = {
+        module.name: {i.target for i in module.imports if i.at_module_level and i.target in ours}
+        for module in package()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail("circle of imports: " + " <- ".join(error.args[1]), pytrace=False)
+
+
+def test_cores_do_not_touch_the_world() -> None:
+    expect_none(
+        "a core imports nothing of WORLD, in functions neither",
+        (
+            f"{module.at(found.line)}: {module.name} imports {found.target}"
+            for module in package()
+            if (layer_of(module.name) or 0) <= TOP_PURE_LAYER
+            for found in module.imports
+            if found.target.partition(".")[0] in WORLD
+        ),
+    )
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    expect_none(
+        "a module opens with a docstring",
+        (
+            relative(path)
+            for path in files()
+            if path.suffix == ".py" and not ast.get_docstring(ast.parse(path.read_bytes()))
+        ),
+    )
+
+
+def test_no_module_outgrows_a_reader() -> None:
+    """A module past the bound usually hides a new core: take that out, don't raise the bound."""
+    lengths = {path: path.read_bytes().count(b"\n") for path in files() if path.suffix == ".py"}
+    expect_none(
+        f"a module has at most {LONGEST_MODULE_LINES} lines",
+        (f"{relative(path)}: {n}" for path, n in lengths.items() if n > LONGEST_MODULE_LINES),
+    )
+
+
+def test_no_module_is_a_drawer_for_everything() -> None:
+    drawers = {"utils.py", "helpers.py", "misc.py", "common.py"}
+    expect_none(
+        "a module is named after the one thing that it holds",
+        (relative(path) for path in files() if path.name in drawers),
+    )
+
+
+def test_nothing_is_left_for_later() -> None:
+    expect_none("mend it or write it down", lines_that_match(r"\b(TO[D]O|FIX[M]E|X[X]X)\b"))
+
+
+def test_no_path_of_one_machine() -> None:
+    own_paths = r"(?<![\w.])(/wor[k]/|/roo[t]/|/tmp/[h]\b)"
+    expect_none("this exists on one machine only", lines_that_match(own_paths))
+
+
+def test_every_configured_bound_says_why() -> None:
+    """A number in config.py without its reason is a number nobody dares to change."""
+    path = ROOT / "src/skate/config.py"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    expect_none(
+        "explain the number above it, beside it or in a docstring below it",
+        (
+            f"{relative(path)}:{statement.lineno}: {lines[statement.lineno - 1].strip()}"
+            for body in bodies_with_bounds(ast.parse("\n".join(lines)))
+            for index, statement in enumerate(body)
+            if is_number(statement) and not is_explained(body, index, lines)
+        ),
+    )
+
+
+def expect_none(rule: str, violations: Iterable[str]) -> None:
+    """Fail with all violations at once, one a line, so that they can be mended in one go."""
+    if found := list(violations):
+        pytest.fail(rule + ":\n  " + "\n  ".join(found), pytrace=False)
+
+
+# The reading of the source.
+
+
+@cache
+def files() -> tuple[Path, ...]:
+    """Every text file of the project, without what tools and runs leave behind."""
+
+    def walk(folder: Path) -> Iterator[Path]:
+        for entry in sorted(folder.iterdir()):
+            if entry.is_dir():
+                hidden = entry.name.startswith(".") and entry.name not in {".ci", ".github"}
+                if not (hidden or entry.name in NOT_OURS or entry.name.endswith(".egg-info")):
+                    yield from walk(entry)
+            elif entry.suffix in TEXT_SUFFIXES:
+                yield entry
+
+    return tuple(walk(ROOT))
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def lines_that_match(pattern: str) -> Iterator[str]:
+    for path in files():
+        text = path.read_text(encoding="utf-8", errors="replace")
+        for number, line in enumerate(text.splitlines(), start=1):
+            if re.search(pattern, line):
+                yield f"{relative(path)}:{number}: {line.strip()[:120]}"
+
+
+@cache
+def package() -> tuple[Module, ...]:
+    """Every module of skate. Never empty, so that no rule passes for want of anything to check."""
+    paths = {module_name(path): path for path in (ROOT / "src/skate").rglob("*.py")}
+    assert paths, "no module found under src/skate"
+    modules = []
+    for name, path in sorted(paths.items()):
+        tree = ast.parse(path.read_bytes(), filename=str(path))
+        package_name = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        found = tuple(imports_of(tree, package_name, frozenset(paths)))
+        modules.append(Module(name, path, tree, found))
+    return tuple(modules)
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT / "src").with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def layer_of(name: str) -> int | None:
+    """The layer of one of our modules; None for a module of others and for one without a place."""
+    if name in LAYER_OF_MODULE:
+        return LAYER_OF_MODULE[name]
+    while name:
+        if name in LAYER_OF_FOLDER:
+            return LAYER_OF_FOLDER[name]
+        name = name.rpartition(".")[0]
+    return None
+
+
+def imports_of(tree: ast.Module, package_name: str, ours: frozenset[str]) -> Iterator[Import]:
+    """Every import of a module, in functions and under `if TYPE_CHECKING` too."""
+
+    def walk(node: ast.AST, at_module_level: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                for alias in child.names:
+                    yield Import(alias.name, child.lineno, at_module_level)
+            elif isinstance(child, ast.ImportFrom):
+                base = absolute_name(child, package_name)
+                for alias in child.names:
+                    inner = f"{base}.{alias.name}"
+                    target = inner if inner in ours else base
+                    yield Import(target, child.lineno, at_module_level)
+            else:
+                yield from walk(child, at_module_level and runs_on_import(child))
+
+    yield from walk(tree, True)
+
+
+def runs_on_import(node: ast.AST) -> bool:
+    if isinstance(node, ast.If):
+        return "TYPE_CHECKING" not in ast.dump(node.test)
+    return not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+
+
+def absolute_name(statement: ast.ImportFrom, package_name: str) -> str:
+    if statement.level == 0:
+        return statement.module or ""
+    parent = package_name.split(".")[: len(package_name.split(".")) - statement.level + 1]
+    return ".".join([*parent, *filter(None, [statement.module])])
+
+
+def bodies_with_bounds(tree: ast.Module) -> Iterator[list[ast.stmt]]:
+    yield tree.body
+    yield from (node.body for node in tree.body if isinstance(node, ast.ClassDef))
+
+
+def is_number(statement: ast.stmt) -> bool:
+    """An assignment of a number or of a sum of numbers: `flush_bytes: int = 64 * 1024`."""
+    if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
+        return False
+    return all(
+        isinstance(node, ast.BinOp | ast.UnaryOp | ast.operator | ast.unaryop)
+        or (isinstance(node, ast.Constant) and isinstance(node.value, int | float))
+        for node in ast.walk(statement.value)
+    )
+
+
+def is_explained(body: list[ast.stmt], index: int, lines: list[str]) -> bool:
+    """By a comment on its lines or right above them, or by a docstring right below."""
+    first, last = body[index].lineno - 1, body[index].end_lineno
+    if any("#" in line for line in lines[first:last]) or lines[first - 1].strip().startswith("#"):
+        return True
+    below = body[index + 1] if index + 1 < len(body) else None
+    return (
+        isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+        and isinstance(below.value.value, str)
+    )
