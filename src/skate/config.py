@@ -5,11 +5,14 @@ A name ends in its unit. Change a value here and nowhere else; a bound without a
 
 from __future__ import annotations
 
+import sys
+
 # -- wire ------------------------------------------------------------------------------------
+PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"  # pickles do not cross minor versions
 PROTOCOL_VERSION = 1  # compared at hello; a peer with another one is refused in a sentence
 MAX_FRAME_BYTES = 64 << 20  # a function of up to MAX_FUNCTION_BYTES is chunked below this
 HELLO_TIMEOUT_S = 5.0  # a stranger that connects and says nothing is closed after this
-INLINE_MAX_BYTES = 100 << 10  # larger values go through the arena (Ray: max_direct_call_object_size)
+INLINE_MAX_BYTES = 100 << 10  # larger values go through the arena (Ray's value)
 READ_TURN_BYTES = 1 << 20  # per connection and turn of the switch, so that it stays fair
 WRITE_BACKLOG_BYTES = 1 << 20  # past this, pushes to a client that does not read are held back
 
@@ -18,6 +21,7 @@ FLUSH_CALLS = 64  # measured: larger batches gain nothing, smaller ones cost a s
 FLUSH_BYTES = 64 << 10  # a socket buffer takes it in one write
 FLUSH_DELAY_S = 0.001  # nothing submitted waits longer than this for company
 LINE_IDLE_S = 0.0005  # a line that was silent for this long is flushed at once
+SPIN_S = 0.0001  # a waiting process looks for its answer so long before it sleeps
 COURIER_TICK_S = 0.1  # how often a process that is not in the API reads what is at hand (logs, EOF)
 
 # -- functions -----------------------------------------------------------------------------------

@@ -45,11 +45,12 @@ class TaskIdCounter:
 
     def next_put(self) -> bytes:
         """The next put's ObjectID: the process's own TaskID and an index that counts downwards."""
+        # 2^31 - 1 puts fit one parent: indexes above HANDLE_INDEX. Past that the parent's counter
+        # moves on, from the top.
+        round_, below_top = divmod(self._next_put, 0x7FFFFFFF)
         self._next_put += 1
-        number = self._next_put
-        # 2^31 puts fit one parent; past that the parent's counter moves on, from the top.
-        parent = (0xFFFFFFFFFFFF - (number >> 31)) & 0xFFFFFFFFFFFF if number >> 31 else 0
-        index = 0xFFFFFFFF - (number & 0x7FFFFFFE | number & 1)
+        parent = (1 << 48) - round_ if round_ else 0
+        index = 0xFFFFFFFF - below_top
         return self._prefix + parent.to_bytes(6, "big") + index.to_bytes(4, "big")
 
 

@@ -14,9 +14,8 @@ Demand = tuple[tuple[str, int], ...]  # sorted pairs of resource name and fixed-
 
 def demand_of(resources: dict[str, float]) -> Demand:
     """The fixed-point demand of a mapping of resource name to amount; zeros are dropped."""
-    return tuple(
-        sorted((name, round(x * RESOURCE_UNITS)) for name, x in resources.items() if round(x * RESOURCE_UNITS))
-    )
+    units = ((name, round(amount * RESOURCE_UNITS)) for name, amount in resources.items())
+    return tuple(sorted(pair for pair in units if pair[1]))
 
 
 def resources_of(demand: Demand | dict[str, int]) -> dict[str, float]:
@@ -63,7 +62,7 @@ class ActorOptions(msgspec.Struct, array_like=True):
 
 
 class JobConfig(msgspec.Struct, array_like=True):
-    """A driver's world, which its workers take over: environment, module path, folder, namespace."""
+    """A driver's world, which its workers take over: environment, module path, folder."""
 
     namespace: str = ""
     environ: dict[str, str] = {}

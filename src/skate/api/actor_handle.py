@@ -36,7 +36,7 @@ class ActorClassInheritanceException(TypeError):
 
 
 def method(*args: Any, **options: Any) -> Any:
-    """Options of one actor method: ``num_returns``, ``max_task_retries``, ``retry_exceptions``..."""
+    """Options of one actor method: ``num_returns``, ``max_task_retries`` and others."""
     if args and callable(args[0]) and not options and len(args) == 1:
         return args[0]
     if args or not options:
@@ -174,7 +174,7 @@ class ActorHandle:
         shared.max_pending_calls = max_pending_calls
 
     def __getattr__(self, name: str) -> ActorMethod:
-        shared = self.__dict__["_shared"] if "_shared" in self.__dict__ else None
+        shared = self.__dict__.get("_shared")
         if shared is None:
             raise AttributeError(name)
         options = shared.options.methods.get(name)
@@ -324,12 +324,12 @@ class ActorClass:
                 methods[name] = dict(getattr(plain, _METHOD_OPTIONS, {}))
                 arities[name] = Arity(plain, skip_self=bound_self)
                 is_async = is_async or inspect.iscoroutinefunction(plain)
-                if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
-                    if methods[name].get("num_returns") is None:
-                        raise NotImplementedError(
-                            f"{self._class.__name__}.{name} is a generator: streaming its values "
-                            "is not supported yet. Return a list."
-                        )
+                yields = inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain)
+                if yields and methods[name].get("num_returns") is None:
+                    raise NotImplementedError(
+                        f"{self._class.__name__}.{name} is a generator: streaming its values "
+                        "is not supported yet. Return a list."
+                    )
             self._described = methods, arities, is_async
         return self._described
 
@@ -399,9 +399,10 @@ class ActorClass:
 
 
 def _constructor_arity(cls: type) -> Arity:
-    if cls.__init__ is object.__init__:
+    constructor = inspect.getattr_static(cls, "__init__")
+    if constructor is object.__init__:
         return Arity(lambda: None)
-    return Arity(cls.__init__, skip_self=True)
+    return Arity(constructor, skip_self=True)
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:

@@ -77,7 +77,7 @@ def wait(
     Never more than ``num_returns`` ready ones, even if more are; both lists in input order. A
     failed task counts as ready. Ray: ``ray.wait``.
     """
-    refs = ray_waitables
+    refs: Any = ray_waitables
     if type(refs) is ObjectRef:
         raise TypeError("wait() expected a list of ObjectRefs, got a single ObjectRef")
     if not isinstance(refs, list):

@@ -79,7 +79,7 @@ class RemoteFunction:
             )
         self._function = function
         self._options = options
-        self._name = options.get("name") or getattr(function, "__name__", repr(function))
+        self._name: str = options.get("name") or getattr(function, "__name__", repr(function))
         self._arity: Arity | None = None
         self._runtime: Runtime | None = None
         self._number = 0

@@ -172,8 +172,9 @@ class Session:
         environ["PYTHONPATH"] = os.pathsep.join(
             part for part in (package, os.environ.get("PYTHONPATH", "")) if part
         )
-        out = os.open(self.folder.logs / f"{role}.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        err = os.open(self.folder.logs / f"{role}.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        out = os.open(self.folder.logs / f"{role}.out", flags, 0o600)
+        err = os.open(self.folder.logs / f"{role}.err", flags, 0o600)
         try:
             self._processes[role] = subprocess.Popen(
                 [sys.executable, "-m", "skate", role, *arguments(read_end)],
@@ -210,8 +211,7 @@ class Session:
             }
         )
         connection.append(
-            m.Hello(config.PROTOCOL_VERSION, "%d.%d" % sys.version_info[:2], "driver", self.pid,
-                    job=job)  # fmt: skip
+            m.Hello(config.PROTOCOL_VERSION, config.PYTHON, "driver", self.pid, job=job)
         )
         deadline = time.monotonic() + config.START_TIMEOUT_S
         while not connection.wait_for(lambda: welcomes or refusals, 0.05):
@@ -377,10 +377,9 @@ def _kill_session(name: str) -> None:
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
-        with contextlib.suppress(OSError):
-            with open(f"/proc/{entry}/environ", "rb") as file:
-                if marker in file.read().split(b"\0"):
-                    os.kill(int(entry), signal.SIGKILL)
+        with contextlib.suppress(OSError), open(f"/proc/{entry}/environ", "rb") as file:
+            if marker in file.read().split(b"\0"):
+                os.kill(int(entry), signal.SIGKILL)
 
 
 # ---------------------------------------------------------------------------- public functions

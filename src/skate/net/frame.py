@@ -50,7 +50,10 @@ class FrameReader:
         if not buffer:
             # The common case: exactly one whole frame in one read; nothing is copied.
             size = len(data)
-            if size >= HEADER_BYTES and _LENGTH.unpack_from(data)[0] == size - HEADER_BYTES:
+            if (
+                HEADER_BYTES <= size <= HEADER_BYTES + MAX_FRAME_BYTES
+                and _LENGTH.unpack_from(data)[0] == size - HEADER_BYTES
+            ):
                 return self._open(memoryview(data)[HEADER_BYTES:])
         buffer += data
         if len(buffer) < self._need:

@@ -5,8 +5,9 @@ happens to an actor, and to its calls when its process ends. An actor ends when 
 handle goes (after the calls that were made), by ``kill``, by ``exit_actor``, with its job, or when
 its process dies and no restart is left.
 
-Invariants: an actor holds its running demand exactly while ``placed``; a DEAD actor has a cause,
-no process and no calls; the arguments of its constructor are held until it is DEAD.
+Invariants: an actor holds its running demand exactly while ``placed``, from the start of a process
+to its burial; a DEAD actor has a cause and no calls; the arguments of its constructor are held
+until it is DEAD, or ALIVE and never to be restarted.
 """
 
 from __future__ import annotations
@@ -94,6 +95,8 @@ class ActorManager:
     def worker_ready(self, worker: Worker) -> None:
         """The process is up: run the constructor."""
         actor: Actor = worker.actor
+        if actor.worker is not worker:
+            return  # killed while it started
         task = actor.creation
         core = self.core
         core.introduce(worker.peer, task.template)
@@ -177,10 +180,12 @@ class ActorManager:
     def on_done(self, worker: Worker, done: m.Done) -> None:
         """The process has run the constructor or a call."""
         actor: Actor = worker.actor
+        if actor.worker is not worker:
+            return  # the actor was killed: its calls have failed already
         if done.task_id == actor.id:
             self._constructed(actor, done)
             return
-        call = self.router.answered(actor, done.task_id)
+        call = actor.in_flight.get(done.task_id)
         if call is None or call.attempt != done.attempt:
             return
         actor.executed += 1
@@ -188,9 +193,10 @@ class ActorManager:
             call.retries_left -= call.retries_left > 0
             call.attempt += 1
             call.state = advance(TASK_MOVES, call.state, TaskState.READY)
-            actor.in_flight[call.id] = call
-            self._deliver(actor, call)
+            self.core.abandon_results(call)
+            self.router.retry(actor, call)
             return
+        self.router.answered(actor, done.task_id)
         self.core.complete(call, done, worker)
         if not actor.has_handles:
             self._end_if_drained(actor)
@@ -213,9 +219,11 @@ class ActorManager:
                 },
                 pickled_cause=record.pickled_cause,
             )
+            task.state = advance(TASK_MOVES, task.state, TaskState.FAILED)
             core.note_task(task, done.started, done.ended, worker, done.data)
             self._die(actor, FORMAT_ERROR + encode_error(cause))
             return
+        task.state = advance(TASK_MOVES, task.state, TaskState.FINISHED)
         core.note_task(task, done.started, done.ended, worker, b"")
         actor.move(ALIVE)
         self._report(actor)
@@ -240,6 +248,8 @@ class ActorManager:
             self._die(actor, FORMAT_ERROR + encode_error(cause))
         elif was_waiting and actor.state is not DEAD:
             self.router.failed_before_delivery(actor, task.owner, task.sequence)
+            if not actor.has_handles:
+                self._end_if_drained(actor)
 
     # ------------------------------------------------------------------ death
 
@@ -255,11 +265,12 @@ class ActorManager:
         if actor.leaving or not actor.is_drained():
             return
         if actor.state is DEAD:
-            del self.router.actors[actor.id]  # nobody can ask for it any more
+            self.router.actors.pop(actor.id, None)  # nobody can ask for it any more
         elif actor.state is ALIVE and actor.worker is not None:
             actor.leaving = True
-            self.core.scheduler.end_worker(actor.worker)
-            self.core.send(actor.worker.peer, m.Exit("its last handle is gone"))
+            if actor.worker.state is WorkerState.ACTOR:  # else it ends already
+                self.core.scheduler.end_worker(actor.worker)
+                self.core.send(actor.worker.peer, m.Exit("its last handle is gone"))
         elif actor.state is ActorState.DEPENDENCIES_UNREADY and actor.creation in (
             self.core.scheduler.placing
         ):
@@ -273,31 +284,28 @@ class ActorManager:
             return
         actor.leaving = True
         actor.cause = self._cause(actor, reason)
-        self.core.scheduler.end_worker(actor.worker)
-        self.core.send(actor.worker.peer, m.Exit(reason))  # wakes its reader, if another thread left
+        if actor.worker.state is WorkerState.ACTOR:
+            self.core.scheduler.end_worker(actor.worker)
+        # Wakes the process's reader, if it was another thread that called exit_actor.
+        self.core.send(actor.worker.peer, m.Exit(reason))
 
     def on_kill(self, peer: Peer, message: m.KillActor) -> None:
         """ray.kill: the process goes now, by SIGKILL."""
         actor = self.router.actors.get(message.actor_id)
         if actor is None or actor.state is DEAD:
             return
-        if not message.no_restart and actor.worker is not None:
+        if message.no_restart:
+            self._die(actor, self._cause(actor, "it was killed with kill()"))
+        elif actor.worker is not None:
             self.core.shell.kill_worker(actor.worker)
-            return
-        worker = actor.worker
-        self._die(actor, self._cause(actor, "it was killed with kill()"))
-        if worker is not None:
-            self.core.shell.kill_worker(worker)
 
-    def worker_died(self, worker: Worker, status: int, intended: bool, job_alive: bool) -> None:
+    def worker_died(self, worker: Worker, status: int) -> None:
         """The process of an actor is gone."""
         actor: Actor = worker.actor
+        self._give_back(actor)
         if actor.state is DEAD:
             return
         actor.worker = None
-        if not job_alive:
-            self._give_back(actor)
-            return
         if actor.leaving:
             self._die(actor, actor.cause or self._cause(actor, "its last handle is gone"))
             return
@@ -314,7 +322,6 @@ class ActorManager:
     def _restart(self, actor: Actor, cause: bytes) -> None:
         in_flight, waiting = self.router.take_all(actor)
         actor.restarts += 1
-        self._give_back(actor)
         if actor.state is not RESTARTING:
             actor.move(RESTARTING)
         self._report(actor)
@@ -344,9 +351,10 @@ class ActorManager:
         actor.move(DEAD)
         if actor.creation in core.scheduler.placing:
             core.scheduler.placing.remove(actor.creation)
+        if actor.creation.state not in (TaskState.FINISHED, TaskState.FAILED):
+            actor.creation.state = advance(TASK_MOVES, actor.creation.state, TaskState.FAILED)
         worker, actor.worker = actor.worker, None
-        self._give_back(actor)
-        if worker is not None and worker.state is not WorkerState.ENDING:
+        if worker is not None:
             core.shell.kill_worker(worker)
         in_flight, waiting = self.router.take_all(actor)
         for call in [*in_flight, *waiting, *self.router.take_early(actor)]:
@@ -382,19 +390,29 @@ class ActorManager:
                 if name == "CPU":
                     self.core.scheduler.available[name] -= units
 
-    def end_job(self, job: Job) -> None:
-        """The job is over: forget its actors (their processes are killed by the core)."""
+    def end_job(self, job: Job) -> list[Task]:
+        """The job is over: forget its actors (the core kills their processes) and its calls.
+
+        Returns the constructions and calls that will not run.
+        """
+        tasks: list[Task] = []
         for actor in list(self.router.actors.values()):
             if actor.creation.template.job_id != job.id:
+                tasks += self.router.take_job(actor, job.id)
+                if not actor.has_handles:
+                    self._end_if_drained(actor)
                 continue
             if actor.state is not DEAD:
                 actor.cause = self._cause(actor, "its job has ended")
                 actor.move(DEAD)
                 self._report(actor)
-            self._give_back(actor)
-            if actor.worker is not None:
-                actor.worker = None
+            in_flight, waiting = self.router.take_all(actor)
+            tasks += [*in_flight, *waiting, *self.router.take_early(actor)]
+            self.core.drop_arguments(actor.creation)
+            tasks.append(actor.creation)
+            actor.worker = None
             self.router.actors.pop(actor.id, None)
+        return tasks
 
     # ------------------------------------------------------------------ views
 
@@ -448,8 +466,9 @@ class ActorManager:
     def held_resources(self) -> dict[str, int]:
         """What actors hold now, for the scheduler's check."""
         held: dict[str, int] = {}
-        for actor in self.router.actors.values():
-            if actor.placed:
+        for worker in self.core.scheduler.workers.values():
+            actor = worker.actor
+            if actor is not None and actor.placed:
                 for name, units in actor.creation.template.spec.running_demand:
                     if name == "CPU" and actor.id in self.lent_cpu:
                         continue

@@ -4,7 +4,8 @@ Pure; its caller is the node core. A caller numbers its calls to an actor from 0
 router lets them through gapless and in order: a call whose arguments are not there yet holds back
 the later ones of the same caller, and of nobody else. An actor that runs calls out of order (async,
 threaded) gets each as soon as its arguments are there. Delivered and unanswered calls are bounded
-(``config.ACTOR_WINDOW_CALLS``); the rest waits here.
+(``config.ACTOR_WINDOW_CALLS``); the rest waits here. What a caller called runs, also if the caller
+has ended since.
 
 Invariants (``check``): a call is in exactly one of: a caller's line, the backlog, in flight; the
 numbers in a line are all >= the line's next; nothing is in flight unless the actor is alive.
@@ -26,10 +27,11 @@ from skate.states import ACTOR_MOVES, ActorState, advance
 class CallLine:
     """The calls of one caller to one actor."""
 
-    __slots__ = ("early", "next")
+    __slots__ = ("closed", "early", "next")
 
     def __init__(self) -> None:
         self.next = 0
+        self.closed = False  # the caller is gone: no more will come
         self.early: dict[int, Task | None] = {}  # arrived, not let through; None: failed, skip it
 
 
@@ -52,6 +54,7 @@ class Actor:
         "placed",
         "restarts",
         "state",
+        "window",
         "worker",
     )
 
@@ -65,6 +68,7 @@ class Actor:
         self.lines: dict[Any, CallLine] = {}
         self.backlog: deque[Task] = deque()  # let through, not delivered
         self.in_flight: dict[bytes, Task] = {}
+        self.window = 0  # calls that may be in flight now
         self.restarts = 0
         self.cause = b""  # encoded ErrorRecord, once DEAD
         self.has_handles = True
@@ -124,6 +128,7 @@ class ActorRouter:
             self._advance(actor, line)
         elif line.early.pop(call.sequence, None) is not None:
             self._let_through(actor, call)
+        self._forget_if_over(actor, caller, line)
 
     def failed_before_delivery(self, actor: Actor, caller: Any, sequence: int) -> None:
         """A call will never be delivered: its number is closed, so that later ones may pass."""
@@ -133,6 +138,7 @@ class ActorRouter:
         elif sequence >= line.next:
             line.early[sequence] = None
             self._advance(actor, line)
+        self._forget_if_over(actor, caller, line)
 
     def answered(self, actor: Actor, task_id: bytes) -> Task | None:
         """The process is done with a call; None if it was not in flight."""
@@ -141,14 +147,36 @@ class ActorRouter:
             self._deliver_some(actor)
         return call
 
-    def now_alive(self, actor: Actor) -> None:
-        """The constructor has run: what waited may go."""
+    def retry(self, actor: Actor, call: Task) -> None:
+        """The process has run a call in vain: it is delivered once more, before what waits."""
+        del actor.in_flight[call.id]
+        actor.backlog.appendleft(call)
         self._deliver_some(actor)
 
-    def caller_gone(self, actor: Actor, caller: Any) -> list[Task]:
-        """A caller's process died: its undelivered calls, which nobody will run."""
-        line = actor.lines.pop(caller, None)
-        return [task for task in line.early.values() if task] if line else []
+    def now_alive(self, actor: Actor) -> None:
+        """The constructor has run: what waited may go."""
+        actor.window = self._window
+        self._deliver_some(actor)
+
+    def caller_gone(self, caller: Any) -> None:
+        """A caller's connection is closed: its line goes once its calls are through."""
+        for actor in self.actors.values():
+            line = actor.lines.get(caller)
+            if line is not None:
+                line.closed = True
+                self._forget_if_over(actor, caller, line)
+
+    def take_job(self, actor: Actor, job_id: bytes) -> list[Task]:
+        """The undelivered calls of a job that is over; all of its callers are gone."""
+        taken = [call for call in actor.backlog if call.template.job_id == job_id]
+        for call in taken:
+            actor.backlog.remove(call)
+        for caller, line in list(actor.lines.items()):
+            early = [call for call in line.early.values() if call]
+            if early and early[0].template.job_id == job_id:
+                taken += early
+                del actor.lines[caller]
+        return taken
 
     def take_all(self, actor: Actor) -> tuple[list[Task], list[Task]]:
         """(in flight, not delivered) calls of an actor whose process is gone."""
@@ -179,6 +207,10 @@ class ActorRouter:
             line = actor.lines[caller] = CallLine()
         return line
 
+    def _forget_if_over(self, actor: Actor, caller: Any, line: CallLine) -> None:
+        if line.closed and not line.early:
+            del actor.lines[caller]
+
     def _advance(self, actor: Actor, line: CallLine) -> None:
         early = line.early
         while line.next in early:
@@ -194,7 +226,7 @@ class ActorRouter:
         if (
             actor.state is ActorState.ALIVE
             and not actor.backlog
-            and len(actor.in_flight) < self._window
+            and len(actor.in_flight) < actor.window
         ):
             actor.in_flight[call.id] = call
             self._deliver(actor, call)
@@ -205,7 +237,7 @@ class ActorRouter:
         if actor.state is not ActorState.ALIVE:
             return
         backlog = actor.backlog
-        while backlog and len(actor.in_flight) < self._window:
+        while backlog and len(actor.in_flight) < actor.window:
             call = backlog.popleft()
             actor.in_flight[call.id] = call
             self._deliver(actor, call)
@@ -218,12 +250,13 @@ class ActorRouter:
                 assert call.id not in seen
                 seen.add(call.id)
             for line in actor.lines.values():
-                for sequence, call in line.early.items():
+                assert line.early or not line.closed
+                for sequence, early in line.early.items():
                     if actor.options.in_order:
                         assert sequence >= line.next
-                    if call is not None:
-                        assert call.id not in seen
-                        seen.add(call.id)
+                    if early is not None:
+                        assert early.id not in seen
+                        seen.add(early.id)
             if actor.in_flight:
                 assert actor.state is ActorState.ALIVE
                 assert len(actor.in_flight) <= self._window

@@ -7,11 +7,13 @@ given (start or kill a process). ``now`` is set by the caller before each batch;
 run backwards, on the wall clock's scale.
 
 Invariants: those of its parts (``check`` calls them all); every accepted task ends in exactly one
-of FINISHED and FAILED, and then each of its returns that anybody holds has a value.
+of FINISHED and FAILED, and then each of its returns that anybody holds has a value; a worker is
+buried (its tasks retried, its resources free) once both its EOF and its exit status are in.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -24,7 +26,7 @@ from skate.config import (
     STDERR_TAIL_LINES,
 )
 from skate.errors import ErrorRecord, decode_error, encode_error, with_dependant
-from skate.ids import FIRST_RETURN, SUBMITTER_BYTES, job_of, return_id
+from skate.ids import FIRST_RETURN, SUBMITTER_BYTES, return_id
 from skate.node.actor_manager import ActorManager
 from skate.node.peer import Job, Peer
 from skate.objects.arena import Arena
@@ -34,12 +36,14 @@ from skate.spec import FORMAT_ERROR, CallTemplate, resources_of
 from skate.states import TASK_MOVES, TaskState, WorkerState, advance
 
 
-
 class Shell(Protocol):
     """What the core asks of the world. Calls return at once; outcomes come back as events."""
 
     def start_worker(self, worker: Worker, setup: m.WorkerSetup) -> None:
-        """Fork a worker; its connection arrives as a peer with ``peer.worker`` set."""
+        """Fork a worker; its connection arrives as a peer with ``peer.worker`` set.
+
+        ``peer_lost`` and ``worker_exited`` both follow, in either order, even if it never came up.
+        """
 
     def kill_worker(self, worker: Worker) -> None:
         """SIGKILL; ``worker_exited`` follows."""
@@ -100,6 +104,7 @@ class NodeCore:
         self.events_dropped = 0
         self.asked: dict[int, tuple[Peer, int]] = {}  # forwarded questions
         self.ask_count = 0
+        self.doomed: deque[tuple[Task, bytes]] = deque()  # tasks with a failed input
         self.exits: dict[bytes, tuple[Worker, int]] = {}  # exit statuses ahead of their EOF
         self.lost: dict[bytes, Worker] = {}  # EOFs ahead of their exit status
         self.handlers: dict[type, Callable[[Peer, Any], None]] = {
@@ -137,25 +142,41 @@ class NodeCore:
 
     def handle(self, peer: Peer, message: Any) -> None:
         """One message. KeyError, ValueError and AssertionError mean that the peer is broken."""
-        if not peer.role and type(message) is not m.Hello:
-            raise ValueError(f"{type(message).__name__} before Hello")
+        if not peer.role:  # not yet, or no longer
+            if not peer.alive:
+                return  # behind its last word, in the same read
+            if type(message) is not m.Hello:
+                raise ValueError(f"{type(message).__name__} before Hello")
         self.handlers[type(message)](peer, message)
 
     def end_turn(self) -> None:
         """After each batch of events: hand out what became free."""
         store = self.store
-        if store.freed_handles:
-            handles, store.freed_handles = store.freed_handles, []
-            for counted in handles:
-                self.actors.handle_gone(counted)
+        while self.doomed or store.freed_handles:
+            self._settle()
         if store.queue:
             for creation in store.serve_queue(self.now):
                 self.send(creation.creator, m.Extent(creation.object_id, creation.offset or 0))
         self.scheduler.dispatch(self.now)
 
+    def _settle(self) -> None:
+        # A loop and no recursion: ten thousand tasks may hang on each other in a chain.
+        while self.doomed:
+            task, payload = self.doomed.popleft()
+            if task.state is TaskState.WAITING:
+                self.fail_task(task, payload, dependant=True)
+        handles, self.store.freed_handles = self.store.freed_handles, []
+        for counted in handles:
+            self.actors.handle_gone(counted)
+
     def add_peer(self, peer: Peer) -> None:
         """A connection was accepted (or made, for a worker)."""
+        if not peer.alive:
+            return  # its process ended before its connection was up
         self.peers[peer] = None
+        if peer.worker is not None:
+            peer.worker.peer = peer
+            peer.job = self.jobs.get(peer.worker.pool.job_id)
 
     def on_hello(self, peer: Peer, hello: m.Hello) -> None:
         """A client says who it is; one that does not fit is refused in a sentence."""
@@ -172,6 +193,8 @@ class NodeCore:
             self._welcome_driver(peer, hello)
         elif hello.role == "worker" and peer.worker is not None:
             peer.worker.pid = hello.pid
+            if peer.worker.id in self.exits:
+                return  # it is dead already: only its last words are still coming
             if peer.worker.actor is not None:
                 self.scheduler.actor_worker_ready(peer.worker)
                 self.actors.worker_ready(peer.worker)
@@ -225,14 +248,14 @@ class NodeCore:
 
     def peer_lost(self, peer: Peer) -> None:
         """The connection is closed, by whatever end."""
-        if peer not in self.peers:
+        if not peer.alive:
             return
         peer.alive = False
+        role, peer.role = peer.role, ""  # handle() takes no more of its messages
         peer.outbox.clear()
-        del self.peers[peer]
-        for actor in list(self.actors.router.actors.values()):
-            for call in self.actors.router.caller_gone(actor, peer):
-                self._drop_task(call)
+        peer.deferred.clear()
+        self.peers.pop(peer, None)
+        self.actors.router.caller_gone(peer)
         self.store.abandon_all_of(peer)
         for object_id, count in peer.pins.items():
             for _ in range(count):
@@ -241,32 +264,38 @@ class NodeCore:
             self.store.release(object_id)
         peer.held.clear()
         peer.pins.clear()
-        self.store.last_freed = self.now
-        if peer.role == "driver" and peer.job is not None:
+        if role == "driver" and peer.job is not None:
             self._end_job(peer.job)
         if peer.worker is not None:
             worker = peer.worker
             self.lost[worker.id] = worker
             if worker.id not in self.exits:
                 self.shell.kill_worker(worker)
+                self._worker_lost(worker)
             self._bury(worker.id)
+
+    def _worker_lost(self, worker: Worker) -> None:
+        # The first sign of its end: nothing more goes there, or it would count as begun.
+        self.scheduler.lost(worker)
+        if worker.actor is not None:
+            worker.actor.window = 0
 
     def _end_job(self, job: Job) -> None:
         self.jobs.pop(job.id, None)
-        for key, queue in list(self.scheduler.classes.items()):
-            if key[0][0] == job.id:
-                for task in queue.clear():
-                    self._drop_task(task)
-                self.scheduler.ready.pop(queue, None)
-                del self.scheduler.classes[key]
-        for task in [t for t in self.scheduler.placing if job_of(t.id) == job.id]:
-            self.scheduler.placing.remove(task)
-        self.actors.end_job(job)
         for worker in list(self.scheduler.workers.values()):
             if worker.pool.job_id == job.id:
-                self.shell.kill_worker(worker)
-        for key2 in [k for k in self.templates if k[0] == job.id]:
-            del self.templates[key2]
+                if worker.peer is not None and worker.peer.alive:
+                    self.shell.close(worker.peer)
+                    self.peer_lost(worker.peer)  # what it still says is of no interest
+                else:
+                    self.shell.kill_worker(worker)
+        tasks = self.scheduler.end_job(job.id)
+        tasks += self.actors.end_job(job)
+        for stored in self.store.objects.values():
+            tasks += [t for t in stored.waiters or () if t.template.job_id == job.id]
+        self._drop_tasks(tasks)
+        for key in [k for k in self.templates if k[0] == job.id]:
+            del self.templates[key]
         for function_id in job.function_ids:
             if not any(function_id in other.function_ids for other in self.jobs.values()):
                 self.functions.pop(function_id, None)
@@ -355,9 +384,7 @@ class NodeCore:
             self.now,
         )
         self.promise_returns(peer, task)
-        if task.dependencies is None and task.nested is None:
-            self.scheduler.enqueue(task, self.now)
-        elif self.hold_arguments(task):
+        if (task.dependencies is None and task.nested is None) or self.hold_arguments(task):
             self.scheduler.enqueue(task, self.now)
 
     def promise_returns(self, peer: Peer, task: Task) -> None:
@@ -461,6 +488,7 @@ class NodeCore:
         if done.retry and task.retries_left != 0:
             task.retries_left -= task.retries_left > 0
             task.attempt += 1
+            self.abandon_results(task)
             self.scheduler.requeue(task)
             return
         self.complete(task, done, worker)
@@ -481,6 +509,8 @@ class NodeCore:
     def complete(self, task: Task, done: m.Done, worker: Worker) -> None:
         """Store the results of a task that has run."""
         state = TaskState.FAILED if done.failed else TaskState.FINISHED
+        if done.failed:
+            self.abandon_results(task)
         if done.results is None:
             self.store_result(task.id + FIRST_RETURN, m.Value(done.data), None)
         else:
@@ -490,8 +520,15 @@ class NodeCore:
         self.note_task(task, done.started, done.ended, worker, done.data if done.failed else b"")
         self.drop_arguments(task)
 
+    def abandon_results(self, task: Task) -> None:
+        """An attempt failed after it had taken space for (some of) its results."""
+        for index in range(task.template.spec.num_returns):
+            creation = self.store.creations.get(return_id(task.id, index))
+            if creation is not None:
+                self.store.abandon(creation)
+
     def store_result(self, object_id: bytes, value: m.Value, contains: list[bytes] | None) -> None:
-        """A promised value is here (step 3 of figure b): keep it if anyone cares, tell who waits."""
+        """A promised value is here (step 3 of figure b): keep it if wanted, tell who waits."""
         stored = self.store.objects.get(object_id)
         if value.size:
             creation = self.store.creations.get(object_id)
@@ -501,6 +538,7 @@ class NodeCore:
                 self.store.abandon(creation)
                 return
             self.store.seal(stored, contains)
+            self.gcs.append(m.ObjectsChanged([(object_id, stored.size)], []))
         elif stored is None:
             return
         else:
@@ -510,11 +548,12 @@ class NodeCore:
     def announce(self, stored: StoredObject) -> None:
         """Tell everyone who waits for an object that it is there."""
         owner = stored.owner
-        if owner.alive and stored.id in owner.held:
+        told = owner.alive and stored.id in owner.held
+        if told:
             self._push(owner, stored)
         if stored.subscribers:
             for peer in stored.subscribers:
-                if peer.alive and peer is not owner:
+                if peer.alive and not (told and peer is owner):
                     self._push(peer, stored)
             stored.subscribers = None
         if stored.waiters:
@@ -533,10 +572,11 @@ class NodeCore:
     def _input_ready(self, task: Task, stored: StoredObject) -> None:
         if task.state is not TaskState.WAITING:
             return  # another input has failed it
-        task.missing -= 1
         if stored.is_error:
-            self.fail_task(task, stored.data, dependant=True)
-        elif task.missing == 0:
+            self.doomed.append((task, stored.data))
+            return
+        task.missing -= 1
+        if task.missing == 0:
             if task.template.spec.kind == "method":
                 self.actors.arguments_ready(task)
             else:
@@ -549,12 +589,9 @@ class NodeCore:
             payload = FORMAT_ERROR + encode_error(record)
         was_waiting = task.state is TaskState.WAITING
         task.state = advance(TASK_MOVES, task.state, TaskState.FAILED)
+        self.abandon_results(task)
         for index in range(task.template.spec.num_returns):
-            object_id = return_id(task.id, index)
-            creation = self.store.creations.get(object_id)
-            if creation is not None:
-                self.store.abandon(creation)
-            self.store_result(object_id, m.Value(payload), None)
+            self.store_result(return_id(task.id, index), m.Value(payload), None)
         self.note_task(task, 0.0, self.now, task.worker, payload)
         self.drop_arguments(task)
         if task.actor is not None:
@@ -569,12 +606,26 @@ class NodeCore:
         task.dependencies = task.nested = None
         task.arguments = b""
 
-    def _drop_task(self, task: Task) -> None:
-        """Nobody will ever ask for the task: its job or caller is gone."""
-        if task.state in (TaskState.FINISHED, TaskState.FAILED):
-            return
-        task.state = TaskState.FAILED
-        self.drop_arguments(task)
+    def _drop_tasks(self, tasks: list[Task]) -> None:
+        """Their job is over. First all go, then whoever of another job holds a result is told."""
+        dropped = []
+        for task in tasks:
+            if task.state not in (TaskState.FINISHED, TaskState.FAILED):
+                task.state = TaskState.FAILED
+                dropped.append(task)
+        for task in dropped:
+            self.drop_arguments(task)
+        for task in dropped:
+            for index in range(task.template.spec.num_returns):
+                object_id = return_id(task.id, index)
+                if object_id in self.store.objects:
+                    payload = error_payload(
+                        "OwnerDiedError",
+                        f"Object {object_id.hex()} was never made: the job of its task "
+                        f"{task.template.spec.name} has ended.",
+                        object_ref_hex=object_id.hex(),
+                    )
+                    self.store_result(object_id, m.Value(payload), None)
 
     def on_hand_back(self, peer: Peer, message: m.HandBack) -> None:
         """A worker will not run these: others may."""
@@ -633,6 +684,8 @@ class NodeCore:
         """The process is reaped; ``status`` is an exit code, or minus a signal."""
         if worker.id in self.scheduler.workers:
             self.exits[worker.id] = (worker, status)
+            if worker.id not in self.lost:
+                self._worker_lost(worker)
             self._bury(worker.id)
 
     def _bury(self, worker_id: bytes) -> None:
@@ -642,16 +695,14 @@ class NodeCore:
             return
         worker, status = self.exits.pop(worker_id)
         del self.lost[worker_id]
-        intended = worker.state is WorkerState.ENDING
         unfinished = self.scheduler.remove_worker(worker)
-        job_alive = worker.pool.job_id in self.jobs
         if worker.actor is not None:
-            self.actors.worker_died(worker, status, intended, job_alive)
+            self.actors.worker_died(worker, status)
+            return
+        if worker.pool.job_id not in self.jobs:
+            self._drop_tasks(unfinished)
             return
         for position, task in enumerate(unfinished):
-            if not job_alive:
-                self._drop_task(task)
-                continue
             task.attempt += 1
             if position == 0:  # the one that ran; those behind it had not begun
                 if task.retries_left == 0:
@@ -698,6 +749,8 @@ class NodeCore:
 
     def on_create_extent(self, peer: Peer, message: m.CreateExtent) -> None:
         """Space in the arena, now or when there is some."""
+        if message.size <= 0:
+            raise ValueError(f"an extent of {message.size} bytes")
         creation = self.store.create(peer, message.object_id, message.size, self.now)
         if creation.offset is not None:
             self.send(peer, m.Extent(message.object_id, creation.offset))
@@ -769,7 +822,6 @@ class NodeCore:
             if object_id in held:
                 held.remove(object_id)
                 release(object_id)
-        self.store.last_freed = self.now
 
     def on_pin(self, peer: Peer, message: m.Pin) -> None:
         """A process has mapped these spans."""
@@ -789,7 +841,6 @@ class NodeCore:
             else:
                 peer.pins[object_id] = count - 1
             self.store.unpin(object_id)
-        self.store.last_freed = self.now
 
     def on_want(self, peer: Peer, message: m.Want) -> None:
         """Steps 1 and 2 of figure b: send it, or remember who waits for it."""

@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import struct
-import sys
 import time
 from typing import Any
 
@@ -30,7 +29,6 @@ from skate.objects.arena import Arena
 from skate.scheduler.local_scheduler import Worker
 
 log = logging.getLogger("skate.node")
-PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 class ClientLink(asyncio.Protocol):
@@ -157,7 +155,7 @@ class NodeShell:
             Arena(cfg.object_store_bytes),
             self.arena_path,
             self,
-            PYTHON,
+            config.PYTHON,
         )
         self.tail = LogTail()
         self.tail_paths: dict[bytes, tuple[str, str]] = {}

@@ -79,7 +79,8 @@ class ObjectStore:
         self.objects: dict[bytes, StoredObject] = {}
         self.creations: dict[bytes, Creation] = {}  # unsealed, by object
         self.queue: deque[Creation] = deque()  # creators that wait for space, in order
-        self.last_freed = 0.0  # when space last became free; set by the caller's clock
+        self.space_freed = False  # since serve_queue last looked
+        self.last_freed = 0.0  # when it last found that
         self.dropped: list[bytes] = []  # sealed objects gone since the caller last looked
         self.freed_handles: list[bytes] = []  # ids whose last hold went; see on_freed
         self.watched: set[bytes] = set()  # ids whose end the caller wants in freed_handles
@@ -94,7 +95,9 @@ class ObjectStore:
         self.objects[object_id] = stored
         return stored
 
-    def fulfil_inline(self, stored: StoredObject, data: bytes, contains: list[bytes] | None) -> None:
+    def fulfil_inline(
+        self, stored: StoredObject, data: bytes, contains: list[bytes] | None
+    ) -> None:
         """The value is there, in the node's own memory."""
         stored.state = INLINE
         stored.data = data
@@ -104,8 +107,10 @@ class ObjectStore:
 
     def seal(self, stored: StoredObject, contains: list[bytes] | None) -> None:
         """The extent created for this object is written. KeyError if there is none."""
-        creation = self.creations.pop(stored.id)
-        assert creation.offset is not None
+        creation = self.creations[stored.id]
+        if creation.offset is None:
+            raise KeyError("sealed before there was space for it")
+        del self.creations[stored.id]
         stored.state = SEALED
         stored.offset = creation.offset
         stored.size = creation.size
@@ -168,6 +173,7 @@ class ObjectStore:
             del self.objects[stored.id]
             if stored.state is SEALED:
                 self.arena.free(stored.offset)
+                self.space_freed = True
                 self.dropped.append(stored.id)
             elif stored.state is INLINE:
                 self.inline_bytes -= len(stored.data)
@@ -187,7 +193,11 @@ class ObjectStore:
     # ------------------------------------------------------------------ space
 
     def create(self, creator: Any, object_id: bytes, size: int, now: float) -> Creation:
-        """Space for an object; ``offset`` stays None while there is none (first come, first served)."""
+        """Space for an object; ``offset`` stays None while there is none (first come, first
+        served)."""
+        left = self.creations.get(object_id)
+        if left is not None:  # of an attempt that gave up half-way
+            self.abandon(left)
         creation = Creation(creator, object_id, size, now)
         if not self.queue:
             creation.offset = self.arena.allocate(size)
@@ -198,6 +208,9 @@ class ObjectStore:
 
     def serve_queue(self, now: float) -> list[Creation]:
         """Creations that got their space now, in order."""
+        if self.space_freed:
+            self.space_freed = False
+            self.last_freed = now
         served = []
         while self.queue:
             offset = self.arena.allocate(self.queue[0].size)
@@ -215,6 +228,7 @@ class ObjectStore:
             self.queue.remove(creation)
         else:
             self.arena.free(creation.offset)
+            self.space_freed = True
 
     def abandon_all_of(self, creator: Any) -> None:
         """All that this peer was writing or waiting to write."""

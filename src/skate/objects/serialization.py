@@ -43,7 +43,9 @@ class Serialized:
 
     __slots__ = ("buffers", "contains", "head", "size")
 
-    def __init__(self, head: bytes, buffers: list[memoryview], contains: list[bytes] | None) -> None:
+    def __init__(
+        self, head: bytes, buffers: list[memoryview], contains: list[bytes] | None
+    ) -> None:
         self.contains = contains
         self.buffers = buffers
         self.head = head
@@ -118,7 +120,8 @@ def _serialize_any(value: Any) -> Serialized:
         return False
 
     outer = pickling.contained
-    pickling.contained = found = []
+    found: list[bytes] = []
+    pickling.contained = found
     try:
         data = _dumps(value, out_of_band)
     finally:

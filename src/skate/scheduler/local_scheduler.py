@@ -45,7 +45,9 @@ class Template:
 
     __slots__ = ("average_s", "job_id", "number", "queue", "spec")
 
-    def __init__(self, number: int, job_id: bytes, spec: CallTemplate, queue: SchedulingClass) -> None:
+    def __init__(
+        self, number: int, job_id: bytes, spec: CallTemplate, queue: SchedulingClass
+    ) -> None:
         self.number = number
         self.job_id = job_id
         self.spec = spec
@@ -254,7 +256,8 @@ class LocalScheduler:
         key = ((job_id, spec.threads), spec.demand, "task")
         found = self.classes.get(key)
         if found is None:
-            found = self.classes[key] = SchedulingClass(self.pool(job_id, spec.threads), spec.demand)
+            pool = self.pool(job_id, spec.threads)
+            found = self.classes[key] = SchedulingClass(pool, spec.demand)
         return found
 
     def pool(self, job_id: bytes, threads: int) -> Pool:
@@ -284,6 +287,20 @@ class LocalScheduler:
         queue = task.template.queue
         queue.push(task, front=True)
         self.ready[queue] = None
+
+    def end_job(self, job_id: bytes) -> list[Task]:
+        """The job is over: forget its queues; what was in them. Its workers die by themselves."""
+        tasks = [task for task in self.placing if task.template.job_id == job_id]
+        for task in tasks:
+            self.placing.remove(task)
+        for key, queue in list(self.classes.items()):
+            if queue.pool.job_id == job_id:
+                tasks += queue.clear()
+                self.ready.pop(queue, None)
+                del self.classes[key]
+        for pool_key in [key for key in self.pools if key[0] == job_id]:
+            del self.pools[pool_key]
+        return tasks
 
     def missing(self, demand: Demand) -> dict[str, tuple[int, int]]:
         """What this node can never give: resource -> (asked, total). Empty if feasible."""
@@ -490,7 +507,7 @@ class LocalScheduler:
         # One lease each in turn. Who has been served goes to the end of ``ready``, also for the
         # next dispatch; who has waited too long comes first, and is owed what it does not get.
         late = now - RESOURCE_PATIENCE_S
-        rivals = sorted(rivals, key=lambda q: q.waiting_since if 0 < q.waiting_since < late else now)
+        rivals = sorted(rivals, key=lambda q: min(q.waiting_since or late, late))
         fresh: list[Worker] = []
         while rivals:
             again = []

@@ -63,9 +63,9 @@ class AsyncLoop:
                 self._start(run)
             else:
                 self._waiting.append(run)
-        if self._worker.exit_reason and self._over is not None and not self._over.done():
-            if not self._waiting:
-                self._over.set_result(None)
+        over = self._over
+        if self._worker.exit_reason and not self._waiting and over is not None and not over.done():
+            over.set_result(None)
 
     def _start(self, run: m.Run) -> None:
         self._free -= 1

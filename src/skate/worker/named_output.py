@@ -18,7 +18,7 @@ class NamedStream(io.TextIOWrapper):
 
     def __init__(self, fd: int, name_of: Callable[[], str]) -> None:
         super().__init__(
-            io.FileIO(fd, "wb", closefd=False),  # type: ignore[arg-type]
+            io.FileIO(fd, "wb", closefd=False),
             encoding="utf-8",
             errors="backslashreplace",
             line_buffering=True,

@@ -438,7 +438,7 @@ class Worker:
         connection.append(
             m.Hello(
                 config.PROTOCOL_VERSION,
-                f"{sys.version_info[0]}.{sys.version_info[1]}",
+                config.PYTHON,
                 "worker",
                 self.pid,
                 setup.submitter,
