@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
+import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -65,6 +67,49 @@ def engine_is_shut_down() -> Iterator[None]:
     yield
     if not belongs_to_wider_fixture:
         _shut_down_engine()
+
+
+def eventually(condition: Callable[[], object], what: str, timeout_s: float = 10.0) -> None:
+    """Return as soon as the condition holds; fail, naming what was awaited, if it never does."""
+    give_up_at = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > give_up_at:
+            pytest.fail(f"not within {timeout_s} s: {what}")
+        time.sleep(0.01)
+
+
+def store_counts() -> tuple[int, int]:
+    """(objects, extents of the arena) that this session's node knows at this moment."""
+    from skate.worker.runtime import current
+
+    runtime = current()
+    assert runtime is not None, "no session"
+    answer = runtime.ask("store", {})
+    return answer["objects"], answer["extents"]
+
+
+RunProgram = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run_program(tmp_path: Path) -> RunProgram:
+    """Run a driver program as a user does: a script in a folder of its own, a fresh interpreter."""
+
+    def run(
+        source: str, *, environ: dict[str, str] | None = None, timeout_s: float = 60.0
+    ) -> subprocess.CompletedProcess[str]:
+        script = tmp_path / "program.py"
+        script.write_text(textwrap.dedent(source))
+        sources = str(Path(__file__).resolve().parent.parent / "src")
+        return subprocess.run(
+            [sys.executable, str(script)],
+            env={**os.environ, "PYTHONPATH": sources, **(environ or {})},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+
+    return run
 
 
 class Leftovers:

@@ -58,7 +58,7 @@ class AsyncLoop:
         while queue:
             run = queue.popleft()
             if self._worker.templates[run.template].kind == "actor":
-                self._finish(self._worker.execute(run))
+                self._worker.execute(run, self._finish)
             elif self._free > 0:
                 self._start(run)
             else:

@@ -117,7 +117,8 @@ class Runtime:
         if self.references.journal:
             new, gone = self.references.drain()
             if new:
-                outbox.append(m.Hold(new))
+                # Before all else: a Done in the outbox lets go of the arguments they came with.
+                outbox.insert(0, m.Hold(new))
             if gone:
                 outbox.append(m.Release(gone))
                 values = self.values

@@ -39,7 +39,9 @@ class ThreadedLoop:
                 return
 
     def _run(self, run: m.Run) -> None:
-        done = self._worker.execute(run)
+        self._worker.execute(run, self._answer)
+
+    def _answer(self, done: m.Done) -> None:
         self._worker.connection.append(done, len(done.data))
         if self._worker.exit_reason:
             # exit_actor in a pool thread: wake the main thread, which reads and would not notice.

@@ -127,16 +127,20 @@ class Worker:
                     self.courier_awake = True
                     with connection.lock:
                         connection.arm()
-                done = self.execute(run)
-                self.begun_at = 0.0
-                if queue:
-                    connection.append(done, len(done.data))
-                else:
-                    with connection.lock:
-                        connection.outbox.append(done)
-                        connection.flush_locked()
+                self.execute(run, self._answer)
             if self.exit_reason:
                 return
+
+    def _answer(self, done: m.Done) -> None:
+        """Queue what a call came to; at once on its way if there is nothing else to do."""
+        self.begun_at = 0.0
+        connection = self.connection
+        if self.queue:
+            connection.append(done, len(done.data))
+        else:
+            with connection.lock:
+                connection.outbox.append(done)
+                connection.flush_locked()
 
     def courier_tick(self) -> float | None:
         """Called by the courier: hand back what waits behind a long task; seconds to the next.
@@ -192,23 +196,31 @@ class Worker:
 
     # ------------------------------------------------------------------ one task
 
-    def execute(self, run: m.Run) -> m.Done:
-        """Run a task, a constructor or a call; never raises what user code raised."""
+    def execute(self, run: m.Run, answer: Callable[[m.Done], None]) -> None:
+        """Run a task, a constructor or a call, and ``answer``; user code's errors are answers too.
+
+        The arguments are let go before the answer leaves, but a value with refs inside after it:
+        until the node has heard of the container, nobody else may hold those.
+        """
         started = time.monotonic()
         spec = self.templates[run.template]
         token = current_run.set(run)
+        function = arguments = keywords = value = None
         try:
             try:
                 function, arguments, keywords = self.prepare(run, spec)
                 value = function(*arguments, **keywords)
                 if spec.kind == "actor":
                     self.actor, value = value, None
-                return self.done(run, spec, value, started)
+                done = self.done(run, spec, value, started)
             except BaseException as error:
-                return self.ended_by(run, spec, error, started)
+                done = self.ended_by(run, spec, error, started)
         finally:
             current_run.reset(token)
-            function = arguments = keywords = value = None
+            function = arguments = keywords = None
+        if done.results is None:
+            value = None
+        answer(done)
 
     def prepare(self, run: m.Run, spec: CallTemplate) -> tuple[Any, Any, Any]:
         """(callable, args, kwargs) of a run."""
