@@ -65,7 +65,7 @@ class Operations:
 
         return [
             ((rows.IDLE_CPU, rows.IDLE_MEMORY), idle),
-            one(rows.TASK_SYNC, lambda: rate(self.round_trip, self.sizes)),
+            one(rows.TASK_SYNC, lambda: rate(self.round_trip, self.sizes.seconds)),
             one(rows.TASK_BATCH, lambda: self.task_batch(nothing)),
             one(rows.TASK_BATCH_ARGUMENT, lambda: self.task_batch(same)),
             one(rows.CHAIN, self.chain),
@@ -73,8 +73,8 @@ class Operations:
             one(rows.ACTOR_BATCH, lambda: self.calls_batch(Actor)),
             one(rows.ASYNC_ACTOR_SYNC, lambda: self.calls_sync(AsyncActor)),
             one(rows.ASYNC_ACTOR_BATCH, lambda: self.calls_batch(AsyncActor)),
-            one(rows.PUT_SMALL, lambda: rate(lambda: self.put(0), self.sizes)),
-            one(rows.GET_SMALL, lambda: rate(self.put(0).result, self.sizes)),
+            one(rows.PUT_SMALL, lambda: rate(lambda: self.put(0), self.sizes.seconds)),
+            one(rows.GET_SMALL, lambda: rate(self.put(0).result, self.sizes.seconds)),
             one(rows.PUT_LARGE, self.put_large),
             one(rows.GET_LARGE, self.get_large),
         ]
@@ -101,7 +101,7 @@ class Operations:
         def one_batch() -> None:
             self.client.gather([self.submit(function, *value) for value in values])
 
-        return batch * rate(one_batch, self.sizes)
+        return batch * rate(one_batch, self.sizes.seconds)
 
     def chain(self) -> float:
         """Tasks a second, where each takes the result of the one before."""
@@ -112,12 +112,12 @@ class Operations:
                 link = self.submit(same, link)
             link.result()
 
-        return self.sizes.chain * rate(one_chain, self.sizes)
+        return self.sizes.chain * rate(one_chain, self.sizes.seconds)
 
     def calls_sync(self, actor_class: type) -> float:
         """Calls a second, the next one made when the last one's answer is here."""
         actor = self.client.submit(actor_class, actor=True).result()
-        return rate(lambda: actor.nothing().result(), self.sizes)
+        return rate(lambda: actor.nothing().result(), self.sizes.seconds)
 
     def calls_batch(self, actor_class: type) -> float:
         """Calls a second, many made before the first answer is asked for."""
@@ -128,16 +128,16 @@ class Operations:
             pending = [actor.nothing() for _ in range(batch)]
             [call.result() for call in pending]
 
-        return batch * rate(one_batch, self.sizes)
+        return batch * rate(one_batch, self.sizes.seconds)
 
     def put_large(self) -> float:
         """GB a second to a worker."""
         array = self._large_array()
-        return float(array.nbytes) / 1e9 * rate(lambda: self.put(array), self.sizes)
+        return float(array.nbytes) / 1e9 * rate(lambda: self.put(array), self.sizes.large_put_s)
 
     def get_large(self) -> float:
         """Gets a second of one large array."""
-        return rate(self.put(self._large_array()).result, self.sizes)
+        return rate(self.put(self._large_array()).result, self.sizes.seconds)
 
     def _large_array(self) -> Any:
         import numpy as np
@@ -147,7 +147,7 @@ class Operations:
 
 def run(sizes: Sizes, only: str) -> dict[str, float]:
     """Measure with a local cluster."""
-    from distributed import Client
+    from distributed import Client  # type: ignore[import-not-found,unused-ignore]
 
     begin = time.perf_counter()
     with Client(dashboard_address=None) as client:

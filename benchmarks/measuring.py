@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import psutil
 
 BLOCK_S = 0.005  # the clock is read this often: no cost even where an operation takes 1 µs
-WARM_UP_SHARE = 0.3  # of the measured time, before it
+WARM_UP_SHARE = 0.5  # of the measured time, before it
 SETTLE_S = 2.0  # after init: daemons that finish their start in the background are not idle
 
 
@@ -26,6 +26,9 @@ class Sizes:
     """How much of everything; ``scaled`` for a quick look whether it works at all."""
 
     seconds: float = 0.6
+    large_put_s: float = 2.0
+    """Longer, as a store that frees late has fast and slow phases of up to a second: the mean of
+    several counts."""
     idle_s: float = 10.0
     settle_s: float = SETTLE_S
     batch: int = 1_000
@@ -37,6 +40,7 @@ class Sizes:
         """Everything times ``factor``, but at least a little."""
         return Sizes(
             seconds=self.seconds * factor,
+            large_put_s=self.large_put_s * factor,
             idle_s=max(0.05, self.idle_s * factor),
             settle_s=self.settle_s * factor,
             batch=max(2, round(self.batch * factor)),
@@ -59,18 +63,18 @@ def measure(table: Iterable[tuple[tuple[str, ...], Measurement]], only: str) -> 
 
 
 def rate(
-    operation: Callable[[], object], sizes: Sizes, finish: Callable[[], object] | None = None
+    operation: Callable[[], object], seconds: float, finish: Callable[[], object] | None = None
 ) -> float:
-    """Warm up, then repeat an operation for ``sizes.seconds``; return how often a second.
+    """Warm up, then repeat an operation for ``seconds``; return how often a second.
 
     ``finish`` runs at the end and within the measured time: it waits for what was only begun.
     """
-    block = _warm_up(operation, sizes.seconds * WARM_UP_SHARE)
+    block = _warm_up(operation, seconds * WARM_UP_SHARE)
     if finish is not None:
         finish()
     count = 0
     begin = time.perf_counter()
-    while time.perf_counter() - begin < sizes.seconds or not count:
+    while time.perf_counter() - begin < seconds or not count:
         for _ in itertools.repeat(None, block):
             operation()
         count += block
@@ -92,15 +96,19 @@ def _warm_up(operation: Callable[[], object], seconds: float) -> int:
 
 
 def paired_rates(
-    first: Callable[[], object], second: Callable[[], object], sizes: Sizes
+    first: Callable[[], object], second: Callable[[], object], seconds: float
 ) -> tuple[float, float]:
     """The rates of two operations done in turn, so that both see the same machine."""
-    for _ in range(3):
-        first()
-        second()
+    _pairs(first, second, seconds * WARM_UP_SHARE)
+    return _pairs(first, second, seconds)
+
+
+def _pairs(
+    first: Callable[[], object], second: Callable[[], object], seconds: float
+) -> tuple[float, float]:
     spent = [0.0, 0.0]
     count = 0
-    while sum(spent) < 2 * sizes.seconds or not count:
+    while sum(spent) < seconds or not count:
         for index, operation in enumerate((first, second)):
             begin = time.perf_counter()
             operation()

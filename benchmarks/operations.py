@@ -115,17 +115,17 @@ class Operations:
 
     def task_sync(self) -> float:
         """Tasks a second, the next one submitted when the last one's result is here."""
-        return rate(self.round_trip, self.sizes)
+        return rate(self.round_trip, self.sizes.seconds)
 
     def task_batch(self) -> float:
         """Tasks a second, many submitted before the first result is asked for."""
         get, remote, batch = self.api.get, self.nothing.remote, self.sizes.batch
-        return batch * rate(lambda: get([remote() for _ in range(batch)]), self.sizes)
+        return batch * rate(lambda: get([remote() for _ in range(batch)]), self.sizes.seconds)
 
     def task_batch_argument(self) -> float:
         """The same with an int that goes there and back."""
         get, remote, batch = self.api.get, self.same.remote, self.sizes.batch
-        return batch * rate(lambda: get([remote(n) for n in range(batch)]), self.sizes)
+        return batch * rate(lambda: get([remote(n) for n in range(batch)]), self.sizes.seconds)
 
     def chain(self) -> float:
         """Tasks a second, where each takes the result of the one before."""
@@ -137,7 +137,7 @@ class Operations:
                 link = remote(link)
             self.api.get(link)
 
-        return self.sizes.chain * rate(one_chain, self.sizes)
+        return self.sizes.chain * rate(one_chain, self.sizes.seconds)
 
     def wait(self) -> float:
         """Results a second, taken as they come, one at a time."""
@@ -147,7 +147,7 @@ class Operations:
             while pending:
                 _, pending = self.api.wait(pending)
 
-        return self.sizes.batch * rate(one_batch, self.sizes)
+        return self.sizes.batch * rate(one_batch, self.sizes.seconds)
 
     # ------------------------------------------------------------------ actors
 
@@ -155,13 +155,13 @@ class Operations:
         """Calls a second, the next one made when the last one's answer is here."""
         actor = self.api.remote(actor_class).remote()
         get, call = self.api.get, actor.nothing.remote
-        return rate(lambda: get(call()), self.sizes)
+        return rate(lambda: get(call()), self.sizes.seconds)
 
     def calls_batch(self, actor_class: type) -> float:
         """Calls a second, many made before the first answer is asked for."""
         actor = self.api.remote(actor_class).remote()
         get, call, batch = self.api.get, actor.nothing.remote, self.sizes.batch
-        return batch * rate(lambda: get([call() for _ in range(batch)]), self.sizes)
+        return batch * rate(lambda: get([call() for _ in range(batch)]), self.sizes.seconds)
 
     def create_actors(self) -> Mapping[str, float]:
         """Actors a second until each has answered; and the largest one's unique memory."""
@@ -183,12 +183,12 @@ class Operations:
     def put_small(self) -> float:
         """Puts a second, until the system has taken in all of them."""
         put = self.api.put
-        return rate(lambda: put(0), self.sizes, finish=self.round_trip)
+        return rate(lambda: put(0), self.sizes.seconds, finish=self.round_trip)
 
     def get_small(self) -> float:
         """Gets a second of one small object."""
         get, ref = self.api.get, self.api.put(0)
-        return rate(lambda: get(ref), self.sizes)
+        return rate(lambda: get(ref), self.sizes.seconds)
 
     def put_large(self) -> float:
         """GB a second into memory that was used before; beside it, a copy without any system."""
@@ -199,19 +199,19 @@ class Operations:
             def copy() -> None:
                 target[:] = payload
 
-            puts, copies = paired_rates(lambda: self.api.put(array), copy, self.sizes)
+            puts, copies = paired_rates(lambda: self.api.put(array), copy, self.sizes.large_put_s)
         self.copy_rate = copies * len(payload) / 1e9
         return puts * len(payload) / 1e9
 
     def get_large(self) -> float:
         """Gets a second of one large array: a view, its contents left alone."""
         get, ref = self.api.get, self.api.put(self._large_array())
-        return rate(lambda: get(ref), self.sizes)
+        return rate(lambda: get(ref), self.sizes.seconds)
 
     def read_large(self) -> float:
         """The same, with every element read once."""
         get, ref = self.api.get, self.api.put(self._large_array())
-        return rate(lambda: get(ref).sum(), self.sizes)
+        return rate(lambda: get(ref).sum(), self.sizes.seconds)
 
     def _large_array(self) -> Any:
         import numpy as np

@@ -39,15 +39,17 @@ def run(sizes: Sizes, only: str) -> dict[str, float]:
             [
                 (
                     (rows.TASK_SYNC,),
-                    lambda: {rows.TASK_SYNC: rate(lambda: pool.apply(nothing), sizes)},
+                    lambda: {rows.TASK_SYNC: rate(lambda: pool.apply(nothing), sizes.seconds)},
                 ),
                 (
                     (rows.TASK_BATCH,),
-                    lambda: {rows.TASK_BATCH: batch * rate(task_batch, sizes)},
+                    lambda: {rows.TASK_BATCH: batch * rate(task_batch, sizes.seconds)},
                 ),
                 (
                     (rows.TASK_BATCH_ARGUMENT,),
-                    lambda: {rows.TASK_BATCH_ARGUMENT: batch * rate(task_batch_argument, sizes)},
+                    lambda: {
+                        rows.TASK_BATCH_ARGUMENT: batch * rate(task_batch_argument, sizes.seconds)
+                    },
                 ),
             ],
             only,

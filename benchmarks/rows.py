@@ -15,7 +15,7 @@ NAME_OF_SYSTEM = {
     RAY: "Ray",
     POOL: "Pool",
     DASK: "Dask",
-    COPY: "a plain copy into a warm shared mapping",
+    COPY: "a plain copy",
 }
 
 INIT = "init until the first result"
@@ -118,7 +118,7 @@ def verdicts(results: Results, row: Row) -> Iterator[Verdict]:
     for bar in row.bars:
         factor = ratio(results, bar.against, row)
         met = None if factor is None else factor >= bar.times
-        yield Verdict(f"{bar.times:g} × {NAME_OF_SYSTEM[bar.against]}", met)
+        yield Verdict(f"{bar.times:g}x {NAME_OF_SYSTEM[bar.against]}", met)
     if row.at_most is not None:
         ours = median(results, SKATE, row)
         met = None if ours is None else ours < row.at_most

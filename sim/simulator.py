@@ -70,6 +70,7 @@ class Simulator:
         )
         self.core.now = self.now
         self.processes: dict[Peer, Process] = {}
+        self.contents: dict[bytes, list[bytes]] = {}  # refs inside large objects
         self.turns = 0
         self.events = 0
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
@@ -153,7 +154,7 @@ class Simulator:
         check_turn(core, full=self.turns % self.settings.check_every == 0)
         self.write_out()
         core.gcs.clear()
-        core.events.clear()
+        core.notes.events.clear()
         core.store.dropped.clear()
 
     def write_out(self) -> None:
@@ -178,7 +179,7 @@ class Simulator:
 
     def _resume(self, peer: Peer) -> None:
         self.core.now = self.now
-        self.core.resume(peer)
+        self.core.desk.resume(peer)
         self.write_out()
 
     def connect(self, peer: Peer, process: Process) -> None:

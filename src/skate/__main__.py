@@ -1,7 +1,12 @@
-"""Roles to entries: ``python -m skate gcs``, ``node`` are daemons; anything else is the CLI."""
+"""Roles to entries: ``python -m skate gcs``, ``node`` are daemons; anything else is the CLI.
+
+A driver starts its daemons by the path of this file. SKATE_PATH then names the folders of the
+modules that they need; those go last, so that nothing in them can hide the standard library.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -23,4 +28,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.path += [
+        folder
+        for folder in os.environ.pop("SKATE_PATH", "").split(os.pathsep)
+        if folder and folder not in sys.path
+    ]
     main()

@@ -59,15 +59,20 @@ class ActorOptions(msgspec.Struct, array_like=True):
     in_order: bool = True
     detached: bool = False
     get_if_exists: bool = False
+    # Per method: (name, kind, has a default) of each parameter, so that every handle can check.
+    signatures: dict[str, list[tuple[str, int, bool]]] = {}
 
 
 class JobConfig(msgspec.Struct, array_like=True):
-    """A driver's world, which its workers take over: environment, module path, folder."""
+    """A driver's world, which its workers take over: environment, module path, folder.
+
+    Those three are bytes, as the system has them: they need not be valid Unicode.
+    """
 
     namespace: str = ""
-    environ: dict[str, str] = {}
-    sys_path: list[str] = []
-    working_dir: str = ""
+    environ: dict[bytes, bytes] = {}
+    sys_path: list[bytes] = []
+    working_dir: bytes = b""
     entrypoint: str = ""
     log_to_driver: bool = True
     main_file: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -14,14 +14,19 @@ from skate.api.object_ref import ObjectRef
 from skate.api.options import check_actor_options, check_method_options, demand_from_options
 from skate.api.remote_function import (
     Arity,
+    Parameters,
     connected,
     pickle_by_value,
     pickled_exceptions,
     threads_for,
 )
 from skate.config import ASYNC_ACTOR_CONCURRENCY
-from skate.errors import ActorAlreadyExistsError, PendingCallsLimitExceeded
-from skate.ids import handle_id
+from skate.errors import (
+    ActorAlreadyExistsError,
+    ActorHandleNotFoundError,
+    PendingCallsLimitExceeded,
+)
+from skate.ids import handle_id, job_of
 from skate.messages import KillActor, encode
 from skate.spec import ActorOptions, CallTemplate, demand_of
 from skate.worker.runtime import Runtime, function_id_of
@@ -70,6 +75,7 @@ class ActorMethod:
         self._counted = counted  # a method kept by the user keeps the actor alive
         self._name = name
         self._options = options
+        self._arity = shared.arity_of(name)
         returns = options.get("num_returns")
         self._returns = 1 if returns is None else int(returns)
         self._runtime: Runtime | None = None
@@ -97,10 +103,8 @@ class ActorMethod:
         if runtime is not self._runtime:
             self._export(runtime)
         shared = self._shared
-        if shared.arities:
-            arity = shared.arities.get(self._name)
-            if arity is not None:
-                arity.check(self._name, args, kwargs)
+        if self._arity is not None:
+            self._arity.check(self._name, args, kwargs)
         if shared.max_pending_calls > 0:
             shared.check_pending(runtime)
         if args or kwargs:
@@ -138,13 +142,24 @@ class _Shared:
     __slots__ = ("actor_id", "arities", "max_pending_calls", "options", "pending")
 
     def __init__(
-        self, actor_id: bytes, options: ActorOptions, arities: dict[str, Arity] | None
+        self,
+        actor_id: bytes,
+        options: ActorOptions,
+        arities: dict[str, Arity] | None = None,
     ) -> None:
         self.actor_id = actor_id
         self.options = options
-        self.arities = arities
+        self.arities = {} if arities is None else arities
         self.max_pending_calls = -1
         self.pending: list[bytes] = []
+
+    def arity_of(self, method: str) -> Arity | None:
+        """What a method's calls have to fit; None if nobody knows."""
+        arity = self.arities.get(method)
+        if arity is None and method in self.options.signatures:
+            arity = Arity.of_parameters(self.options.signatures[method])
+            self.arities[method] = arity
+        return arity
 
     def check_pending(self, runtime: Runtime) -> None:
         """PendingCallsLimitExceeded if too many calls of this handle are unanswered."""
@@ -229,7 +244,7 @@ class _ActorId(msgspec.Struct, frozen=True):
 def _rebuild_handle(
     actor_id: bytes, options: bytes, counted: ObjectRef[Any] | None
 ) -> ActorHandle:
-    return ActorHandle(_Shared(actor_id, _decode_options(options), None), counted)
+    return ActorHandle(_Shared(actor_id, _decode_options(options)), counted)
 
 
 def _public_methods(cls: type) -> dict[str, Callable[..., Any]]:
@@ -244,6 +259,15 @@ def _public_methods(cls: type) -> dict[str, Callable[..., Any]]:
     return found
 
 
+class _Description(NamedTuple):
+    """What a class's methods are, found out once."""
+
+    methods: dict[str, dict[str, Any]]  # name to the options of @method
+    arities: dict[str, Arity]
+    signatures: dict[str, Parameters]
+    is_async: bool
+
+
 class ActorClass:
     """A class whose ``remote()`` creates an actor. Made by ``@remote``."""
 
@@ -251,7 +275,7 @@ class ActorClass:
         self._class = cls
         self._options = options
         self._pickled: tuple[bytes, bytes] | None = None
-        self._described: tuple[dict[str, Any], dict[str, Arity], bool] | None = None
+        self._described: _Description | None = None
         self._arity: Arity | None = None
         functools.update_wrapper(self, cls, updated=())
 
@@ -295,8 +319,8 @@ class ActorClass:
         if self._arity is None:
             self._arity = _constructor_arity(self._class)
         self._arity.check(self._class.__name__, args, kwargs)
-        methods, arities, is_async = self._describe()
-        options = self._actor_options(runtime, methods, is_async)
+        description = self._describe()
+        options = self._actor_options(runtime, description)
         actor_id = runtime.new_task_id()
         if options.name:
             existing = self._reserve(runtime, options, actor_id)
@@ -310,19 +334,26 @@ class ActorClass:
         )
         pending = self._options.get("max_pending_calls")
         return ActorHandle(
-            _Shared(actor_id, options, arities),
+            _Shared(actor_id, options, description.arities),
             ObjectRef(counted_id),
             -1 if pending is None else pending,
         )
 
-    def _describe(self) -> tuple[dict[str, Any], dict[str, Arity], bool]:
+    def _describe(self) -> _Description:
         if self._described is None:
-            methods, arities, is_async = {}, {}, False
+            methods: dict[str, dict[str, Any]] = {}
+            arities: dict[str, Arity] = {}
+            is_async = False
             for name, function in _public_methods(self._class).items():
-                bound_self = not isinstance(function, staticmethod)
+                # A class or a partial that is an attribute gets no self when it is called.
+                has_self = not isinstance(function, staticmethod) and hasattr(
+                    type(function), "__get__"
+                )
                 plain = getattr(function, "__func__", function)
-                methods[name] = dict(getattr(plain, _METHOD_OPTIONS, {}))
-                arities[name] = Arity(plain, skip_self=bound_self)
+                options = methods[name] = dict(getattr(plain, _METHOD_OPTIONS, {}))
+                if "retry_exceptions" in options:
+                    options["retry_exceptions"] = pickled_exceptions(options["retry_exceptions"])
+                arities[name] = Arity(plain, skip_self=has_self)
                 is_async = is_async or inspect.iscoroutinefunction(plain)
                 yields = inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain)
                 if yields and methods[name].get("num_returns") is None:
@@ -330,13 +361,16 @@ class ActorClass:
                         f"{self._class.__name__}.{name} is a generator: streaming its values "
                         "is not supported yet. Return a list."
                     )
-            self._described = methods, arities, is_async
+            known = {name: arity.parameters for name, arity in arities.items()}
+            signatures = {name: found for name, found in known.items() if found is not None}
+            self._described = _Description(methods, arities, signatures, is_async)
         return self._described
 
     def _actor_options(
-        self, runtime: Runtime, methods: dict[str, Any], is_async: bool
+        self, runtime: Runtime, description: _Description
     ) -> ActorOptions:
         given = self._options
+        is_async = description.is_async
         concurrency = given.get("max_concurrency")
         if concurrency is None:
             concurrency = ASYNC_ACTOR_CONCURRENCY if is_async else 1
@@ -349,13 +383,14 @@ class ActorClass:
             name=given.get("name") or "",
             namespace=given.get("namespace") or runtime.namespace,
             class_name=self._class.__name__,
-            methods=methods,
+            methods=description.methods,
             max_restarts=given.get("max_restarts") or 0,
             max_task_retries=given.get("max_task_retries") or 0,
             max_concurrency=concurrency,
             is_async=is_async,
             in_order=not (is_async or concurrency > 1 or bool(out_of_order)),
             detached=given.get("lifetime") == "detached",
+            signatures=description.signatures,
         )
 
     def _reserve(
@@ -418,11 +453,20 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
             "or it has ended. Names are seen only inside their namespace; set the same one in "
             "init(namespace=...) of both programs."
         )
-    return ActorHandle(_Shared(row["actor_id"], _decode_options(row["spec"]), None), None)
+    return ActorHandle(_Shared(row["actor_id"], _decode_options(row["spec"])), None)
 
 
 def kill(actor: Any, *, no_restart: bool = True) -> None:
-    """End an actor's process at once (SIGKILL): no exit handler runs, pending calls fail."""
+    """End an actor's process at once (SIGKILL): no exit handler runs, pending calls fail.
+
+    ValueError for anything but a handle; ActorHandleNotFoundError (a ValueError too) for a handle
+    of a session that is over.
+    """
     if not isinstance(actor, ActorHandle):
         raise ValueError(f"kill() takes an actor handle, not {type(actor).__name__}: {actor!r}")
-    connected().connection.append(KillActor(actor._shared.actor_id, no_restart))
+    runtime = connected()
+    actor_id = actor._shared.actor_id
+    foreign = job_of(actor_id) != runtime.job_id
+    if foreign and runtime.ask("actor_info", {"actor_id": actor_id}) is None:
+        raise ActorHandleNotFoundError(f"{actor!r} is of another session, or was gone long ago")
+    runtime.connection.append(KillActor(actor_id, no_restart))

@@ -40,13 +40,10 @@ def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
     return None
 
 
-def get_gpu_ids() -> list[int]:
-    """The GPUs that the running task was given, by index."""
-    run = current_run.get()
+def get_gpu_ids() -> list[int | str]:
+    """The GPUs that the running task or actor was given, under the driver's names for them."""
     worker = worker_main.worker
-    if worker is not None and worker.gpus:
-        return list(worker.gpus)
-    return list(run.gpus or []) if run is not None else []
+    return worker.gpu_ids() if worker is not None else []
 
 
 class RuntimeContext:
@@ -133,7 +130,7 @@ class RuntimeContext:
             raise RuntimeError("current_actor is only there inside an actor")
         from skate.api.actor_handle import _Shared
 
-        return ActorHandle(_Shared(worker.setup.actor_id, worker.setup.actor, None), None)
+        return ActorHandle(_Shared(worker.setup.actor_id, worker.setup.actor), None)
 
     @property
     def was_current_actor_reconstructed(self) -> bool:

@@ -12,6 +12,8 @@ from skate.api.arguments import pack
 from skate.api.object_ref import ObjectRef
 from skate.api.options import check_task_options, demand_from_options
 from skate.objects.culprit import explain_failure
+from skate.objects.reference_counter import process_journal
+from skate.objects.serialization import pickling
 from skate.spec import CallTemplate, demand_of
 from skate.worker.runtime import Runtime, function_id_of
 
@@ -25,11 +27,17 @@ def threads_for(num_cpus: float) -> int:
 
 def pickled_exceptions(value: Any) -> bool | bytes:
     """The wire form of ``retry_exceptions``."""
+    if isinstance(value, bytes):  # it has travelled with a handle
+        return value
     if not value or value is True:
         return bool(value)
     import cloudpickle
 
     return bytes(cloudpickle.dumps(tuple(value)))
+
+
+# (name, kind, whether it has a default) of each parameter: a signature as plain data.
+Parameters = list[tuple[str, int, bool]]
 
 
 class Arity:
@@ -39,13 +47,42 @@ class Arity:
 
     def __init__(self, function: Callable[..., Any], *, skip_self: bool = False) -> None:
         self._low, self._high = 0, -1
+        self._signature: inspect.Signature | None = None
         try:
             signature = inspect.signature(function)
         except (TypeError, ValueError):  # builtins without one: the worker will tell
-            self._signature = None
             return
-        parameters = list(signature.parameters.values())[1 if skip_self else 0 :]
-        self._signature = signature.replace(parameters=parameters)
+        self._of(list(signature.parameters.values())[1 if skip_self else 0 :])
+
+    @classmethod
+    def of_parameters(cls, parameters: Parameters) -> Arity:
+        """The arity that ``parameters`` has described in another process."""
+        arity = cls.__new__(cls)
+        arity._low, arity._high = 0, -1
+        arity._of(
+            [
+                inspect.Parameter(
+                    name,
+                    inspect._ParameterKind(kind),
+                    default=... if has_default else inspect.Parameter.empty,
+                )
+                for name, kind, has_default in parameters
+            ]
+        )
+        return arity
+
+    @property
+    def parameters(self) -> Parameters | None:
+        """What has to be known for ``check`` elsewhere; None if nothing is known."""
+        if self._signature is None:
+            return None
+        return [
+            (p.name, int(p.kind), p.default is not inspect.Parameter.empty)
+            for p in self._signature.parameters.values()
+        ]
+
+    def _of(self, parameters: list[inspect.Parameter]) -> None:
+        self._signature = inspect.Signature(parameters)
         simple = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         if all(p.kind in simple for p in parameters):
             self._high = len(parameters)
@@ -167,13 +204,25 @@ class RemoteFunction:
 
 
 def pickle_by_value(value: Any, what: str) -> bytes:
-    """cloudpickle, with an error that names the culprit."""
+    """cloudpickle, with an error that names the culprit.
+
+    Refs and handles that a function captures live as long as this process is connected (as in
+    Ray): nobody can tell when its pickle will be loaded for the last time.
+    """
     import cloudpickle
 
+    outer = pickling.contained
+    captured: list[bytes] = []
+    pickling.contained = captured
     try:
-        return bytes(cloudpickle.dumps(value, 5))
+        pickled = bytes(cloudpickle.dumps(value, 5))
     except Exception as error:
         raise explain_failure(error, what, value) from error
+    finally:
+        pickling.contained = outer
+    for object_id in captured:
+        process_journal.append((object_id,))  # a birth that no death will follow
+    return pickled
 
 
 def connected() -> Runtime:

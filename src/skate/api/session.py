@@ -10,23 +10,20 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import json
 import os
-import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 from skate import config
 from skate import messages as m
 from skate.api import machine
+from skate.api.daemons import Daemons
 from skate.api.driver_log import DriverLog
 from skate.api.session_folder import SessionFolder
 from skate.errors import LocalNodeDiedError, RuntimeClosedError, SystemFailureError
+from skate.net import unix_socket
 from skate.spec import JobConfig
 from skate.worker import runtime as runtime_module
 from skate.worker.connection import Connection
@@ -102,100 +99,22 @@ class Session:
         self.address = "127.0.0.1"
         self.folder = SessionFolder()
         self.ended = False
-        self.end_reason = ""
-        self._end_lock = threading.Lock()
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._lifelines: list[int] = []
+        self.end_reason = ""  # what the node said, then what became of it
+        self._described = False
+        self._describing = threading.Lock()
+        self._ending = threading.RLock()
+        self.daemons = Daemons(self.folder)
         self.log = DriverLog()
         try:
-            self._start_daemons(resources, store_bytes, labels)
-            self.connection = self._connect()
+            self.daemons.start(resources, store_bytes, labels, self.address)
+            self.connection = Connection(unix_socket.connect(self.daemons.node_socket))
             self.runtime = self._join(job)
         except BaseException:
-            self._stop_daemons()
+            self.daemons.stop(time.monotonic() + config.STOP_TIMEOUT_S)
             self.folder.close()
             raise
 
     # ------------------------------------------------------------------ start
-
-    def _start_daemons(
-        self, resources: dict[str, int], store_bytes: int, labels: dict[str, str]
-    ) -> None:
-        path = self.folder.path
-        node_id = os.urandom(16).hex()
-        gcs_socket, node_socket = str(path / "gcs.sock"), str(path / "node.sock")
-        gcs_listener, node_listener = _listen(gcs_socket), _listen(node_socket)
-        with gcs_listener, node_listener:
-            self._spawn(
-                "node",
-                node_listener.fileno(),
-                lambda lifeline: [
-                    "--config",
-                    json.dumps(
-                        {
-                            "session_dir": str(path),
-                            "session": self.folder.name,
-                            "node_id": node_id,
-                            "listen_fd": node_listener.fileno(),
-                            "gcs_socket": gcs_socket,
-                            "lifeline_fd": lifeline,
-                            "resources": resources,
-                            "object_store_bytes": store_bytes,
-                            "labels": labels,
-                            "address": self.address,
-                        }
-                    ),
-                ],
-            )
-            self._spawn(
-                "gcs",
-                gcs_listener.fileno(),
-                lambda lifeline: [
-                    "--session-dir", str(path), "--listen-fd", str(gcs_listener.fileno()),
-                    "--lifeline-fd", str(lifeline), "--local",
-                ],
-            )  # fmt: skip
-        self.folder.write_description(
-            session=self.folder.name,
-            driver_pid=self.pid,
-            node_pid=self._processes["node"].pid,
-            gcs_pid=self._processes["gcs"].pid,
-            node_socket=node_socket,
-            started=time.time(),
-        )
-
-    def _spawn(self, role: str, listen_fd: int, arguments: Any) -> None:
-        read_end, write_end = os.pipe()
-        environ = dict(os.environ, SKATE_SESSION=self.folder.name, PYTHONUNBUFFERED="1")
-        # The daemons import this very skate, however the driver found it.
-        package = str(Path(__file__).resolve().parents[2])
-        environ["PYTHONPATH"] = os.pathsep.join(
-            part for part in (package, os.environ.get("PYTHONPATH", "")) if part
-        )
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        out = os.open(self.folder.logs / f"{role}.out", flags, 0o600)
-        err = os.open(self.folder.logs / f"{role}.err", flags, 0o600)
-        try:
-            self._processes[role] = subprocess.Popen(
-                [sys.executable, "-m", "skate", role, *arguments(read_end)],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                pass_fds=(listen_fd, read_end),
-                env=environ,
-                cwd="/",
-                start_new_session=True,  # the terminal's Ctrl-C is for the driver alone
-            )
-        finally:
-            os.close(out)
-            os.close(err)
-            os.close(read_end)
-        self._lifelines.append(write_end)
-
-    def _connect(self) -> Connection:
-        sock = socket.socket(socket.AF_UNIX)
-        sock.connect(str(self.folder.path / "node.sock"))
-        return Connection(sock)
 
     def _join(self, job: JobConfig) -> Runtime:
         connection = self.connection
@@ -210,12 +129,17 @@ class Session:
                 m.SessionEnds: self._on_session_ends,
             }
         )
-        connection.append(
-            m.Hello(config.PROTOCOL_VERSION, config.PYTHON, "driver", self.pid, job=job)
-        )
         deadline = time.monotonic() + config.START_TIMEOUT_S
-        while not connection.wait_for(lambda: welcomes or refusals, 0.05):
-            self._check_started(deadline)
+        try:
+            connection.append(
+                m.Hello(config.PROTOCOL_VERSION, config.PYTHON, "driver", self.pid, job=job)
+            )
+            while not connection.wait_for(lambda: welcomes or refusals, 0.05):
+                self.daemons.check_started(deadline)
+        except RuntimeClosedError as error:
+            self.daemons.await_death()
+            self.daemons.check_started(deadline)
+            raise SystemFailureError(f"the session ended while it started: {error}") from None
         if refusals:
             raise SystemFailureError(f"the node refused this driver: {refusals[0].reason}")
         welcome = welcomes[0]
@@ -236,26 +160,6 @@ class Session:
         connection.start_courier(config.COURIER_TICK_S)
         return runtime
 
-    def _check_started(self, deadline: float) -> None:
-        for role, process in self._processes.items():
-            if process.poll() is not None:
-                raise SystemFailureError(
-                    f"the {role} daemon ended while it started: {_how(process.returncode)}\n"
-                    + self._log_tail(role)
-                )
-        if time.monotonic() > deadline:
-            raise SystemFailureError(
-                f"the node daemon did not answer within {config.START_TIMEOUT_S:.0f} s\n"
-                + self._log_tail("node")
-            )
-
-    def _log_tail(self, role: str) -> str:
-        path = self.folder.logs / f"{role}.err"
-        with contextlib.suppress(OSError):
-            lines = path.read_text(errors="replace").splitlines()[-15:]
-            return f"Its log, {path}, ends with:\n    " + "\n    ".join(lines)
-        return f"Its log: {path}"
-
     # ------------------------------------------------------------------ the end
 
     def _on_session_ends(self, message: m.SessionEnds) -> None:
@@ -268,31 +172,15 @@ class Session:
     def _end_badly(self) -> None:
         """A daemon died: say so, and leave nothing behind."""
         self._describe_end()
-        print(f"skate: {self.end_reason}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            print(f"skate: {self.end_reason}", file=sys.stderr, flush=True)
         self.end()
 
     def _describe_end(self) -> None:
-        with self._end_lock:
-            if self.end_reason.endswith("."):
-                return
-            deadline = time.monotonic() + 0.5
-            dead: dict[str, int] = {}
-            while not dead and time.monotonic() < deadline:
-                dead = {
-                    role: process.returncode
-                    for role, process in self._processes.items()
-                    if process.poll() is not None
-                }
-                if not dead:
-                    time.sleep(0.005)
-            role = "gcs" if "gcs" in dead and dead["gcs"] != 0 else "node"
-            how = f" ({_how(dead[role])})" if role in dead else ""
-            name = {"gcs": "The GCS process", "node": "The node daemon"}[role]
-            why = f" It said: {self.end_reason}." if self.end_reason and role == "node" else ""
-            self.end_reason = (
-                f"{name} of this session died{how}.{why} The session is over: its tasks, actors "
-                f"and objects are gone. Its log: {self.folder.logs / (role + '.err')}."
-            )
+        with self._describing:
+            if not self._described:
+                self.end_reason = self.daemons.obituary(self.end_reason)
+                self._described = True
 
     def _raise_closed(self) -> None:
         if self.connection.closed == "shutdown":
@@ -304,82 +192,35 @@ class Session:
 
     def shutdown(self) -> None:
         """End in good order: last prints first."""
+        deadline = time.monotonic() + config.STOP_TIMEOUT_S
         if not self.connection.closed:
             with contextlib.suppress(Exception):
-                self.runtime.ask("flush_logs", {}, 1.0)
+                self.runtime.ask("flush_logs", {}, config.STOP_TIMEOUT_S / 2)
             with contextlib.suppress(Exception):
                 self.connection.append(m.Leaving("shutdown"))
                 self.connection.flush()
-        self.end()
+        self.end(deadline)
 
-    def end(self) -> None:
-        """Close, stop the daemons, remove files. Any thread, any number of times."""
-        with self._end_lock:
+    def end(self, deadline: float | None = None) -> None:
+        """Close, stop the daemons, remove files. Any thread, any number of times.
+
+        Once it has returned, it is done: a thread that comes second waits for the first, and after
+        an interrupt (Ctrl-C) whoever comes next does the rest.
+        """
+        with self._ending:
             if self.ended:
                 return
+            self.connection.close("shutdown")
+            self.daemons.stop(deadline or time.monotonic() + config.STOP_TIMEOUT_S)
+            self.runtime.mapping.close()
+            self.folder.close()
+            self.log.finish()
             self.ended = True
-        self.connection.close("shutdown")
-        self._stop_daemons()
-        self.runtime.mapping.close()
-        self.folder.close()
-        self.log.finish()
-
-    def _stop_daemons(self) -> None:
-        for fd in self._lifelines:
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        self._lifelines.clear()
-        deadline = time.monotonic() + config.STOP_TIMEOUT_S
-        for role, process in self._processes.items():
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            if role == "node" and process.returncode != 0:
-                _kill_session(self.folder.name)
 
     def abandon_in_child(self) -> None:
         """After a fork: the parent's daemons live by the parent's pipe ends alone."""
-        for fd in self._lifelines:
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        self._lifelines.clear()
-
-
-def _listen(path: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX)
-    try:
-        sock.bind(path)
-    except OSError as error:
-        sock.close()
-        if len(path) > 100:
-            raise OSError(
-                f"the path of a session's socket may have about 100 characters, {path} has "
-                f"{len(path)}: set SKATE_TEMP_DIR to a shorter folder"
-            ) from error
-        raise
-    sock.listen(128)
-    return sock
-
-
-def _how(status: int) -> str:
-    if status < 0:
-        with contextlib.suppress(ValueError):
-            return f"killed by signal {-status}, {signal.Signals(-status).name}"
-        return f"killed by signal {-status}"
-    return f"exit code {status}"
-
-
-def _kill_session(name: str) -> None:
-    """SIGKILL to whatever carries this session's name in its environment."""
-    marker = b"SKATE_SESSION=" + name.encode()
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit() or int(entry) == os.getpid():
-            continue
-        with contextlib.suppress(OSError), open(f"/proc/{entry}/environ", "rb") as file:
-            if marker in file.read().split(b"\0"):
-                os.kill(int(entry), signal.SIGKILL)
+        self.daemons.abandon()
+        self.folder.unlock()
 
 
 # ---------------------------------------------------------------------------- public functions
@@ -417,7 +258,8 @@ def init(
                 "skate.init() was called twice. Call shutdown() first, or pass "
                 "ignore_reinit_error=True."
             )
-        if runtime_module.current() is not None:
+        runtime = runtime_module.current()
+        if runtime is not None and not runtime.is_driver:
             raise RuntimeError("init() cannot be called inside a task or actor: it is connected")
         _check_others(local_mode, others)
         _check_address(address)
@@ -484,18 +326,28 @@ def _job_config(namespace: str | None, log_to_driver: bool | None) -> JobConfig:
         log_to_driver = os.environ.get("RAY_LOG_TO_DRIVER", "1") != "0"
     main = sys.modules.get("__main__")
     main_file = getattr(main, "__file__", None) or ""
-    path = [os.path.abspath(part) for part in sys.path]
-    if not main_file and os.getcwd() not in path:
-        path.insert(0, os.getcwd())
+    try:
+        folder = os.getcwd()
+    except FileNotFoundError:  # it was removed under the program
+        folder = os.sep
+    # What is no folder or archive (the markers of import hooks) stays as it is.
+    path = [os.path.abspath(part) if os.path.exists(part or ".") else part for part in sys.path]
+    if not main_file and folder not in path:
+        path.insert(0, folder)
     return JobConfig(
         namespace=namespace or os.urandom(16).hex(),
-        environ=dict(os.environ),
-        sys_path=path,
-        working_dir=os.getcwd(),
-        entrypoint=sys.argv[0] if sys.argv else "",
+        environ=dict(os.environb),
+        sys_path=[os.fsencode(part) for part in path],
+        working_dir=os.fsencode(folder),
+        entrypoint=_printable(sys.argv[0]) if sys.argv else "",
         log_to_driver=log_to_driver,
-        main_file=main_file,
+        main_file=_printable(main_file),
     )
+
+
+def _printable(text: str) -> str:
+    """A name that is not valid Unicode, with its odd bytes escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _forget_ended() -> None:
@@ -503,7 +355,7 @@ def _forget_ended() -> None:
     global _session
     if _session is not None:
         if _session.pid == os.getpid():
-            _session.end()
+            _session.end()  # waits, if another thread is at it
         _session = None
         runtime_module.set_current(None)
 
@@ -512,11 +364,12 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
     """End the session and all of its processes; nothing is done if there is none."""
     global _session
     with _lock:
-        session, _session = _session, None
+        session = _session
         if session is None or session.pid != os.getpid():
             return
         runtime_module.set_current(None)
         session.shutdown()
+        _session = None  # only now: an interrupted shutdown is taken up by the next call, or at exit
 
 
 def is_initialized() -> bool:

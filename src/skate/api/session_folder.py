@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from skate.config import SESSIONS_KEPT
+from skate.node.leftovers import kill_session
+
+TRACES = ("gcs.sock", "node.sock", "arena")
+"""What a session that ended badly leaves in its folder; "arena" tells where the arena file is."""
 
 
 def sessions_root() -> Path:
@@ -45,7 +49,7 @@ class SessionFolder:
         self.logs = self.path / "logs"
         self.logs.mkdir(mode=0o700)
         self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # waits only for a sweep that looks in at this moment
 
     def write_description(self, **fields: Any) -> None:
         """session.json: who belongs to it, for `skate status`."""
@@ -54,8 +58,13 @@ class SessionFolder:
     def close(self) -> None:
         """The session is over: remove what is not a log."""
         clean(self.path)
-        with contextlib.suppress(OSError):
-            os.close(self._lock)
+        self.unlock()
+
+    def unlock(self) -> None:
+        """Let go of the lock: the session is over, or this is a fork of the driver."""
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
 
 
 def clean(path: Path) -> None:
@@ -64,7 +73,7 @@ def clean(path: Path) -> None:
         arena = (path / "arena").read_text()
         if os.path.basename(arena).startswith("skate-"):
             os.unlink(arena)
-    for name in ("gcs.sock", "node.sock", "arena"):
+    for name in TRACES:
         with contextlib.suppress(OSError):
             (path / name).unlink()
 
@@ -82,7 +91,8 @@ def sweep(root: Path) -> None:
         except OSError:
             continue  # alive
         else:
-            if (folder / "arena").exists():
+            if any(os.path.lexists(folder / name) for name in TRACES):
+                kill_session(folder.name)
                 clean(folder)
             if number < len(folders) - SESSIONS_KEPT:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -35,6 +35,7 @@ from skate.gcs.gcs_core import GcsCore, Send
 from skate.gcs.membership import TICK_S
 from skate.messages import Answer, Refused, decode_to_gcs
 from skate.net.frame import BadFrame, FrameReader, frame
+from skate.node.leftovers import kill_session
 
 NODES_LEAVE_WITHIN_S = 1.0
 """At the end of a session, how long nodes have to close before their files are taken away."""
@@ -232,6 +233,7 @@ class _Lifeline:
 
 
 async def _serve(listen_fd: int, lifeline_fd: int, session_dir: str, local: bool) -> None:
+    parent = os.getppid()
     server = GcsServer(GcsCore(silence_s=None if local else NODE_SILENCE_S))
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, server.stop, "SIGTERM")
@@ -249,6 +251,9 @@ async def _serve(listen_fd: int, lifeline_fd: int, session_dir: str, local: bool
     # Files in use stay; but once the parent has gone nobody else would ever take them away.
     if local and (await server.nodes_left() or lifeline.is_cut):
         _remove_session_files(session_dir)
+        if os.getppid() != parent:
+            # The driver is dead and the node may be: what they would have ended is ours to end.
+            kill_session(os.path.basename(session_dir))
 
 
 def _remove_session_files(session_dir: str) -> None:

@@ -100,7 +100,7 @@ class ActorManager:
         task = actor.creation
         core = self.core
         core.introduce(worker.peer, task.template)
-        values = core.values_of(task.dependencies) if task.dependencies else None
+        values = core.desk.values_of(task.dependencies) if task.dependencies else None
         core.send(
             worker.peer,
             m.Run(
@@ -168,7 +168,7 @@ class ActorManager:
         call.sent_at = core.now
         values = None
         if call.dependencies is not None:
-            values = core.values_of(call.dependencies)
+            values = core.desk.values_of(call.dependencies)
         if not peer.outbox:
             core.dirty.append(peer)
         peer.outbox.append(
@@ -193,7 +193,7 @@ class ActorManager:
             call.retries_left -= call.retries_left > 0
             call.attempt += 1
             call.state = advance(TASK_MOVES, call.state, TaskState.READY)
-            self.core.abandon_results(call)
+            self.core.desk.abandon_results(call)
             self.router.retry(actor, call)
             return
         self.router.answered(actor, done.task_id)
@@ -220,11 +220,11 @@ class ActorManager:
                 pickled_cause=record.pickled_cause,
             )
             task.state = advance(TASK_MOVES, task.state, TaskState.FAILED)
-            core.note_task(task, done.started, done.ended, worker, done.data)
+            core.notes.task(task, done.started, done.ended, worker, done.data)
             self._die(actor, FORMAT_ERROR + encode_error(cause))
             return
         task.state = advance(TASK_MOVES, task.state, TaskState.FINISHED)
-        core.note_task(task, done.started, done.ended, worker, b"")
+        core.notes.task(task, done.started, done.ended, worker, b"")
         actor.move(ALIVE)
         self._report(actor)
         if actor.options.max_restarts == 0:
@@ -262,10 +262,10 @@ class ActorManager:
         self._end_if_drained(actor)
 
     def _end_if_drained(self, actor: Actor) -> None:
-        if actor.leaving or not actor.is_drained():
-            return
         if actor.state is DEAD:
             self.router.actors.pop(actor.id, None)  # nobody can ask for it any more
+        elif actor.leaving or not actor.is_drained():
+            return
         elif actor.state is ALIVE and actor.worker is not None:
             actor.leaving = True
             if actor.worker.state is WorkerState.ACTOR:  # else it ends already
@@ -445,7 +445,7 @@ class ActorManager:
                 actor.restarts,
             )
         )
-        core.note_state(
+        core.notes.state(
             "actor", actor.id, actor.state.name, options.class_name, worker.pid if worker else 0
         )
 

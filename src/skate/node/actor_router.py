@@ -189,12 +189,12 @@ class ActorRouter:
     def take_early(self, actor: Actor) -> list[Task]:
         """Calls that still wait for arguments or for earlier ones; their numbers are closed."""
         waiting = []
-        for line in actor.lines.values():
-            early = [task for task in line.early.values() if task]
-            waiting += early
+        for caller, line in list(actor.lines.items()):
+            waiting += [task for task in line.early.values() if task]
             if line.early:
                 line.next = max(line.next, max(line.early) + 1)
                 line.early.clear()
+                self._forget_if_over(actor, caller, line)
         return waiting
 
     def again(self, actor: Actor, calls: list[Task]) -> None:

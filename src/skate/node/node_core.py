@@ -19,18 +19,21 @@ from typing import Any, Protocol
 
 from skate import messages as m
 from skate.config import (
-    EVENT_BACKLOG,
     FULL_STORE_GRACE_S,
     IDLE_WORKER_S,
     PROTOCOL_VERSION,
     STDERR_TAIL_LINES,
 )
-from skate.errors import ErrorRecord, decode_error, encode_error, with_dependant
+from skate.errors import decode_error, encode_error, with_dependant
 from skate.ids import FIRST_RETURN, SUBMITTER_BYTES, return_id
 from skate.node.actor_manager import ActorManager
+from skate.node.error_payload import error_payload
+from skate.node.event_notes import EventNotes
+from skate.node.exit_status import describe_status
+from skate.node.object_desk import ObjectDesk
 from skate.node.peer import Job, Peer
 from skate.objects.arena import Arena
-from skate.objects.object_store import INLINE, PENDING, ObjectStore, StoredObject
+from skate.objects.object_store import PENDING, ObjectStore, StoredObject
 from skate.scheduler.local_scheduler import LocalScheduler, Pool, Task, Template, Worker
 from skate.spec import FORMAT_ERROR, CallTemplate, resources_of
 from skate.states import TASK_MOVES, TaskState, WorkerState, advance
@@ -64,11 +67,6 @@ class Shell(Protocol):
         """Whether the shell itself answers this (now or later)."""
 
 
-def error_payload(kind: str, message: str, **fields: Any) -> bytes:
-    """A payload that makes get() raise the named error."""
-    return FORMAT_ERROR + encode_error(ErrorRecord(kind=kind, message=message, fields=fields))
-
-
 class NodeCore:
     """See the module's docstring."""
 
@@ -100,8 +98,8 @@ class NodeCore:
         self.templates: dict[tuple[bytes, CallTemplate], Template] = {}
         self.template_count = 0
         self.gcs: list[Any] = []  # messages for the GCS
-        self.events: list[tuple[Any, ...]] = []
-        self.events_dropped = 0
+        self.desk = ObjectDesk(self)
+        self.notes = EventNotes(self)
         self.asked: dict[int, tuple[Peer, int]] = {}  # forwarded questions
         self.ask_count = 0
         self.doomed: deque[tuple[Task, bytes]] = deque()  # tasks with a failed input
@@ -120,14 +118,14 @@ class NodeCore:
             m.Blocked: self.on_blocked,
             m.Unblocked: self.on_unblocked,
             m.Leaving: self.on_leaving,
-            m.Put: self.on_put,
-            m.CreateExtent: self.on_create_extent,
-            m.Seal: self.on_seal,
-            m.Hold: self.on_hold,
-            m.Release: self.on_release,
-            m.Pin: self.on_pin,
-            m.Unpin: self.on_unpin,
-            m.Want: self.on_want,
+            m.Put: self.desk.on_put,
+            m.CreateExtent: self.desk.on_create_extent,
+            m.Seal: self.desk.on_seal,
+            m.Hold: self.desk.on_hold,
+            m.Release: self.desk.on_release,
+            m.Pin: self.desk.on_pin,
+            m.Unpin: self.desk.on_unpin,
+            m.Want: self.desk.on_want,
             m.Ask: self.on_ask,
         }
 
@@ -311,25 +309,16 @@ class NodeCore:
         )
         self.shell.job_ended(job, "its driver is gone")
 
-    def resume(self, peer: Peer) -> None:
-        """The peer reads again: push what was held back, as far as it is still wanted."""
-        peer.paused = False
-        while peer.deferred and not peer.paused:
-            stored = self.store.objects.get(peer.deferred.popleft())
-            if stored is not None and stored.state is not PENDING:
-                self._push(peer, stored)
-
     # ------------------------------------------------------------------ functions and templates
 
     def on_register_function(self, peer: Peer, message: m.RegisterFunction) -> None:
         """Step 0 of figure a: the function goes to the function table of the GCS."""
         if peer.job is not None:
             peer.job.function_ids[message.function_id] = None
-        peer.known_functions.add(message.function_id)
         if message.function_id not in self.functions:
             self.functions[message.function_id] = message
             self.gcs.append(m.FunctionStored(message.function_id, message.name, message.data))
-            self.note_state("function", message.function_id, "EXPORTED", message.name, peer.pid)
+            self.notes.state("function", message.function_id, "EXPORTED", message.name, peer.pid)
 
     def on_register_template(self, peer: Peer, message: m.RegisterTemplate) -> None:
         """What calls on this connection mean by a number."""
@@ -409,7 +398,7 @@ class NodeCore:
         for object_id in task.dependencies or ():
             stored = objects.get(object_id)
             if stored is None:
-                failed = self._lost_payload(object_id)
+                failed = self.desk.lost_payload(object_id)
                 continue
             stored.holds += 1
             if stored.state is PENDING:
@@ -424,21 +413,13 @@ class NodeCore:
             return False
         return task.missing == 0
 
-    def _lost_payload(self, object_id: bytes) -> bytes:
-        return error_payload(
-            "ObjectLostError",
-            f"Object {object_id.hex()} is not known to this cluster: its last reference is gone, "
-            "or the ref came from another session.",
-            object_ref_hex=object_id.hex(),
-        )
-
     def _send_task(self, worker: Worker, task: Task) -> None:
         """The scheduler has chosen: hand the task to the worker."""
         peer = worker.peer
         self.introduce(peer, task.template)
         values = None
         if task.dependencies is not None:
-            values = self.values_of(task.dependencies)
+            values = self.desk.values_of(task.dependencies)
         self.send(
             peer,
             m.Run(
@@ -464,17 +445,6 @@ class NodeCore:
             self.send(peer, self.functions[function_id])
         self.send(peer, m.RegisterTemplate(template.number, template.spec))
 
-    def values_of(self, object_ids: list[bytes]) -> list[m.Value]:
-        """The values (or arena spans) of objects that are all here."""
-        values = []
-        for object_id in object_ids:
-            stored = self.store.objects[object_id]
-            if stored.state is INLINE:
-                values.append(m.Value(stored.data))
-            else:
-                values.append(m.Value(b"", stored.offset, stored.size))
-        return values
-
     def on_done(self, peer: Peer, done: m.Done) -> None:
         """A worker has run a task (or an actor's call): store, tell, go on."""
         worker = peer.worker
@@ -488,7 +458,7 @@ class NodeCore:
         if done.retry and task.retries_left != 0:
             task.retries_left -= task.retries_left > 0
             task.attempt += 1
-            self.abandon_results(task)
+            self.desk.abandon_results(task)
             self.scheduler.requeue(task)
             return
         self.complete(task, done, worker)
@@ -510,66 +480,18 @@ class NodeCore:
         """Store the results of a task that has run."""
         state = TaskState.FAILED if done.failed else TaskState.FINISHED
         if done.failed:
-            self.abandon_results(task)
+            self.desk.abandon_results(task)
         if done.results is None:
-            self.store_result(task.id + FIRST_RETURN, m.Value(done.data), None)
+            self.desk.store_result(task.id + FIRST_RETURN, m.Value(done.data), None)
         else:
             for index, result in enumerate(done.results):
-                self.store_result(return_id(task.id, index), result.value, result.contains)
+                self.desk.store_result(return_id(task.id, index), result.value, result.contains)
         task.state = advance(TASK_MOVES, task.state, state)
-        self.note_task(task, done.started, done.ended, worker, done.data if done.failed else b"")
+        self.notes.task(task, done.started, done.ended, worker, done.data if done.failed else b"")
         self.drop_arguments(task)
 
-    def abandon_results(self, task: Task) -> None:
-        """An attempt failed after it had taken space for (some of) its results."""
-        for index in range(task.template.spec.num_returns):
-            creation = self.store.creations.get(return_id(task.id, index))
-            if creation is not None:
-                self.store.abandon(creation)
-
-    def store_result(self, object_id: bytes, value: m.Value, contains: list[bytes] | None) -> None:
-        """A promised value is here (step 3 of figure b): keep it if wanted, tell who waits."""
-        stored = self.store.objects.get(object_id)
-        if value.size:
-            creation = self.store.creations.get(object_id)
-            if creation is None or creation.offset != value.offset:
-                raise ValueError(f"a result in an extent that was never given: {object_id.hex()}")
-            if stored is None:
-                self.store.abandon(creation)
-                return
-            self.store.seal(stored, contains)
-            self.gcs.append(m.ObjectsChanged([(object_id, stored.size)], []))
-        elif stored is None:
-            return
-        else:
-            self.store.fulfil_inline(stored, value.data, contains)
-        self.announce(stored)
-
-    def announce(self, stored: StoredObject) -> None:
-        """Tell everyone who waits for an object that it is there."""
-        owner = stored.owner
-        told = owner.alive and stored.id in owner.held
-        if told:
-            self._push(owner, stored)
-        if stored.subscribers:
-            for peer in stored.subscribers:
-                if peer.alive and not (told and peer is owner):
-                    self._push(peer, stored)
-            stored.subscribers = None
-        if stored.waiters:
-            waiters, stored.waiters = stored.waiters, None
-            for task in waiters:
-                self._input_ready(task, stored)
-
-    def _push(self, peer: Peer, stored: StoredObject) -> None:
-        if peer.paused:
-            peer.deferred.append(stored.id)
-            return
-        if not peer.outbox:
-            self.dirty.append(peer)
-        peer.outbox.append(m.Ready(stored.id, stored.data, stored.offset, stored.size))
-
-    def _input_ready(self, task: Task, stored: StoredObject) -> None:
+    def input_ready(self, task: Task, stored: StoredObject) -> None:
+        """An object that the task waits for is there."""
         if task.state is not TaskState.WAITING:
             return  # another input has failed it
         if stored.is_error:
@@ -589,10 +511,10 @@ class NodeCore:
             payload = FORMAT_ERROR + encode_error(record)
         was_waiting = task.state is TaskState.WAITING
         task.state = advance(TASK_MOVES, task.state, TaskState.FAILED)
-        self.abandon_results(task)
+        self.desk.abandon_results(task)
         for index in range(task.template.spec.num_returns):
-            self.store_result(return_id(task.id, index), m.Value(payload), None)
-        self.note_task(task, 0.0, self.now, task.worker, payload)
+            self.desk.store_result(return_id(task.id, index), m.Value(payload), None)
+        self.notes.task(task, 0.0, self.now, task.worker, payload)
         self.drop_arguments(task)
         if task.actor is not None:
             self.actors.task_failed(task, payload, was_waiting)
@@ -625,7 +547,7 @@ class NodeCore:
                         f"{task.template.spec.name} has ended.",
                         object_ref_hex=object_id.hex(),
                     )
-                    self.store_result(object_id, m.Value(payload), None)
+                    self.desk.store_result(object_id, m.Value(payload), None)
 
     def on_hand_back(self, peer: Peer, message: m.HandBack) -> None:
         """A worker will not run these: others may."""
@@ -738,124 +660,6 @@ class NodeCore:
         elif peer.worker is not None and peer.worker.actor is not None:
             self.actors.leaving(peer.worker.actor, message.reason)
 
-    # ------------------------------------------------------------------ objects
-
-    def on_put(self, peer: Peer, message: m.Put) -> None:
-        """A small value from its creator, who holds it."""
-        stored = self.store.promise(message.object_id, peer)
-        peer.held.add(message.object_id)
-        self.store.fulfil_inline(stored, message.data, message.contains)
-        self.note_object(message.object_id, "PUT", len(message.data), peer.pid)
-
-    def on_create_extent(self, peer: Peer, message: m.CreateExtent) -> None:
-        """Space in the arena, now or when there is some."""
-        if message.size <= 0:
-            raise ValueError(f"an extent of {message.size} bytes")
-        creation = self.store.create(peer, message.object_id, message.size, self.now)
-        if creation.offset is not None:
-            self.send(peer, m.Extent(message.object_id, creation.offset))
-        elif message.size > self.store.arena.capacity_bytes:
-            self._refuse_extent(creation)
-
-    def _refuse_extent(self, creation: Any) -> None:
-        self.store.abandon(creation)
-        self.send(
-            creation.creator,
-            m.Extent(creation.object_id, 0, self._full_store_payload(creation.size)),
-        )
-
-    def _full_store_payload(self, size: int) -> bytes:
-        arena = self.store.arena
-        lines = [
-            f"The object store is full: {size / 1e6:.1f} MB are needed in one piece, "
-            f"{arena.used_bytes / 1e6:.1f} of {arena.capacity_bytes / 1e6:.1f} MB are in use and "
-            f"the largest free piece has {arena.largest_hole_bytes / 1e6:.1f} MB. "
-            "The largest objects and who holds them:"
-        ]
-        for stored in self.store.largest(5):
-            lines.append(
-                f"    {stored.id.hex()}  {stored.size / 1e6:.1f} MB  {self._holders(stored)}"
-            )
-        lines.append(
-            "Drop references that are no longer needed (del), or start with a larger "
-            "init(object_store_memory=...)."
-        )
-        return error_payload(
-            "ObjectStoreFullError",
-            "\n".join(lines),
-            needed_bytes=size,
-            used_bytes=arena.used_bytes,
-            capacity_bytes=arena.capacity_bytes,
-        )
-
-    def _holders(self, stored: StoredObject) -> str:
-        names = []
-        for peer in self.peers:
-            if stored.id in peer.held:
-                names.append(f"a reference in {peer.role} {peer.pid}")
-            if stored.id in peer.pins:
-                names.append(f"mapped by {peer.role} {peer.pid}")
-        others = stored.holds - sum(stored.id in peer.held for peer in self.peers)
-        if others > 0:
-            names.append(f"{others} task argument(s) or containing object(s)")
-        return "; ".join(names) or "nobody (about to be freed)"
-
-    def on_seal(self, peer: Peer, message: m.Seal) -> None:
-        """A put's bytes are in the arena; its creator holds it."""
-        stored = self.store.promise(message.object_id, peer)
-        peer.held.add(message.object_id)
-        self.store.seal(stored, message.contains)
-        self.note_object(message.object_id, "SEALED", stored.size, peer.pid)
-        self.gcs.append(m.ObjectsChanged([(stored.id, stored.size)], []))
-
-    def on_hold(self, peer: Peer, message: m.Hold) -> None:
-        """A process has come to know these refs. Its giver still holds them (DESIGN 6)."""
-        for object_id in message.object_ids:
-            if object_id not in peer.held and self.store.hold(object_id):
-                peer.held.add(object_id)
-
-    def on_release(self, peer: Peer, message: m.Release) -> None:
-        """A process has lost its last ref to these."""
-        held = peer.held
-        release = self.store.release
-        for object_id in message.object_ids:
-            if object_id in held:
-                held.remove(object_id)
-                release(object_id)
-
-    def on_pin(self, peer: Peer, message: m.Pin) -> None:
-        """A process has mapped these spans."""
-        for object_id in message.object_ids:
-            if object_id in self.store.objects:
-                self.store.pin(object_id)
-                peer.pins[object_id] = peer.pins.get(object_id, 0) + 1
-
-    def on_unpin(self, peer: Peer, message: m.Unpin) -> None:
-        """The last view into these is gone."""
-        for object_id in message.object_ids:
-            count = peer.pins.get(object_id, 0)
-            if not count:
-                continue
-            if count == 1:
-                del peer.pins[object_id]
-            else:
-                peer.pins[object_id] = count - 1
-            self.store.unpin(object_id)
-
-    def on_want(self, peer: Peer, message: m.Want) -> None:
-        """Steps 1 and 2 of figure b: send it, or remember who waits for it."""
-        for object_id in message.object_ids:
-            stored = self.store.objects.get(object_id)
-            if stored is None:
-                self.send(peer, m.Ready(object_id, self._lost_payload(object_id)))
-            elif stored.state is not PENDING:
-                self._push(peer, stored)
-            else:
-                if stored.subscribers is None:
-                    stored.subscribers = []
-                stored.subscribers.append(peer)
-                self.note_object(object_id, "WANTED", 0, peer.pid)
-
     # ------------------------------------------------------------------ questions
 
     def on_ask(self, peer: Peer, question: m.Ask) -> None:
@@ -866,7 +670,7 @@ class NodeCore:
         elif not self.shell.answer_locally(peer, question):
             self.ask_count += 1
             self.asked[self.ask_count] = (peer, question.number)
-            self.flush_events()
+            self.notes.flush()
             self.gcs.append(m.Ask(self.ask_count, question.method, question.body))
 
     def on_gcs_answer(self, answer: m.Answer) -> None:
@@ -937,72 +741,13 @@ class NodeCore:
             },
         }
 
-    # ------------------------------------------------------------------ events
-
-    def note_task(
-        self, task: Task, started: float, ended: float, worker: Worker | None, error: bytes
-    ) -> None:
-        """One compact row for all state changes of a task (gcs/event_log.py)."""
-        spec = task.template.spec
-        if not spec.events:
-            return
-        error_type = ""
-        if error:
-            record = decode_error(error[1:])
-            error_type = str(record.fields.get("cause_type", record.kind))
-        self._note(
-            (
-                "T",
-                task.id,
-                task.attempt,
-                spec.name,
-                task.template.job_id,
-                worker.pid if worker else 0,
-                worker.id if worker else b"",
-                task.submitted_at,
-                task.ready_at,
-                task.sent_at,
-                started,
-                ended,
-                int(task.state),
-                error_type,
-                self.node_id,
-                spec.kind,
-                task.owner.pid,
-            )
-        )
-
-    def note_object(self, object_id: bytes, what: str, size: int, pid: int) -> None:
-        """An object's life, for the event log."""
-        self._note(("O", object_id, what, size, self.now, pid, self.node_id))
-
-    def note_state(self, kind: str, any_id: bytes, state: str, text: str, pid: int) -> None:
-        """A node's, job's, actor's, worker's or function's change of state."""
-        self._note(("S", kind, any_id, state, self.now, text, pid))
-
-    def _note(self, event: tuple[Any, ...]) -> None:
-        if len(self.events) < EVENT_BACKLOG:
-            self.events.append(event)
-        else:
-            self.events_dropped += 1
-
-    def flush_events(self) -> None:
-        """Hand the events so far to the GCS as one opaque batch."""
-        if self.events or self.events_dropped:
-            events, self.events = self.events, []
-            self.gcs.append(m.Events(len(events), m.encode(events), self.events_dropped))
-            self.events_dropped = 0
-        if self.store.dropped:
-            dropped, self.store.dropped = self.store.dropped, []
-            self.gcs.append(m.ObjectsChanged([], dropped))
-
     # ------------------------------------------------------------------ time
 
     def tick(self) -> None:
         """Every tenth of a second: end idle workers, fail creators that wait in vain."""
         if self.store.queue:
             for creation in self.store.expired(self.now, FULL_STORE_GRACE_S):
-                self._refuse_extent(creation)
+                self.desk.refuse(creation)
         keep = self.scheduler.total.get("CPU", 0) // 10_000
         for worker in self.scheduler.idle_beyond(keep, self.now, IDLE_WORKER_S):
             self.retire(worker, "idle, and more workers than CPUs")
@@ -1012,27 +757,3 @@ class NodeCore:
         self.store.check()
         self.scheduler.check(self.actors.held_resources())
         self.actors.router.check()
-
-
-def describe_status(status: int) -> str:
-    """An exit status in words: exit code, or minus the signal."""
-    if status >= 0:
-        return f"it exited with code {status}" + (
-            " (sys.exit or os._exit in the task?)" if status in (0, 1) else ""
-        )
-    name = _SIGNALS.get(-status, "")
-    hint = _SIGNAL_HINTS.get(-status, "")
-    return f"killed by signal {-status}{f' ({name})' if name else ''}{f'; {hint}' if hint else ''}"
-
-
-_SIGNALS = {
-    1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE",
-    9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM", 24: "SIGXCPU",
-    31: "SIGSYS",
-}  # fmt: skip
-_SIGNAL_HINTS = {
-    9: "somebody killed it, or the machine ran out of memory (see dmesg)",
-    11: "a crash in native code",
-    6: "native code called abort()",
-    7: "bad memory access, often a full /dev/shm or disk",
-}

@@ -8,6 +8,7 @@ process, socket or shared-memory file of its session is left.
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import socket
@@ -16,6 +17,18 @@ import sys
 import msgspec
 
 from skate.node import linux, zygote
+
+# What every worker needs, or its user's code will touch: loaded once, shared by all workers.
+WARM_MODULES = (
+    "cloudpickle",
+    "skate.worker.worker_main",
+    "skate.api.actor_handle",
+    "skate.api.cluster",
+    "skate.api.decorator",
+    "skate.api.objects",
+    "skate.api.session",
+    "skate.exceptions",
+)
 
 
 class NodeConfig(msgspec.Struct):
@@ -41,11 +54,8 @@ def _run_worker(line: socket.socket) -> None:
 
 
 def _fork_zygote() -> tuple[socket.socket, int]:
-    # Warm up what every worker needs; the zygote's copy is shared by all of them.
-    import cloudpickle  # noqa: F401
-
-    import skate.worker.worker_main  # noqa: F401
-
+    for module in WARM_MODULES:
+        importlib.import_module(module)
     return zygote.start(_run_worker)
 
 

@@ -12,6 +12,7 @@ import signal
 import socket
 import struct
 import time
+from collections import deque
 from typing import Any
 
 import uvloop
@@ -19,14 +20,22 @@ import uvloop
 from skate import config
 from skate import messages as m
 from skate.ids import NODE_ID_BYTES
+from skate.net import unix_socket
 from skate.net.frame import BadFrame, FrameReader, frame
 from skate.node import linux, zygote
+from skate.node.exit_status import describe_status
 from skate.node.log_tail import LogTail, tail_lines
 from skate.node.node_core import NodeCore
 from skate.node.node_daemon import NodeConfig, arena_file, create_arena
 from skate.node.peer import Job, Peer
 from skate.objects.arena import Arena
 from skate.scheduler.local_scheduler import Worker
+
+ZYGOTE_RETRY_S = 0.002
+"""A burst of forks has filled the line to the zygote: how soon to try again."""
+
+ZYGOTE_STATUS_WITHIN_S = 0.2
+"""The zygote has closed its line: how long to wait for the exit status that tells why."""
 
 log = logging.getLogger("skate.node")
 
@@ -92,7 +101,7 @@ class ClientLink(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """It reads again."""
-        self.shell.core.resume(self.peer)
+        self.shell.core.desk.resume(self.peer)
         self.shell.write_out()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -126,7 +135,7 @@ class GcsLink(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """A local session does not outlive its GCS."""
         self.shell.gcs_transport = None
-        self.shell.end("the GCS process of this session died")
+        self.shell.end("the GCS died")
 
 
 def peer_uid(sock: Any) -> int:
@@ -161,6 +170,7 @@ class NodeShell:
         self.tail_paths: dict[bytes, tuple[str, str]] = {}
         self.awaited_forks: dict[bytes, Worker] = {}
         self.alive_workers: dict[bytes, Worker] = {}
+        self._zygote_backlog: deque[tuple[bytes, socket.socket | None]] = deque()
         self.gcs_transport: asyncio.Transport | None = None
         self.ending: asyncio.Future[str] | None = None
         self.last_busy = 0.0
@@ -184,15 +194,7 @@ class NodeShell:
         out, err = stem + ".out", stem + ".err"
         self.tail_paths[worker.id] = (out, err)
         self.alive_workers[worker.id] = worker
-        try:
-            socket.send_fds(
-                self.zygote_line, [zygote.fork_request(worker.id, out, err)], [theirs.fileno()]
-            )
-        except OSError as error:
-            self.end(f"the zygote of this node died ({error})")
-            return
-        finally:
-            theirs.close()
+        self._ask_zygote(zygote.fork_request(worker.id, out, err), theirs)
         peer = Peer()
         peer.worker = worker
         worker.peer = peer
@@ -205,8 +207,33 @@ class NodeShell:
 
     def kill_worker(self, worker: Worker) -> None:
         """SIGKILL, through the zygote, which knows whether the pid is still its own."""
-        with contextlib.suppress(OSError):
-            self.zygote_line.send(zygote.kill_request(worker.id))
+        self._ask_zygote(zygote.kill_request(worker.id), None)
+
+    def _ask_zygote(self, request: bytes, line: socket.socket | None) -> None:
+        """Send a request, with the worker's end of its line, as soon as there is room."""
+        self._zygote_backlog.append((request, line))
+        if len(self._zygote_backlog) == 1:
+            self._send_to_zygote()
+
+    def _send_to_zygote(self) -> None:
+        backlog = self._zygote_backlog
+        while backlog:
+            request, line = backlog[0]
+            try:
+                if line is None:
+                    self.zygote_line.send(request)
+                else:
+                    socket.send_fds(self.zygote_line, [request], [line.fileno()])
+            except OSError as error:
+                # ETOOMANYREFS: more descriptors under way than this process may have open.
+                if error.errno in (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS):
+                    self.loop.call_later(ZYGOTE_RETRY_S, self._send_to_zygote)
+                    return
+                self._zygote_died()
+                return
+            backlog.popleft()
+            if line is not None:
+                line.close()
 
     def close(self, peer: Peer) -> None:
         """Close after what is queued has been written."""
@@ -274,9 +301,22 @@ class NodeShell:
                 data = b""
             if not data:
                 self.loop.remove_reader(self.zygote_line.fileno())
-                self.end("the zygote of this node died")
+                self._zygote_died()
                 return
             self._on_report(zygote.decode_report(data))
+
+    def _zygote_died(self, status: int | None = None) -> None:
+        """Its end of the line is closed, or it was reaped: say how it died, and end."""
+        deadline = time.monotonic() + ZYGOTE_STATUS_WITHIN_S
+        with contextlib.suppress(ChildProcessError):
+            while status is None and time.monotonic() < deadline:
+                pid, found = os.waitpid(self.zygote_pid, os.WNOHANG)
+                if pid:
+                    status = os.waitstatus_to_exitcode(found)
+                else:
+                    time.sleep(0.001)
+        how = describe_status(status) if status is not None else "its line is closed"
+        self.end(f"the zygote (pid {self.zygote_pid}) of this node died: {how}")
 
     def _on_report(self, report: dict[str, Any]) -> None:
         worker = self.alive_workers.get(report["id"])
@@ -322,11 +362,11 @@ class NodeShell:
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
             while True:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG)
                 if pid == 0:
                     return
                 if pid == self.zygote_pid:
-                    self.end("the zygote of this node died")
+                    self._zygote_died(os.waitstatus_to_exitcode(status))
 
     # ------------------------------------------------------------------ time
 
@@ -344,7 +384,7 @@ class NodeShell:
             since_events += config.HEARTBEAT_S
             if since_events >= config.EVENT_BATCH_S:
                 since_events = 0.0
-                core.flush_events()
+                core.notes.flush()
             scheduler = core.scheduler
             load = (
                 dict(scheduler.available),
@@ -407,22 +447,28 @@ class NodeShell:
         self.loop.add_reader(self.zygote_line.fileno(), self.on_zygote)
         os.set_blocking(self.cfg.lifeline_fd, False)
         self.loop.add_reader(self.cfg.lifeline_fd, self._on_lifeline)
-        self.loop.add_signal_handler(signal.SIGTERM, self.end, "it was asked to end (SIGTERM)")
+        self.loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
         listener = socket.socket(fileno=self.cfg.listen_fd)
         listener.setblocking(False)
-        await self.loop.create_unix_server(lambda: ClientLink(self, Peer()), sock=listener)
+        # Kept: a server that nobody refers to is collected, and listens no more.
+        server = await self.loop.create_unix_server(
+            lambda: ClientLink(self, Peer()), sock=listener
+        )
         await self._join_gcs()
         ticker = self.loop.create_task(self._tick())
         ticker.add_done_callback(self._on_ticker_done)
         reason = await self.ending
         ticker.cancel()
-        await self._leave(reason)
-        return 0
+        server.close()
+        return 0 if await self._leave(reason) else 1
+
+    def _on_sigterm(self) -> None:
+        self.end(f"the node daemon (pid {os.getpid()}) died: it was asked to end (SIGTERM)")
 
     def _on_ticker_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             log.error("the node's clock task failed", exc_info=task.exception())
-            self.end(f"an internal error: {task.exception()!r}")
+            self.end(f"the node daemon died of an internal error: {task.exception()!r}")
 
     def _on_lifeline(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -431,9 +477,9 @@ class NodeShell:
                 self.end("")
 
     async def _join_gcs(self) -> None:
-        transport, _ = await self.loop.create_unix_connection(
-            lambda: GcsLink(self), self.cfg.gcs_socket
-        )
+        line = unix_socket.connect(self.cfg.gcs_socket)
+        line.setblocking(False)
+        transport, _ = await self.loop.create_unix_connection(lambda: GcsLink(self), sock=line)
         self.gcs_transport = transport
         core = self.core
         core.gcs.insert(
@@ -453,41 +499,54 @@ class NodeShell:
             log.warning("%s", self.arena_warning)
         self.write_out()
 
-    async def _leave(self, reason: str) -> None:
-        """Tell everyone, end everything, remove every trace."""
+    async def _leave(self, reason: str) -> bool:
+        """Tell everyone, end everything, remove every trace; whether nothing is left."""
         core = self.core
         self.forward_logs()
         self._forward(self.tail.drain())
         for peer in list(core.peers):
             if reason and peer.role == "driver":
                 core.send(peer, m.SessionEnds(reason))
-        core.flush_events()
+        core.notes.flush()
         self.write_out()
         for peer in list(core.peers):
             if peer.link is not None and peer.link.transport is not None:
                 peer.link.transport.close()
         await asyncio.sleep(0)
         self.zygote_line.close()  # EOF: the zygote ends, and its workers with it
-        deadline = time.monotonic() + config.STOP_TIMEOUT_S
         remove_files(self.cfg, self.arena_path)
-        while time.monotonic() < deadline:
+        gone = await self._end_children()
+        if reason:
+            log.error("the node ends: %s", reason)
+        return gone
+
+    async def _end_children(self) -> bool:
+        """Until the zygote, its workers and the programs that they started are gone."""
+        now = time.monotonic()
+        deadline, patience_ends = now + config.STOP_TIMEOUT_S / 2, now + ZYGOTE_STATUS_WITHIN_S
+        while True:
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(-1, os.WNOHANG)
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
             left = linux.children(os.getpid())
             if not left:
-                break
+                return True
+            now = time.monotonic()
+            if now > deadline:
+                return False
             for pid in left:
-                if pid != self.zygote_pid:
+                if pid != self.zygote_pid or now > patience_ends:
                     with contextlib.suppress(OSError):
                         os.kill(pid, signal.SIGKILL)
             await asyncio.sleep(0.005)
-        if reason:
-            log.error("the node ends: %s", reason)
 
 
 def remove_files(cfg: NodeConfig, arena_path: str) -> None:
-    """The arena and the socket; logs stay."""
-    for path in (arena_path, os.path.join(cfg.session_dir, "node.sock")):
+    """The arena and the sockets; logs stay."""
+    paths = [arena_path, os.path.join(cfg.session_dir, "node.sock")]
+    if cfg.local:
+        paths.append(cfg.gcs_socket)  # its GCS may be dead
+    for path in paths:
         with contextlib.suppress(OSError):
             os.unlink(path)
 

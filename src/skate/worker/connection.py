@@ -251,6 +251,8 @@ class Connection:
     def _run_courier(self) -> None:
         tick_s = self._courier_tick_s
         wait_s: float | None = tick_s
+        writable = select.poll()  # its own: two threads must not use one at a time
+        writable.register(self.sock, select.POLLOUT)
         while not self.closed:
             armed = self._wake.acquire(timeout=-1 if wait_s is None else wait_s)
             if self.closed:
@@ -263,7 +265,7 @@ class Connection:
                 if not self.closed:
                     self.flush_locked()
             if self._unsent:
-                self._poll_both.poll(50)
+                writable.poll(50)
                 self._send_rest()
                 with self.lock:
                     if self._unsent:

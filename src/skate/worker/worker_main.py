@@ -63,6 +63,7 @@ class Worker:
         self.functions: dict[bytes, Any] = {}
         self.exit_reason = ""
         self.begun_at = 0.0  # when the running task began; 0: none runs
+        self.is_blocked = False  # the main thread's task waits in get/wait
         self.courier_awake = False
         self.last_active = 0.0
         self.main_thread = threading.get_ident()
@@ -71,7 +72,8 @@ class Worker:
         self.actor_name = ""
         self.actor_template: CallTemplate | None = None
         self.restarted = False
-        self.gpus: list[int] | None = None
+        self.gpus: list[int] | None = None  # by index among the node's
+        self.visible_gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
         self.pid = os.getpid()
         self.clock_offset = time.time() - time.monotonic()
         self.runtime = Runtime(
@@ -99,6 +101,8 @@ class Worker:
 
     def _on_run(self, run: m.Run) -> None:
         self.queue.append(run)
+        if self.is_blocked:  # sent before the node had heard of it
+            self.hand_back()
 
     def _on_function(self, message: m.RegisterFunction) -> None:
         self.pickled[message.function_id] = message
@@ -184,10 +188,12 @@ class Worker:
         if threading.get_ident() != self.main_thread or not self.begun_at:
             return lambda: None
         begun, self.begun_at = self.begun_at, 0.0
+        self.is_blocked = True
         self.hand_back()
         self.connection.append(m.Blocked())
 
         def go_on() -> None:
+            self.is_blocked = False
             self.begun_at = begun
             if not self.connection.closed:
                 self.connection.append(m.Unblocked())
@@ -225,9 +231,8 @@ class Worker:
     def prepare(self, run: m.Run, spec: CallTemplate) -> tuple[Any, Any, Any]:
         """(callable, args, kwargs) of a run."""
         name = spec.name
-        if run.gpus is not None:
-            self.gpus = run.gpus
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, run.gpus))
+        if run.gpus != self.gpus and not (run.gpus is None and self.setup.actor_id):
+            self._show_gpus(run.gpus)
         if spec.kind == "task":
             function = self.functions.get(spec.function_id) or self.load(spec.function_id)
         elif spec.kind == "actor":
@@ -243,6 +248,22 @@ class Worker:
             arguments, keywords = deserialize(data)
             return function, arguments, keywords
         return (function, *self._with_values(run))
+
+    def _show_gpus(self, gpus: list[int] | None) -> None:
+        # An actor keeps what its constructor was given; a task worker takes on each task's.
+        self.gpus = gpus
+        if gpus is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.gpu_ids()))
+        elif self.visible_gpus is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.visible_gpus
+        else:
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+
+    def gpu_ids(self) -> list[int | str]:
+        """The devices given to what runs here: a part of those that the driver sees."""
+        names = [name.strip() for name in (self.visible_gpus or "").split(",") if name.strip()]
+        ids = [names[i] if i < len(names) else str(i) for i in self.gpus or ()]
+        return [int(name) if name.isdigit() else name for name in ids]
 
     def _with_values(self, run: m.Run) -> tuple[Any, Any]:
         assert run.values is not None and run.dependencies is not None
@@ -504,16 +525,16 @@ def take_over(setup: m.WorkerSetup) -> None:
     """Make the driver's world this process's own: environment, module path, folder."""
     job = setup.job
     os.environ.clear()
-    os.environ.update(job.environ)
+    os.environb.update(job.environ)
     os.environ["SKATE_SESSION"] = setup.session
     # As Ray does: a task gets as many native threads as CPUs, unless the user chose.
     os.environ.setdefault("OMP_NUM_THREADS", str(setup.threads))
-    sys.path[:] = job.sys_path
+    sys.path[:] = [os.fsdecode(part) for part in job.sys_path]
     sys.argv = [job.entrypoint] if job.entrypoint else [""]
     with contextlib.suppress(OSError):
         os.chdir(job.working_dir)
     time.tzset()
-    if job.environ.get("SKATE_ALIAS_RAY"):
+    if os.environ.get("SKATE_ALIAS_RAY"):
         from skate.alias import install_ray_alias
 
         install_ray_alias()

@@ -1,0 +1,51 @@
+"""``python -m sim --seed N --runs K``: K runs from seed N on; the first that fails tells its story."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+
+from sim.workload import run
+
+
+def main() -> int:
+    """Entry; the exit code is 1 if a run failed."""
+    parser = argparse.ArgumentParser(prog="python -m sim", description=__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--runs", type=int, default=1, help="how many seeds, one after the other")
+    parser.add_argument("--lines", type=int, default=120, help="of a failed run's story")
+    parser.add_argument("--grep", default="", help="only lines of the story with this in it")
+    parser.add_argument("--quiet", action="store_true", help="print only what fails")
+    options = parser.parse_args()
+    for seed in range(options.seed, options.seed + options.runs):
+        began = time.perf_counter()
+        try:
+            simulator = run(seed)
+        except Exception:
+            print(f"seed {seed} FAILED")
+            tell(seed, options.lines, options.grep)
+            return 1
+        if not options.quiet:
+            ledger = simulator.ledger
+            print(
+                f"seed {seed}: {ledger.tasks} tasks, {simulator.events} events, "
+                f"{ledger.values_read} values, {ledger.deaths} deaths, {ledger.errors or ''} "
+                f"{simulator.now - 1_000:.1f} s in {time.perf_counter() - began:.3f} s"
+            )
+    return 0
+
+
+def tell(seed: int, lines: int, grep: str) -> None:
+    """Run the seed once more, and print how it came to its end."""
+    try:
+        run(seed, tell=True)
+    except Exception as error:
+        story = [line for line in error.simulator.story if grep in line]  # type: ignore[attr-defined]
+        print("\n".join(story[-lines:]))
+        traceback.print_exc(file=sys.stdout)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

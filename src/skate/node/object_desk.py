@@ -1,0 +1,222 @@
+"""What clients say about objects, and who is told when one is there. Pure.
+
+Part of the node core: puts, extents, holds, pins and wants of its clients go to the object store
+(objects/object_store.py), and values go to whoever submitted their task, asked for them, or waits
+with a task for them. An owner that does not read is told later (``resume``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from skate import messages as m
+from skate.ids import return_id
+from skate.node.error_payload import error_payload
+from skate.node.peer import Peer
+from skate.objects.object_store import INLINE, PENDING, Creation, StoredObject
+from skate.scheduler.local_scheduler import Task
+
+if TYPE_CHECKING:
+    from skate.node.node_core import NodeCore
+
+
+class ObjectDesk:
+    """See the module's docstring."""
+
+    def __init__(self, core: NodeCore) -> None:
+        self._core = core
+        self._store = core.store
+
+    def on_put(self, peer: Peer, message: m.Put) -> None:
+        """A small value from its creator, who holds it."""
+        stored = self._store.promise(message.object_id, peer)
+        peer.held.add(message.object_id)
+        self._store.fulfil_inline(stored, message.data, message.contains)
+        self._core.notes.object(message.object_id, "PUT", len(message.data), peer.pid)
+
+    def on_create_extent(self, peer: Peer, message: m.CreateExtent) -> None:
+        """Space in the arena, now or when there is some."""
+        if message.size <= 0:
+            raise ValueError(f"an extent of {message.size} bytes")
+        creation = self._store.create(peer, message.object_id, message.size, self._core.now)
+        if creation.offset is not None:
+            self._core.send(peer, m.Extent(message.object_id, creation.offset))
+        elif message.size > self._store.arena.capacity_bytes:
+            self.refuse(creation)
+
+    def refuse(self, creation: Creation) -> None:
+        """There is no space for it, and there will be none soon."""
+        self._store.abandon(creation)
+        self._core.send(
+            creation.creator,
+            m.Extent(creation.object_id, 0, self._full_store_payload(creation.size)),
+        )
+
+    def _full_store_payload(self, size: int) -> bytes:
+        arena = self._store.arena
+        lines = [
+            f"The object store is full: {size / 1e6:.1f} MB are needed in one piece, "
+            f"{arena.used_bytes / 1e6:.1f} of {arena.capacity_bytes / 1e6:.1f} MB are in use and "
+            f"the largest free piece has {arena.largest_hole_bytes / 1e6:.1f} MB. "
+            "The largest objects and who holds them:"
+        ]
+        for stored in self._store.largest(5):
+            lines.append(
+                f"    {stored.id.hex()}  {stored.size / 1e6:.1f} MB  {self._holders(stored)}"
+            )
+        lines.append(
+            "Drop references that are no longer needed (del), or start with a larger "
+            "init(object_store_memory=...)."
+        )
+        return error_payload(
+            "ObjectStoreFullError",
+            "\n".join(lines),
+            needed_bytes=size,
+            used_bytes=arena.used_bytes,
+            capacity_bytes=arena.capacity_bytes,
+        )
+
+    def _holders(self, stored: StoredObject) -> str:
+        names = []
+        for peer in self._core.peers:
+            if stored.id in peer.held:
+                names.append(f"a reference in {peer.role} {peer.pid}")
+            if stored.id in peer.pins:
+                names.append(f"mapped by {peer.role} {peer.pid}")
+        others = stored.holds - sum(stored.id in peer.held for peer in self._core.peers)
+        if others > 0:
+            names.append(f"{others} task argument(s) or containing object(s)")
+        return "; ".join(names) or "nobody (about to be freed)"
+
+    def on_seal(self, peer: Peer, message: m.Seal) -> None:
+        """A put's bytes are in the arena; its creator holds it."""
+        stored = self._store.promise(message.object_id, peer)
+        peer.held.add(message.object_id)
+        self._store.seal(stored, message.contains)
+        self._core.notes.object(message.object_id, "SEALED", stored.size, peer.pid)
+        self._core.gcs.append(m.ObjectsChanged([(stored.id, stored.size)], []))
+
+    def on_hold(self, peer: Peer, message: m.Hold) -> None:
+        """A process has come to know these refs. Its giver still holds them (DESIGN 6)."""
+        for object_id in message.object_ids:
+            if object_id not in peer.held and self._store.hold(object_id):
+                peer.held.add(object_id)
+
+    def on_release(self, peer: Peer, message: m.Release) -> None:
+        """A process has lost its last ref to these."""
+        held = peer.held
+        release = self._store.release
+        for object_id in message.object_ids:
+            if object_id in held:
+                held.remove(object_id)
+                release(object_id)
+
+    def on_pin(self, peer: Peer, message: m.Pin) -> None:
+        """A process has mapped these spans."""
+        for object_id in message.object_ids:
+            if object_id in self._store.objects:
+                self._store.pin(object_id)
+                peer.pins[object_id] = peer.pins.get(object_id, 0) + 1
+
+    def on_unpin(self, peer: Peer, message: m.Unpin) -> None:
+        """The last view into these is gone."""
+        for object_id in message.object_ids:
+            count = peer.pins.get(object_id, 0)
+            if not count:
+                continue
+            if count == 1:
+                del peer.pins[object_id]
+            else:
+                peer.pins[object_id] = count - 1
+            self._store.unpin(object_id)
+
+    def on_want(self, peer: Peer, message: m.Want) -> None:
+        """Steps 1 and 2 of figure b: send it, or remember who waits for it."""
+        for object_id in message.object_ids:
+            stored = self._store.objects.get(object_id)
+            if stored is None:
+                self._core.send(peer, m.Ready(object_id, self.lost_payload(object_id)))
+            elif stored.state is not PENDING:
+                self._push(peer, stored)
+            else:
+                if stored.subscribers is None:
+                    stored.subscribers = []
+                stored.subscribers.append(peer)
+                self._core.notes.object(object_id, "WANTED", 0, peer.pid)
+
+    def store_result(self, object_id: bytes, value: m.Value, contains: list[bytes] | None) -> None:
+        """A promised value is here (step 3 of figure b): keep it if wanted, tell who waits."""
+        stored = self._store.objects.get(object_id)
+        if value.size:
+            creation = self._store.creations.get(object_id)
+            if creation is None or creation.offset != value.offset:
+                raise ValueError(f"a result in an extent that was never given: {object_id.hex()}")
+            if stored is None:
+                self._store.abandon(creation)
+                return
+            self._store.seal(stored, contains)
+            self._core.gcs.append(m.ObjectsChanged([(object_id, stored.size)], []))
+        elif stored is None:
+            return
+        else:
+            self._store.fulfil_inline(stored, value.data, contains)
+        self.announce(stored)
+
+    def announce(self, stored: StoredObject) -> None:
+        """Tell everyone who waits for an object that it is there."""
+        owner = stored.owner
+        told = owner.alive and stored.id in owner.held
+        if told:
+            self._push(owner, stored)
+        if stored.subscribers:
+            for peer in stored.subscribers:
+                if peer.alive and not (told and peer is owner):
+                    self._push(peer, stored)
+            stored.subscribers = None
+        if stored.waiters:
+            waiters, stored.waiters = stored.waiters, None
+            for task in waiters:
+                self._core.input_ready(task, stored)
+
+    def _push(self, peer: Peer, stored: StoredObject) -> None:
+        if peer.paused:
+            peer.deferred.append(stored.id)
+            return
+        if not peer.outbox:
+            self._core.dirty.append(peer)
+        peer.outbox.append(m.Ready(stored.id, stored.data, stored.offset, stored.size))
+
+    def resume(self, peer: Peer) -> None:
+        """The peer reads again: push what was held back, as far as it is still wanted."""
+        peer.paused = False
+        while peer.deferred and not peer.paused:
+            stored = self._store.objects.get(peer.deferred.popleft())
+            if stored is not None and stored.state is not PENDING:
+                self._push(peer, stored)
+
+    def values_of(self, object_ids: list[bytes]) -> list[m.Value]:
+        """The values (or arena spans) of objects that are all here."""
+        values = []
+        for object_id in object_ids:
+            stored = self._store.objects[object_id]
+            if stored.state is INLINE:
+                values.append(m.Value(stored.data))
+            else:
+                values.append(m.Value(b"", stored.offset, stored.size))
+        return values
+
+    def abandon_results(self, task: Task) -> None:
+        """An attempt failed after it had taken space for (some of) its results."""
+        for index in range(task.template.spec.num_returns):
+            creation = self._store.creations.get(return_id(task.id, index))
+            if creation is not None:
+                self._store.abandon(creation)
+
+    def lost_payload(self, object_id: bytes) -> bytes:
+        """The value of an object that nobody knows."""
+        return error_payload(
+            "ObjectLostError",
+            f"Object {object_id.hex()} is not known to this cluster: its last reference is gone, "
+            "or the ref came from another session.",
+            object_ref_hex=object_id.hex(),
+        )
