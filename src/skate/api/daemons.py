@@ -25,8 +25,8 @@ from skate import config
 from skate.api.session_folder import SessionFolder
 from skate.errors import SystemFailureError
 from skate.net import unix_socket
-from skate.node.leftovers import kill_session
 from skate.node.exit_status import describe_status
+from skate.node.leftovers import kill_session
 
 DEATH_NOTICED_WITHIN_S = 0.5
 """After the connection broke, how long to wait for the exit status that tells why."""

@@ -77,27 +77,48 @@ def wait(
     Never more than ``num_returns`` ready ones, even if more are; both lists in input order. A
     failed task counts as ready. Ray: ``ray.wait``.
     """
+    global _checked
     refs: Any = ray_waitables
     if type(refs) is ObjectRef:
         raise TypeError("wait() expected a list of ObjectRefs, got a single ObjectRef")
     if not isinstance(refs, list):
         raise TypeError(f"wait() expected a list of ObjectRefs, got {type(refs)}")
-    if timeout is not None and timeout < 0:
-        raise ValueError(f"The 'timeout' argument must be nonnegative. Received {timeout}")
     _check_timeout(timeout)
     if not refs:
         return [], []
-    _check_waitables(refs, num_returns)
+    if num_returns != 1 or _fingerprint(refs) != _checked:
+        _check_waitables(refs, num_returns)
     runtime = connected()
-    if num_returns == 1 and refs[0]._id in runtime.values:
-        return refs[:1], refs[1:]
-    positions = runtime.wait([ref._id for ref in refs], num_returns, timeout)
+    positions: list[int] = []
+    if num_returns == 1:  # the usual loop: one of the first is ready, no need to look at all
+        values = runtime.values
+        for position, ref in enumerate(refs):
+            if ref._id in values:
+                positions = [position]
+                break
+    if not positions:
+        positions = runtime.wait([ref._id for ref in refs], num_returns, timeout)
     ready = [refs[position] for position in positions]
     if len(positions) == 1:
         position = positions[0]
-        return ready, refs[:position] + refs[position + 1 :]
+        rest = refs[:position] + refs[position + 1 :]
+        if rest:
+            _checked = _fingerprint(rest)
+        return ready, rest
     chosen = set(positions)
     return ready, [ref for position, ref in enumerate(refs) if position not in chosen]
+
+
+# The list that the last wait() left over. `while refs: done, refs = wait(refs)` is the usual loop, and
+# checking a thousand refs anew each time would cost more than the waiting.
+_checked: tuple[int, int, bytes, bytes] | None = None
+
+
+def _fingerprint(refs: list[Any]) -> tuple[int, int, bytes, bytes] | None:
+    try:
+        return id(refs), len(refs), refs[0]._id, refs[-1]._id
+    except AttributeError:
+        return None
 
 
 def _check_waitables(refs: Sequence[Any], num_returns: int) -> None:
@@ -126,4 +147,4 @@ def _check_timeout(timeout: Any) -> None:
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
         raise TypeError(f"timeout has to be a number of seconds or None, not {timeout!r}")
     if timeout < 0:
-        raise ValueError(f"timeout has to be 0 or more seconds, not {timeout!r}")
+        raise ValueError(f"The 'timeout' argument must be nonnegative. Received {timeout}")

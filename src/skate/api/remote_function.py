@@ -15,6 +15,7 @@ from skate.objects.culprit import explain_failure
 from skate.objects.reference_counter import process_journal
 from skate.objects.serialization import pickling
 from skate.spec import CallTemplate, demand_of
+from skate.worker import runtime as runtime_module
 from skate.worker.runtime import Runtime, function_id_of
 
 DEFAULT_MAX_RETRIES = 3
@@ -116,7 +117,7 @@ class RemoteFunction:
             )
         self._function = function
         self._options = options
-        self._name: str = options.get("name") or getattr(function, "__name__", repr(function))
+        self._name = str(options.get("name") or getattr(function, "__name__", repr(function)))
         self._arity: Arity | None = None
         self._runtime: Runtime | None = None
         self._number = 0
@@ -227,6 +228,9 @@ def pickle_by_value(value: Any, what: str) -> bytes:
 
 def connected() -> Runtime:
     """The runtime, after starting skate if the program has not."""
+    runtime = runtime_module.current()
+    if runtime is not None:
+        return runtime
     from skate.api import session
 
     return session.connected()

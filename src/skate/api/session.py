@@ -369,7 +369,7 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
             return
         runtime_module.set_current(None)
         session.shutdown()
-        _session = None  # only now: an interrupted shutdown is taken up by the next call, or at exit
+        _session = None  # only now: the next call, or the exit, takes up an interrupted one
 
 
 def is_initialized() -> bool:

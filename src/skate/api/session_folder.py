@@ -49,7 +49,7 @@ class SessionFolder:
         self.logs = self.path / "logs"
         self.logs.mkdir(mode=0o700)
         self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)  # waits only for a sweep that looks in at this moment
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # a sweep may look in at this very moment
 
     def write_description(self, **fields: Any) -> None:
         """session.json: who belongs to it, for `skate status`."""

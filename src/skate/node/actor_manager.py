@@ -36,8 +36,30 @@ class ActorManager:
         self.core = core
         self.router = ActorRouter(self._deliver)
         self.lent_cpu: set[bytes] = set()  # actors whose method waits in get/wait
+        self.reserving: dict[int, bytes] = {}  # questions for a name: for which actor
+        self.unborn: dict[bytes, UnbornActor] = {}  # they have their name, and no CreateActor yet
 
     # ------------------------------------------------------------------ birth
+
+    def on_reserved(self, peer: Peer, answer: m.Answer) -> None:
+        """The GCS has given a name to an actor, or not; from now on others may find and call it.
+
+        Its CreateActor is still to come: calls that overtake it wait for it.
+        """
+        actor_id = self.reserving.pop(answer.number)
+        if not answer.error and answer.body["actor_id"] is None:
+            self.unborn[actor_id] = UnbornActor(peer)
+            if not peer.alive:
+                self.creator_gone(peer)
+
+    def creator_gone(self, peer: Peer) -> None:
+        """A process has ended: what it has named and not created, it will not create."""
+        for actor_id in [i for i, unborn in self.unborn.items() if unborn.creator is peer]:
+            unborn = self.unborn.pop(actor_id)
+            self.core.give_up_name(peer, actor_id)
+            for call in unborn.calls:
+                if call.state is TaskState.WAITING:
+                    self.core.fail_task(call, self._unknown(actor_id))
 
     def on_create(self, peer: Peer, message: m.CreateActor) -> None:
         """A new actor; its creator holds the handle from here on."""
@@ -64,6 +86,12 @@ class ActorManager:
         self._report(actor)
         if core.hold_arguments(task):
             self._arguments_of_constructor_ready(actor)
+        unborn = self.unborn.pop(actor.id, None)
+        if unborn is not None:
+            for call in unborn.calls:
+                self._route(actor, call)
+                if not call.owner.alive:
+                    self.router.caller_gone(call.owner)
 
     def arguments_ready(self, call: Task) -> None:
         """The arguments of a call are there."""

@@ -254,6 +254,7 @@ class NodeCore:
         peer.deferred.clear()
         self.peers.pop(peer, None)
         self.actors.router.caller_gone(peer)
+        self.actors.creator_gone(peer)
         self.store.abandon_all_of(peer)
         for object_id, count in peer.pins.items():
             for _ in range(count):
@@ -668,14 +669,23 @@ class NodeCore:
         if local is not None:
             self.send(peer, m.Answer(question.number, local(question.body)))
         elif not self.shell.answer_locally(peer, question):
-            self.ask_count += 1
-            self.asked[self.ask_count] = (peer, question.number)
             self.notes.flush()
-            self.gcs.append(m.Ask(self.ask_count, question.method, question.body))
+            number = self.ask_gcs(peer, question)
+            if question.method == "reserve_actor_name":
+                self.actors.reserving[number] = bytes(question.body["actor_id"])
+
+    def ask_gcs(self, peer: Peer, question: m.Ask) -> int:
+        """Forward a question; the number that its answer will have."""
+        self.ask_count += 1
+        self.asked[self.ask_count] = (peer, question.number)
+        self.gcs.append(m.Ask(self.ask_count, question.method, question.body))
+        return self.ask_count
 
     def on_gcs_answer(self, answer: m.Answer) -> None:
         """The GCS has answered a question that was forwarded."""
         peer, number = self.asked.pop(answer.number)
+        if answer.number in self.actors.reserving:
+            self.actors.on_reserved(peer, answer)
         self.send(peer, m.Answer(number, answer.body, answer.error))
 
     def _local_answers(self) -> dict[str, Callable[[dict[str, Any]], Any]]:

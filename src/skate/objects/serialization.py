@@ -2,8 +2,8 @@
 
 Only drivers and workers call this; daemons never open a payload. A payload is one format byte
 (spec.FORMAT_*), then: raw bytes as they are; or, for pickles, a u32 count of out-of-band buffers,
-their (offset, length) as u64 pairs, the pickle, and the buffers, each 64-byte aligned relative to
-the payload's start, so that arrays lie aligned in the arena.
+their (offset, length) as u64 pairs, the pickle, and the buffers, 64-byte aligned (small ones:
+16-byte) relative to the payload's start, so that arrays lie aligned in the arena.
 
 ``ObjectRef.__reduce__`` and its like report what they are to the ``contained`` list of the pickling
 under way (a thread-local), which is how refs inside values are found at C speed.
@@ -23,6 +23,8 @@ _COUNT = struct.Struct("<I")
 _PAIR = struct.Struct("<QQ")
 _HEADER = len(FORMAT_PICKLE) + _COUNT.size
 ALIGNMENT_BYTES = 64
+_SMALL_ALIGNMENT = 16  # of a buffer that would lie mostly in its padding otherwise
+_LARGE_BUFFER_BYTES = 256
 
 # Types whose plain pickle is complete and loads anywhere: no class of the user's can hide inside.
 ATOMS = frozenset({int, float, bool, str, bytes, type(None), complex})
@@ -55,7 +57,8 @@ class Serialized:
         table = bytearray(FORMAT_PICKLE + _COUNT.pack(len(buffers)))
         offset = _HEADER + _PAIR.size * len(buffers) + len(head)
         for buffer in buffers:
-            offset = -(-offset // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+            align = ALIGNMENT_BYTES if buffer.nbytes >= _LARGE_BUFFER_BYTES else _SMALL_ALIGNMENT
+            offset = -(-offset // align) * align
             table += _PAIR.pack(offset, buffer.nbytes)
             offset += buffer.nbytes
         self.head = bytes(table) + head
@@ -113,10 +116,8 @@ def _serialize_any(value: Any) -> Serialized:
     buffers: list[memoryview] = []
 
     def out_of_band(buffer: pickle.PickleBuffer) -> bool:
-        raw = buffer.raw()
-        if raw.nbytes < 256:  # not worth a table entry
-            return True
-        buffers.append(raw)
+        # Small ones too: inside the pickle they would come back writable, unlike large ones.
+        buffers.append(buffer.raw())
         return False
 
     outer = pickling.contained

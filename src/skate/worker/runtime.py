@@ -96,6 +96,9 @@ class Runtime:
         if object_id not in self.references.counts:
             return  # the last ref went while it was under way
         self.values[object_id] = message
+        if object_id not in self.references.counts:  # it went in the meantime
+            self.values.pop(object_id, None)
+            return
         data = message.data
         if data and data[0] == _ERROR_TAG:
             self.errors_seen += 1
@@ -121,9 +124,12 @@ class Runtime:
                 outbox.insert(0, m.Hold(new))
             if gone:
                 outbox.append(m.Release(gone))
-                values = self.values
+                values, promised, wanted = self.values, self.promised, self.wanted
                 for object_id in gone:
-                    values.pop(object_id, None)
+                    # If a ref to it comes back, its value has to be asked for.
+                    if values.pop(object_id, None) is None:
+                        promised.discard(object_id)
+                        wanted.discard(object_id)
         dead = self.mapping.dead
         if dead:
             outbox.append(m.Unpin([dead.popleft() for _ in range(len(dead))]))
@@ -300,17 +306,12 @@ class Runtime:
 
     def want(self, object_ids: Sequence[bytes]) -> None:
         """Ask for those that would not come by themselves."""
-        values, promised, wanted = self.values, self.promised, self.wanted
-        missing = [
-            object_id
-            for object_id in object_ids
-            if object_id not in values and object_id not in promised and object_id not in wanted
-        ]
+        missing = list(set(object_ids) - self.promised - self.values.keys() - self.wanted)
         if missing:
             with self.connection.lock:
                 # The holds of refs just unpickled have to be counted before their values come.
                 self.connection.flush_locked()
-                wanted.update(missing)
+                self.wanted.update(missing)
                 self.connection.append_locked(m.Want(missing))
 
     def get(self, object_ids: Sequence[bytes], timeout_s: float | None) -> list[Any]:
@@ -377,30 +378,24 @@ class Runtime:
         self, object_ids: Sequence[bytes], count: int, timeout_s: float | None
     ) -> list[int]:
         """Positions of the first ``count`` that are ready, in input order; fewer on time-out."""
-        values = self.values
         found = self._ready_positions(object_ids, count)
         if len(found) >= count:
             return found
         self.want(object_ids)
-        self.connection.try_read()
-        found = self._ready_positions(object_ids, count)
-        if len(found) >= count or timeout_s == 0:
-            if timeout_s == 0 and len(found) < count:
+        if timeout_s == 0:  # poll honestly: what the node has by now counts
+            if self.wanted.isdisjoint(object_ids):
                 self.connection.flush()
-                # Poll honestly: what the node has answered by now counts.
-                pending = [i for i in object_ids if i in self.wanted]
-                if pending:
-                    self.ask("ping", {})
-                    found = self._ready_positions(object_ids, count)
-            return found
-
-        missing = {object_id for object_id in object_ids if object_id not in values}
-        total = len(object_ids)
+                self.connection.try_read()
+            else:
+                self.ask("ping", {})
+            return self._ready_positions(object_ids, count)
+        arrived = self.values.keys()
+        missing = set(object_ids) - arrived
+        few_enough = len(object_ids) - count
 
         def ready() -> bool:
-            arrived = [object_id for object_id in missing if object_id in values]
-            missing.difference_update(arrived)
-            return total - len(missing) >= count
+            # Set operations of views: with thousands of refs, a loop here would be felt.
+            return not arrived.isdisjoint(missing) and len(missing - arrived) <= few_enough
 
         self.block(ready, timeout_s)
         return self._ready_positions(object_ids, count)

@@ -404,7 +404,8 @@ class Worker:
 
     def _actor_repr(self) -> str:
         actor = self.actor
-        if actor is None or type(actor).__repr__ is object.__repr__:
+        kind: Any = type(actor)
+        if actor is None or kind.__repr__ is object.__repr__:
             return ""
         try:
             return repr(actor)
