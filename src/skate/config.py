@@ -14,6 +14,7 @@ MAX_FRAME_BYTES = 64 << 20  # a function of up to MAX_FUNCTION_BYTES is chunked 
 HELLO_TIMEOUT_S = 5.0  # a stranger that connects and says nothing is closed after this
 INLINE_MAX_BYTES = 100 << 10  # larger values go through the arena (Ray's value)
 READ_TURN_BYTES = 1 << 20  # per connection and turn of the switch, so that it stays fair
+UNREAD_MAX_BYTES = 16 << 20  # past this, a client that asks and does not read is heard no more
 WRITE_BACKLOG_BYTES = 1 << 20  # past this, pushes to a client that does not read are held back
 
 # -- a client's outbox (DESIGN 5.1) ------------------------------------------------------------
@@ -26,6 +27,7 @@ COURIER_TICK_S = 0.1  # how often a process that is not in the API reads what is
 
 # -- functions -----------------------------------------------------------------------------------
 FUNCTION_WARN_BYTES = 10 << 20  # Ray's bounds: a closure this large is nearly always a mistake
+RETURNS_MAX = 100_000  # of one task: each is a row of the node's object table, made in one turn
 MAX_FUNCTION_BYTES = 60 << 20  # it travels in one frame; large data belongs in put()
 
 # -- scheduling ----------------------------------------------------------------------------------

@@ -61,6 +61,7 @@ class ActorOptions(msgspec.Struct, array_like=True):
     get_if_exists: bool = False
     # Per method: (name, kind, has a default) of each parameter, so that every handle can check.
     signatures: dict[str, list[tuple[str, int, bool]]] = {}
+    max_pending_calls: int = -1  # per handle; -1: any number
 
 
 class JobConfig(msgspec.Struct, array_like=True):

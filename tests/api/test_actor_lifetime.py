@@ -1,4 +1,4 @@
-"""How actors end: their last handle, kill, exit, errors, crashes, restarts, the end of their job."""
+"""How actors end: last handle, kill, exit, errors, crashes, restarts, the end of their job."""
 
 from __future__ import annotations
 

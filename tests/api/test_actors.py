@@ -570,13 +570,25 @@ def test_max_pending_calls_bounds_what_a_handle_may_have_under_way(tmp_path: Pat
         def wait(self, path: str) -> None:
             until(lambda: os.path.exists(path), 30)
 
+    @skate.remote
+    def call(handle: Any, path: str) -> str:
+        try:
+            for _ in range(4):
+                handle.wait.remote(path)
+        except exceptions.PendingCallsLimitExceeded as error:
+            return str(error)
+        return ""
+
     gate = tmp_path / "gate"
     slow = Slow.options(max_pending_calls=3).remote()
-    calls = [slow.wait.remote(str(gate)) for _ in range(3)]
+    calls = [slow.wait.remote(str(gate)), slow.wait.remote(str(gate))]
+    slow.wait.remote(str(gate))  # its ref is dropped: it is pending none the less
     with pytest.raises(exceptions.PendingCallsLimitExceeded):
         slow.wait.remote(str(gate))
+    assert "max_pending_calls is 3" in skate.get(call.remote(slow, str(gate)))
     gate.touch()
     skate.get(calls)
+    skate.get(slow.__ray_ready__.options(name="last").remote())
     skate.get([slow.wait.remote(str(gate)) for _ in range(3)])
 
 

@@ -114,11 +114,12 @@ class ActorMethod:
         object_ids = runtime.call_actor(
             self._actor_id, self._number, data, dependencies, nested, self._returns
         )
-        if shared.max_pending_calls > 0:
-            shared.pending.extend(object_ids[:1])
-        if self._returns == 1:
+        if self._returns == 1 and shared.max_pending_calls <= 0:
             return ObjectRef(object_ids[0])
-        return [ObjectRef(object_id) for object_id in object_ids] or None
+        refs: list[ObjectRef[Any]] = [ObjectRef(object_id) for object_id in object_ids]
+        if shared.max_pending_calls > 0:
+            shared.pending.extend(refs[:1])
+        return refs[0] if self._returns == 1 else refs or None
 
     def _export(self, runtime: Runtime) -> None:
         options = self._options
@@ -150,8 +151,8 @@ class _Shared:
         self.actor_id = actor_id
         self.options = options
         self.arities = {} if arities is None else arities
-        self.max_pending_calls = -1
-        self.pending: list[bytes] = []
+        self.max_pending_calls = options.max_pending_calls
+        self.pending: list[ObjectRef[Any]] = []  # a ref that the caller drops is pending still
 
     def arity_of(self, method: str) -> Arity | None:
         """What a method's calls have to fit; None if nobody knows."""
@@ -166,7 +167,7 @@ class _Shared:
         if len(self.pending) >= self.max_pending_calls:
             runtime.connection.flush()
             runtime.connection.try_read()
-            self.pending = [i for i in self.pending if i in runtime.promised]
+            self.pending = [ref for ref in self.pending if ref._id in runtime.promised]
             if len(self.pending) >= self.max_pending_calls:
                 raise PendingCallsLimitExceeded(
                     f"{len(self.pending)} calls to {self.options.class_name} are pending, "
@@ -181,12 +182,9 @@ class ActorHandle:
     ``get_actor`` do not keep it alive (Ray: weak handles).
     """
 
-    def __init__(
-        self, shared: _Shared, counted: ObjectRef[Any] | None, max_pending_calls: int = -1
-    ) -> None:
+    def __init__(self, shared: _Shared, counted: ObjectRef[Any] | None) -> None:
         self._shared = shared
         self._counted = counted
-        shared.max_pending_calls = max_pending_calls
 
     def __getattr__(self, name: str) -> ActorMethod:
         shared = self.__dict__.get("_shared")
@@ -322,21 +320,19 @@ class ActorClass:
         description = self._describe()
         options = self._actor_options(runtime, description)
         actor_id = runtime.new_task_id()
+        # All that can fail comes before the name is taken.
+        number = self._export(runtime)
+        data, dependencies, nested, _keep = pack(runtime, self._class.__name__, args, kwargs)
         if options.name:
             existing = self._reserve(runtime, options, actor_id)
             if existing is not None:
                 return existing
-        number = self._export(runtime)
-        data, dependencies, nested, _keep = pack(runtime, self._class.__name__, args, kwargs)
         counted_id = handle_id(actor_id)
         runtime.create_actor(
             actor_id, counted_id, number, options, data, dependencies, nested
         )
-        pending = self._options.get("max_pending_calls")
         return ActorHandle(
-            _Shared(actor_id, options, description.arities),
-            ObjectRef(counted_id),
-            -1 if pending is None else pending,
+            _Shared(actor_id, options, description.arities), ObjectRef(counted_id)
         )
 
     def _describe(self) -> _Description:
@@ -374,6 +370,7 @@ class ActorClass:
         concurrency = given.get("max_concurrency")
         if concurrency is None:
             concurrency = ASYNC_ACTOR_CONCURRENCY if is_async else 1
+        pending = given.get("max_pending_calls")
         out_of_order = given.get("allow_out_of_order_execution")
         if out_of_order is False and (is_async or concurrency > 1):
             raise ValueError(
@@ -390,30 +387,33 @@ class ActorClass:
             is_async=is_async,
             in_order=not (is_async or concurrency > 1 or bool(out_of_order)),
             detached=given.get("lifetime") == "detached",
+            max_pending_calls=-1 if pending is None else pending,
             signatures=description.signatures,
         )
 
     def _reserve(
         self, runtime: Runtime, options: ActorOptions, actor_id: bytes
     ) -> ActorHandle | None:
-        answer = runtime.ask(
-            "reserve_actor_name",
-            {
-                "name": options.name,
-                "namespace": options.namespace,
-                "actor_id": actor_id,
-                "spec": encode(options),
-            },
-        )
-        existing = answer["actor_id"]
-        if existing is None:
-            return None
-        if self._options.get("get_if_exists"):
-            return get_actor(options.name, options.namespace)
-        raise ActorAlreadyExistsError(
-            f"The name {options.name!r} (namespace {options.namespace!r}) is already taken by "
-            f"actor {existing.hex()}. Choose another, use get_actor(), or get_if_exists=True."
-        )
+        question = {
+            "name": options.name,
+            "namespace": options.namespace,
+            "actor_id": actor_id,
+            "class_name": options.class_name,
+            "spec": encode(options),
+        }
+        while True:
+            existing = runtime.ask("reserve_actor_name", question)["actor_id"]
+            if existing is None:
+                return None
+            if not self._options.get("get_if_exists"):
+                raise ActorAlreadyExistsError(
+                    f"The name {options.name!r} (namespace {options.namespace!r}) is already "
+                    f"taken by actor {existing.hex()}. Choose another, use get_actor(), or "
+                    "get_if_exists=True."
+                )
+            found = _find_actor(runtime, options.name, options.namespace)
+            if found is not None:  # else it has just ended: the name is free
+                return found
 
     def _export(self, runtime: Runtime) -> int:
         name = self._class.__name__
@@ -446,13 +446,20 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
         raise ValueError("get_actor() takes the name that the actor was created with")
     runtime = connected()
     space = namespace if namespace is not None else runtime.namespace
-    row = runtime.ask("get_actor", {"name": name, "namespace": space})
-    if row is None or row.get("state") == "DEAD" or not row.get("spec"):
+    found = _find_actor(runtime, name, space)
+    if found is None:
         raise ValueError(
             f"Failed to look up actor with name {name!r} in namespace {space!r}: there is none, "
             "or it has ended. Names are seen only inside their namespace; set the same one in "
             "init(namespace=...) of both programs."
         )
+    return found
+
+
+def _find_actor(runtime: Runtime, name: str, namespace: str) -> ActorHandle | None:
+    row = runtime.ask("get_actor", {"name": name, "namespace": namespace})
+    if row is None or row["state"] == "DEAD" or not row["spec"]:
+        return None
     return ActorHandle(_Shared(row["actor_id"], _decode_options(row["spec"])), None)
 
 

@@ -25,13 +25,28 @@ class BadFrame(ValueError):
 
 
 def frame(batch: Sequence[msgspec.Struct]) -> bytes:
-    """One frame that carries the batch. ValueError if it is larger than a frame may be."""
+    """One frame that carries the batch. FrameTooLarge if it is larger than a frame may be."""
     payload = messages.encode(batch)
     if len(payload) > MAX_FRAME_BYTES:
-        raise ValueError(
+        raise FrameTooLarge(
             f"a frame of {len(payload):,} bytes is over the bound of {MAX_FRAME_BYTES:,}"
         )
     return _LENGTH.pack(len(payload)) + payload
+
+
+def frames(batch: Sequence[msgspec.Struct]) -> list[bytes]:
+    """As many frames as the batch needs. FrameTooLarge if one message alone is over the bound."""
+    try:
+        return [frame(batch)]
+    except FrameTooLarge:
+        if len(batch) == 1:
+            raise
+        half = len(batch) // 2
+        return [*frames(batch[:half]), *frames(batch[half:])]
+
+
+class FrameTooLarge(ValueError):
+    """A batch is over the bound of a frame; ``frames`` divides it."""
 
 
 class FrameReader:
@@ -83,7 +98,7 @@ class FrameReader:
     def _open(self, payload: memoryview) -> list[Any]:
         try:
             return self._decode(payload)
-        except msgspec.MsgspecError as error:
+        except Exception as error:  # of its depth, its encoding or its size as well
             raise BadFrame(f"a frame that does not decode: {error}") from None
         finally:
             payload.release()

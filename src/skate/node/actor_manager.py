@@ -19,6 +19,7 @@ from skate.errors import ErrorRecord, decode_error, encode_error
 from skate.ids import handle_id
 from skate.node.actor_router import Actor, ActorRouter
 from skate.node.peer import Job, Peer
+from skate.node.validity import check_call, read_error
 from skate.scheduler.local_scheduler import Task, Worker
 from skate.spec import FORMAT_ERROR
 from skate.states import TASK_MOVES, ActorState, TaskState, WorkerState, advance
@@ -29,6 +30,18 @@ if TYPE_CHECKING:
 ALIVE, DEAD, RESTARTING = ActorState.ALIVE, ActorState.DEAD, ActorState.RESTARTING
 
 
+class UnbornActor:
+    """An actor that has its name and can be called, but whose CreateActor is still to come."""
+
+    __slots__ = ("calls", "creator", "name", "namespace")
+
+    def __init__(self, creator: Peer, name: str, namespace: str) -> None:
+        self.creator = creator
+        self.name = name
+        self.namespace = namespace
+        self.calls: list[Task] = []
+
+
 class ActorManager:
     """See the module's docstring."""
 
@@ -36,7 +49,7 @@ class ActorManager:
         self.core = core
         self.router = ActorRouter(self._deliver)
         self.lent_cpu: set[bytes] = set()  # actors whose method waits in get/wait
-        self.reserving: dict[int, bytes] = {}  # questions for a name: for which actor
+        self.reserving: dict[int, dict[str, Any]] = {}  # questions for a name, under way
         self.unborn: dict[bytes, UnbornActor] = {}  # they have their name, and no CreateActor yet
 
     # ------------------------------------------------------------------ birth
@@ -46,9 +59,9 @@ class ActorManager:
 
         Its CreateActor is still to come: calls that overtake it wait for it.
         """
-        actor_id = self.reserving.pop(answer.number)
+        asked = self.reserving.pop(answer.number)
         if not answer.error and answer.body["actor_id"] is None:
-            self.unborn[actor_id] = UnbornActor(peer)
+            self.unborn[asked["actor_id"]] = UnbornActor(peer, asked["name"], asked["namespace"])
             if not peer.alive:
                 self.creator_gone(peer)
 
@@ -56,7 +69,8 @@ class ActorManager:
         """A process has ended: what it has named and not created, it will not create."""
         for actor_id in [i for i, unborn in self.unborn.items() if unborn.creator is peer]:
             unborn = self.unborn.pop(actor_id)
-            self.core.give_up_name(peer, actor_id)
+            body = {"name": unborn.name, "namespace": unborn.namespace, "actor_id": actor_id}
+            self.core.ask_gcs(peer, m.Ask(0, "release_actor_name", body))
             for call in unborn.calls:
                 if call.state is TaskState.WAITING:
                     self.core.fail_task(call, self._unknown(actor_id))
@@ -75,6 +89,9 @@ class ActorManager:
             0,
             core.now,
         )
+        check_call(task.id, template.spec, "actor")
+        if task.id in self.router.actors:
+            raise ValueError(f"a second actor {task.id.hex()}")
         actor = Actor(task, message.options, peer)
         task.actor = actor
         self.router.add(actor)
@@ -89,13 +106,12 @@ class ActorManager:
         unborn = self.unborn.pop(actor.id, None)
         if unborn is not None:
             for call in unborn.calls:
-                self._route(actor, call)
-                if not call.owner.alive:
-                    self.router.caller_gone(call.owner)
+                self._call_early(actor, call)
 
     def arguments_ready(self, call: Task) -> None:
         """The arguments of a call are there."""
-        self.router.arguments_ready(call.actor, call.owner, call)
+        if call.actor is not None:  # else its actor is not there yet
+            self.router.arguments_ready(call.actor, call.owner, call)
 
     def _arguments_of_constructor_ready(self, actor: Actor) -> None:
         self.core.scheduler.enqueue(actor.creation, self.core.now)
@@ -158,12 +174,15 @@ class ActorManager:
             0,
             core.now,
         )
+        check_call(task.id, task.template.spec, "method")
         task.sequence = message.sequence
         core.promise_returns(peer, task)
         actor = self.router.actors.get(message.actor_id)
         if actor is None:
             core.hold_arguments(task)
-            if task.state is TaskState.WAITING:
+            if message.actor_id in self.unborn:
+                self.unborn[message.actor_id].calls.append(task)
+            elif task.state is TaskState.WAITING:
                 core.fail_task(task, self._unknown(message.actor_id))
             return
         task.actor = actor
@@ -175,6 +194,18 @@ class ActorManager:
             core.fail_task(task, actor.cause)
         else:
             self.router.arrived(actor, peer, task)
+
+    def _call_early(self, actor: Actor, call: Task) -> None:
+        """A call that came before its actor: the actor is here now."""
+        call.actor = actor
+        if call.state is not TaskState.WAITING:
+            self.router.failed_before_delivery(actor, call.owner, call.sequence)
+        elif actor.state is DEAD:
+            self.core.fail_task(call, actor.cause)
+        else:
+            self.router.arrived(actor, call.owner, call)
+        if not call.owner.alive:
+            self.router.caller_gone(call.owner)
 
     def _unknown(self, actor_id: bytes) -> bytes:
         record = ErrorRecord(
@@ -235,7 +266,7 @@ class ActorManager:
         worker = actor.worker
         assert worker is not None
         if done.failed:
-            record = decode_error(done.data[1:])
+            record = read_error(done.data)
             cause = ErrorRecord(
                 kind="ActorDiedError",
                 message=f"The actor {actor.options.class_name} died because its __init__ raised an "
@@ -265,7 +296,7 @@ class ActorManager:
         """A call (or a constructor) failed before it ran: arguments failed, or the actor died."""
         actor: Actor = task.actor
         if task is actor.creation:
-            record = decode_error(payload[1:])
+            record = read_error(payload)
             cause = ErrorRecord(
                 kind="ActorDiedError",
                 message=f"The actor {actor.options.class_name} was never created: an argument of "

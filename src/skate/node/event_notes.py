@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from skate import messages as m
 from skate.config import EVENT_BACKLOG
-from skate.errors import decode_error
+from skate.node.validity import read_error
 from skate.scheduler.local_scheduler import Task, Worker
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class EventNotes:
             return
         error_type = ""
         if error:
-            record = decode_error(error[1:])
+            record = read_error(error)
             error_type = str(record.fields.get("cause_type", record.kind))
         self._note(
             (

@@ -24,7 +24,7 @@ from skate.config import (
     PROTOCOL_VERSION,
     STDERR_TAIL_LINES,
 )
-from skate.errors import decode_error, encode_error, with_dependant
+from skate.errors import encode_error, with_dependant
 from skate.ids import FIRST_RETURN, SUBMITTER_BYTES, return_id
 from skate.node.actor_manager import ActorManager
 from skate.node.error_payload import error_payload
@@ -32,6 +32,7 @@ from skate.node.event_notes import EventNotes
 from skate.node.exit_status import describe_status
 from skate.node.object_desk import ObjectDesk
 from skate.node.peer import Job, Peer
+from skate.node.validity import check_call, check_template, read_error
 from skate.objects.arena import Arena
 from skate.objects.object_store import PENDING, ObjectStore, StoredObject
 from skate.scheduler.local_scheduler import LocalScheduler, Pool, Task, Template, Worker
@@ -105,18 +106,14 @@ class NodeCore:
         self.doomed: deque[tuple[Task, bytes]] = deque()  # tasks with a failed input
         self.exits: dict[bytes, tuple[Worker, int]] = {}  # exit statuses ahead of their EOF
         self.lost: dict[bytes, Worker] = {}  # EOFs ahead of their exit status
-        self.handlers: dict[type, Callable[[Peer, Any], None]] = {
-            m.Hello: self.on_hello,
+        ask = {m.Ask: self.on_ask}
+        driver: dict[type, Callable[[Peer, Any], None]] = {
             m.RegisterFunction: self.on_register_function,
             m.RegisterTemplate: self.on_register_template,
             m.Submit: self.on_submit,
             m.CreateActor: self.actors.on_create,
             m.CallActor: self.actors.on_call,
             m.KillActor: self.actors.on_kill,
-            m.Done: self.on_done,
-            m.HandBack: self.on_hand_back,
-            m.Blocked: self.on_blocked,
-            m.Unblocked: self.on_unblocked,
             m.Leaving: self.on_leaving,
             m.Put: self.desk.on_put,
             m.CreateExtent: self.desk.on_create_extent,
@@ -126,7 +123,21 @@ class NodeCore:
             m.Pin: self.desk.on_pin,
             m.Unpin: self.desk.on_unpin,
             m.Want: self.desk.on_want,
-            m.Ask: self.on_ask,
+            **ask,
+        }
+        worker: dict[type, Callable[[Peer, Any], None]] = {
+            **driver,
+            m.Done: self.on_done,
+            m.HandBack: self.on_hand_back,
+            m.Blocked: self.on_blocked,
+            m.Unblocked: self.on_unblocked,
+        }
+        # What a client of each role may say; before its Hello only that.
+        self.handlers: dict[str, dict[type, Callable[[Peer, Any], None]]] = {
+            "": {m.Hello: self.on_hello},
+            "observer": ask,
+            "driver": driver,
+            "worker": worker,
         }
 
     # ------------------------------------------------------------------ peers
@@ -139,13 +150,12 @@ class NodeCore:
             peer.outbox.append(message)
 
     def handle(self, peer: Peer, message: Any) -> None:
-        """One message. KeyError, ValueError and AssertionError mean that the peer is broken."""
-        if not peer.role:  # not yet, or no longer
-            if not peer.alive:
-                return  # behind its last word, in the same read
-            if type(message) is not m.Hello:
-                raise ValueError(f"{type(message).__name__} before Hello")
-        self.handlers[type(message)](peer, message)
+        """One message. An exception means that the peer is broken: its connection has to end."""
+        handler = self.handlers[peer.role].get(type(message))
+        if handler is not None and peer.alive:
+            handler(peer, message)
+        elif peer.alive:  # else it is behind its last word, in the same read
+            raise ValueError(f"{type(message).__name__} of {peer.role or 'a stranger'}")
 
     def end_turn(self) -> None:
         """After each batch of events: hand out what became free."""
@@ -325,6 +335,7 @@ class NodeCore:
         """What calls on this connection mean by a number."""
         assert peer.job is not None
         spec = message.template
+        check_template(spec, spec.function_id in peer.job.function_ids)
         key = (peer.job.id, spec)
         template = self.templates.get(key)
         if template is None:
@@ -373,6 +384,7 @@ class NodeCore:
             message.depth,
             self.now,
         )
+        check_call(task_id, template.spec, "task")
         self.promise_returns(peer, task)
         if (task.dependencies is None and task.nested is None) or self.hold_arguments(task):
             self.scheduler.enqueue(task, self.now)
@@ -393,8 +405,8 @@ class NodeCore:
     def hold_arguments(self, task: Task) -> bool:
         """Hold what the task uses; whether all of it is there. A failed input fails the task."""
         objects = self.store.objects
-        for object_id in task.nested or ():
-            self.store.hold(object_id)
+        if task.nested is not None:
+            task.nested = [i for i in task.nested if self.store.hold(i)]
         failed: bytes | None = None
         for object_id in task.dependencies or ():
             stored = objects.get(object_id)
@@ -508,7 +520,7 @@ class NodeCore:
     def fail_task(self, task: Task, payload: bytes, *, dependant: bool = False) -> None:
         """The task will not run (again): each of its returns is this error."""
         if dependant:
-            record = with_dependant(decode_error(payload[1:]), task.template.spec.name)
+            record = with_dependant(read_error(payload), task.template.spec.name)
             payload = FORMAT_ERROR + encode_error(record)
         was_waiting = task.state is TaskState.WAITING
         task.state = advance(TASK_MOVES, task.state, TaskState.FAILED)
@@ -672,7 +684,7 @@ class NodeCore:
             self.notes.flush()
             number = self.ask_gcs(peer, question)
             if question.method == "reserve_actor_name":
-                self.actors.reserving[number] = bytes(question.body["actor_id"])
+                self.actors.reserving[number] = question.body
 
     def ask_gcs(self, peer: Peer, question: m.Ask) -> int:
         """Forward a question; the number that its answer will have."""

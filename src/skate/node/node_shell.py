@@ -21,7 +21,7 @@ from skate import config
 from skate import messages as m
 from skate.ids import NODE_ID_BYTES
 from skate.net import unix_socket
-from skate.net.frame import BadFrame, FrameReader, frame
+from skate.net.frame import BadFrame, FrameReader, FrameTooLarge, frame, frames
 from skate.node import linux, zygote
 from skate.node.exit_status import describe_status
 from skate.node.log_tail import LogTail, tail_lines
@@ -70,37 +70,52 @@ class ClientLink(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """A turn of the switch."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return  # it was refused, or broke the protocol: no more is heard of it
         shell = self.shell
         core = shell.core
         core.now = shell.clock()
         peer = self.peer
         try:
-            handlers = core.handlers
+            handlers = core.handlers[peer.role]
             for message in self.reader.feed(data):
-                if not peer.role:
-                    core.handle(peer, message)
-                else:
+                if peer.role:
                     handlers[type(message)](peer, message)
-        except (BadFrame, KeyError, ValueError, AssertionError, IndexError, TypeError) as error:
-            log.warning(
-                "closed the connection of %s %d: %s: %s",
-                peer.role or "a stranger",
-                peer.pid,
-                type(error).__name__,
-                error,
-                exc_info=not isinstance(error, BadFrame),
-            )
-            if self.transport is not None:
-                self.transport.abort()
+                elif not transport.is_closing():
+                    core.handle(peer, message)
+                    handlers = core.handlers[peer.role]
+        except Exception as error:  # whatever it was, this peer's message has led to it
+            self._break_off(error)
         core.end_turn()
         shell.write_out()
+
+    def _break_off(self, error: Exception) -> None:
+        """End this connection, and this one alone; the log tells a bug of ours by its traceback."""
+        log.warning(
+            "closed the connection of %s %d: %s: %s",
+            self.peer.role or "a stranger",
+            self.peer.pid,
+            type(error).__name__,
+            error,
+            exc_info=not isinstance(error, BadFrame),
+        )
+        if self.transport is not None:
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         """It does not read: hold pushes back."""
         self.peer.paused = True
 
+    def stop_asking(self) -> None:
+        """It reads nothing at all: hear no more of it until it does."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
     def resume_writing(self) -> None:
         """It reads again."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
         self.shell.core.desk.resume(self.peer)
         self.shell.write_out()
 
@@ -254,7 +269,7 @@ class NodeShell:
 
     def job_ended(self, job: Job, reason: str) -> None:
         """A local session ends with its driver."""
-        if self.cfg.local:
+        if self.cfg.local and not self.core.jobs:
             self.end("")
 
     def answer_locally(self, peer: Peer, question: m.Ask) -> bool:
@@ -276,7 +291,7 @@ class NodeShell:
                 self.write_out_peer(peer)
         if core.gcs and self.gcs_transport is not None:
             batch, core.gcs = core.gcs, []
-            self.gcs_transport.write(frame(batch))
+            self.gcs_transport.writelines(frames(batch))
 
     def write_out_peer(self, peer: Peer) -> None:
         """One peer's outbox."""
@@ -284,7 +299,13 @@ class NodeShell:
         link = peer.link
         if outbox and link is not None and link.transport is not None:
             peer.outbox = []
-            link.transport.write(frame(outbox))
+            transport = link.transport
+            try:
+                transport.write(frame(outbox))
+            except FrameTooLarge:
+                transport.writelines(frames(outbox))
+            if peer.paused and transport.get_write_buffer_size() > config.UNREAD_MAX_BYTES:
+                link.stop_asking()
 
     # ------------------------------------------------------------------ the zygote
 
@@ -350,6 +371,10 @@ class NodeShell:
         elif worker.peer is not None and worker.peer.alive:
             self.core.peer_lost(worker.peer)
         self.tail.forget(worker.id)
+        for path in self.tail_paths.pop(worker.id, ()):
+            with contextlib.suppress(OSError):
+                if os.path.getsize(path) == 0:  # it has said nothing: nothing to keep
+                    os.unlink(path)
 
     def _end_orphans(self) -> None:
         """Programs that a task started and that outlived its worker are children of ours now."""
@@ -442,6 +467,7 @@ class NodeShell:
     async def serve(self) -> int:
         """Run until the parent, the GCS or the last driver is gone."""
         self.loop = asyncio.get_running_loop()
+        self.loop.set_exception_handler(self._on_exception)
         self.ending = self.loop.create_future()
         self.zygote_line.setblocking(False)
         self.loop.add_reader(self.zygote_line.fileno(), self.on_zygote)
@@ -464,6 +490,16 @@ class NodeShell:
 
     def _on_sigterm(self) -> None:
         self.end(f"the node daemon (pid {os.getpid()}) died: it was asked to end (SIGTERM)")
+
+    def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Of a callback: a broken connection is a peer's affair, anything else is a bug of ours.
+
+        Half a change may have been done, and nobody would be told: better to end, and say why.
+        """
+        error = context.get("exception")
+        log.error("%s", context.get("message"), exc_info=error)
+        if error is not None and not isinstance(error, OSError):
+            self.end(f"the node daemon died of an internal error: {error!r}")
 
     def _on_ticker_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:

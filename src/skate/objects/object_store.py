@@ -89,10 +89,11 @@ class ObjectStore:
     # ------------------------------------------------------------------ values
 
     def promise(self, object_id: bytes, owner: Any) -> StoredObject:
-        """A task will make it; its submitter holds it once."""
+        """A task will make it; its submitter holds it once. ValueError if it exists already."""
         stored = StoredObject(object_id, owner)
         stored.holds = 1
-        self.objects[object_id] = stored
+        if self.objects.setdefault(object_id, stored) is not stored:
+            raise ValueError(f"a second object {object_id.hex()}")
         return stored
 
     def fulfil_inline(
@@ -197,6 +198,8 @@ class ObjectStore:
         served)."""
         left = self.creations.get(object_id)
         if left is not None:  # of an attempt that gave up half-way
+            if left.creator is not creator:
+                raise ValueError(f"another process is making {object_id.hex()}")
             self.abandon(left)
         creation = Creation(creator, object_id, size, now)
         if not self.queue:

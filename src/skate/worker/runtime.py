@@ -103,7 +103,9 @@ class Runtime:
         if data and data[0] == _ERROR_TAG:
             self.errors_seen += 1
         if self._callbacks:
-            for callback in self._callbacks.pop(object_id, ()):
+            with self.connection.lock:
+                due = self._callbacks.pop(object_id, ())
+            for callback in due:
                 if self.call_soon is not None:
                     self.call_soon(callback)
                 else:
@@ -413,22 +415,23 @@ class Runtime:
     # ------------------------------------------------------------------ futures
 
     def when_ready(self, object_id: bytes, callback: Callable[[], None]) -> None:
-        """Call back once the value is here, from a thread of ours or the async actor's loop."""
+        """Call back once the value is here, from a thread of ours or the async actor's loop.
+
+        At once, if it is here already.
+        """
         self.want([object_id])
+        due = []
         with self.connection.lock:
-            arrived = object_id in self.values
-            if not arrived:
-                self._callbacks.setdefault(object_id, []).append(callback)
-        if not arrived and object_id in self.values:  # it came between the two lines above
-            with self.connection.lock:
-                waiting = self._callbacks.pop(object_id, None)
-            arrived = waiting is not None
-        if arrived:
+            self._callbacks.setdefault(object_id, []).append(callback)
+            # Looked for after the entry, while a reader stores it before it looks for entries.
+            if object_id in self.values:
+                due = self._callbacks.pop(object_id)
+        for ready in due:
             if self.call_soon is not None:
-                self.call_soon(callback)
+                self.call_soon(ready)
             else:
-                self._due.append(callback)
-        if self.call_soon is None:
+                ready()
+        if not due and self.call_soon is None:
             self._start_futures_thread()
 
     def _start_futures_thread(self) -> None:
