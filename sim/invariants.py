@@ -130,6 +130,9 @@ def check_turn(core: NodeCore, *, full: bool) -> None:
     if len(scheduler.ready) == 1 and not scheduler.placing:
         queue = next(iter(scheduler.ready))
         assert not (queue.pool.idle and scheduler.fits(queue.demand)), "a worker and a task idle"
+    for worker_id in [*core.exits, *core.lost]:
+        worker = scheduler.workers[worker_id]
+        assert worker.state in (WorkerState.STARTING, WorkerState.ENDING), "a dead worker has work"
     if full:
         core.check()
         for worker in scheduler.workers.values():

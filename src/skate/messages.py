@@ -62,6 +62,7 @@ class WorkerSetup(msgspec.Struct, array_like=True, tag=4):
     threads: int
     actor_id: bytes = b""
     actor: ActorOptions | None = None
+    worker_id: bytes = b""
 
 
 # ---------------------------------------------------------------------------------- tasks

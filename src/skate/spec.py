@@ -43,6 +43,7 @@ class CallTemplate(msgspec.Struct, array_like=True, frozen=True):
     max_calls: int = 0
     threads: int = 1
     events: bool = True
+    method: str = ""  # of a method: what to call; ``name`` is what people see
 
 
 class ActorOptions(msgspec.Struct, array_like=True):

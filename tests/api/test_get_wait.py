@@ -423,8 +423,7 @@ def test_dropping_refs_while_others_get(gate: Gate) -> None:
 
     def drop() -> None:
         while not over.is_set():
-            for n in range(20):
-                echo.remote(n)
+            skate.wait([[echo.remote(n) for n in range(20)][-1]])
 
     thread = threading.Thread(target=drop)
     thread.start()

@@ -127,11 +127,12 @@ class ActorMethod:
         spec = CallTemplate(
             kind="method",
             function_id=b"",
-            name=self._name,
+            name=options.get("name") or f"{self._shared.options.class_name}.{self._name}",
             num_returns=self._returns,
             max_retries=self._shared.options.max_task_retries if retries is None else retries,
             retry_exceptions=pickled_exceptions(options.get("retry_exceptions")),
             events=options.get("enable_task_events") is not False,
+            method=self._name,
         )
         self._number = runtime.register(spec, None, self._name)
         self._runtime = runtime

@@ -78,8 +78,19 @@ class RuntimeContext:
         return self._worker.templates[run.template].name
 
     def get_task_function_name(self) -> str | None:
-        """The running function's name; None in a driver."""
-        return self.get_task_name()
+        """The running function's name with its module (and class); None in a driver."""
+        run = current_run.get()
+        if run is None or self._worker is None:
+            return None
+        spec = self._worker.templates[run.template]
+        if spec.kind == "task":
+            function = self._worker.functions.get(spec.function_id)
+            name = getattr(function, "__qualname__", spec.name)
+        else:
+            function = self._worker.actor_class
+            method = spec.method or "__init__"
+            name = f"{getattr(function, '__qualname__', spec.name)}.{method}"
+        return f"{getattr(function, '__module__', '')}.{name}"
 
     def get_actor_id(self) -> str | None:
         """The actor that this process hosts; None elsewhere."""
@@ -90,6 +101,40 @@ class RuntimeContext:
         """The name that this actor was created with ("" if none); None elsewhere."""
         worker = self._worker
         return worker.setup.actor.name if worker and worker.setup.actor else None
+
+    def get_placement_group_id(self) -> str | None:
+        """None: placement groups are not supported yet."""
+        return None
+
+    def get_node_labels(self) -> dict[str, str]:
+        """The labels of this node."""
+        mine = self.get_node_id()
+        rows = [row for row in nodes() if row["NodeID"] == mine]
+        return dict(rows[0]["Labels"]) if rows else {}
+
+    def get_runtime_env_string(self) -> str:
+        """The runtime environment as JSON; empty, as none is supported yet."""
+        return json.dumps(self.runtime_env)
+
+    def is_canceled(self) -> bool:
+        """Whether the running task is to stop; False, as tasks cannot be cancelled yet.
+
+        RuntimeError in a driver.
+        """
+        if current_run.get() is None:
+            raise RuntimeError("is_canceled() can only be called in a task or actor")
+        return False
+
+    def get(self) -> dict[str, Any]:
+        """The ids, as one dict (Ray: deprecated)."""
+        ids = {
+            "job_id": self.get_job_id(),
+            "node_id": self.get_node_id(),
+            "task_id": self.get_task_id(),
+            "actor_id": self.get_actor_id(),
+            "namespace": self.namespace,
+        }
+        return {name: value for name, value in ids.items() if value is not None}
 
     def get_session_name(self) -> str:
         """The session: the name of its folder."""
@@ -116,6 +161,16 @@ class RuntimeContext:
     def get_accelerator_ids(self) -> dict[str, list[str]]:
         """The devices that the running task was given."""
         return {"GPU": [str(index) for index in get_gpu_ids()]}
+
+    @property
+    def runtime_env(self) -> dict[str, Any]:
+        """The runtime environment; empty, as none is supported yet."""
+        return {}
+
+    @property
+    def should_capture_child_tasks_in_placement_group(self) -> bool:
+        """False: placement groups are not supported yet."""
+        return False
 
     @property
     def namespace(self) -> str:

@@ -195,16 +195,16 @@ class GcsServer:
 
 
 def _frame(batch: list[msgspec.Struct]) -> bytes:
-    """One frame; an answer that is too large for any is replaced by an error, the others stay."""
+    """One frame; an answer that fits none, or has numbers that fit no message, becomes an error."""
     try:
         return frame(batch)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         if len(batch) > 1:
             return b"".join(_frame([message]) for message in batch)
         (message,) = batch
         if not isinstance(message, Answer):
             raise
-        record = ErrorRecord("UsageError", f"the answer is too large, ask for less: {error}")
+        record = ErrorRecord("UsageError", f"the answer is too large: {error}")
         return frame([Answer(message.number, None, encode_error(record))])
 
 

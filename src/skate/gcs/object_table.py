@@ -39,7 +39,10 @@ class ObjectTable:
         self._waiters: dict[bytes, list[Waiter]] = {}
 
     def add(self, node_id: bytes, object_id: bytes, size: int) -> list[Waiter]:
-        """The node holds the object now; returns who has waited for that."""
+        """The node holds the object now; returns who has waited for that. ValueError for a size
+        that none can have."""
+        if size < 0:
+            raise ValueError(f"an object of {size} bytes")
         row = self.objects.get(object_id)
         if row is None:
             row = ObjectRow(object_id, size, {})

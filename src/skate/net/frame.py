@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from skate import messages
-from skate.config import MAX_FRAME_BYTES
+from skate.config import MAX_FRAME_BYTES, READ_TURN_BYTES
 
 _LENGTH = Struct("<I")
 HEADER_BYTES = _LENGTH.size
@@ -24,9 +24,28 @@ class BadFrame(ValueError):
     """The peer broke the protocol; its connection has to be closed."""
 
 
+class FrameTooLarge(ValueError):
+    """A batch is over the bound of a frame; ``frames`` divides it."""
+
+
 def frame(batch: Sequence[msgspec.Struct]) -> bytes:
     """One frame that carries the batch. FrameTooLarge if it is larger than a frame may be."""
+    return _with_length(messages.encode(batch))
+
+
+def frames(batch: Sequence[msgspec.Struct]) -> list[bytes]:
+    """As many frames as keep each at about ``config.READ_TURN_BYTES``, so that turns stay short.
+
+    FrameTooLarge if one message alone is over the bound of a frame.
+    """
     payload = messages.encode(batch)
+    if len(payload) <= READ_TURN_BYTES or len(batch) == 1:
+        return [_with_length(payload)]
+    half = len(batch) // 2
+    return [*frames(batch[:half]), *frames(batch[half:])]
+
+
+def _with_length(payload: bytes) -> bytes:
     if len(payload) > MAX_FRAME_BYTES:
         raise FrameTooLarge(
             f"a frame of {len(payload):,} bytes is over the bound of {MAX_FRAME_BYTES:,}"
@@ -34,71 +53,53 @@ def frame(batch: Sequence[msgspec.Struct]) -> bytes:
     return _LENGTH.pack(len(payload)) + payload
 
 
-def frames(batch: Sequence[msgspec.Struct]) -> list[bytes]:
-    """As many frames as the batch needs. FrameTooLarge if one message alone is over the bound."""
-    try:
-        return [frame(batch)]
-    except FrameTooLarge:
-        if len(batch) == 1:
-            raise
-        half = len(batch) // 2
-        return [*frames(batch[:half]), *frames(batch[half:])]
+def split(
+    data: bytes | bytearray | memoryview, decode: Callable[[Any], list[Any]]
+) -> tuple[list[Any], bytes, int]:
+    """(messages of all whole frames, the rest, how many bytes the rest needs to be whole).
 
-
-class FrameTooLarge(ValueError):
-    """A batch is over the bound of a frame; ``frames`` divides it."""
+    Has no state: whoever is interrupted may simply ask again. Raises BadFrame.
+    """
+    out: list[Any] = []
+    view = memoryview(data)
+    start, end, need = 0, len(view), HEADER_BYTES
+    while end - start >= HEADER_BYTES:
+        size = _LENGTH.unpack_from(view, start)[0]
+        if size > MAX_FRAME_BYTES:
+            raise BadFrame(f"a frame of {size:,} bytes; at most {MAX_FRAME_BYTES:,}")
+        need = HEADER_BYTES + size
+        if end - start < need:
+            break
+        try:
+            messages_here = decode(view[start + HEADER_BYTES : start + need])
+        except Exception as error:  # of its text's encoding and its depth too, which have their own
+            raise BadFrame(f"a frame that does not decode: {error}") from None
+        out = out + messages_here if out else messages_here
+        start += need
+        need = HEADER_BYTES
+    return out, bytes(view[start:]) if start < end else b"", need
 
 
 class FrameReader:
     """Cuts a byte stream into batches of messages, decoded by ``decode``."""
 
-    __slots__ = ("_buffer", "_decode", "_need")
+    __slots__ = ("_decode", "_held", "_need", "_parts")
 
     def __init__(self, decode: Callable[[Any], list[Any]]) -> None:
         self._decode = decode
-        self._buffer = bytearray()
+        self._parts: list[bytes] = []  # of a frame that is not whole yet
+        self._held = 0
         self._need = HEADER_BYTES
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Any]:
         """All messages that are whole now, in order. Raises BadFrame on the first bad one."""
-        buffer = self._buffer
-        if not buffer:
-            # The common case: exactly one whole frame in one read; nothing is copied.
-            size = len(data)
-            if (
-                HEADER_BYTES <= size <= HEADER_BYTES + MAX_FRAME_BYTES
-                and _LENGTH.unpack_from(data)[0] == size - HEADER_BYTES
-            ):
-                return self._open(memoryview(data)[HEADER_BYTES:])
-        buffer += data
-        if len(buffer) < self._need:
-            return []
-        out: list[Any] = []
-        start, end = 0, len(buffer)
-        view = memoryview(buffer)
-        try:
-            while True:
-                if end - start < HEADER_BYTES:
-                    self._need = HEADER_BYTES
-                    break
-                size = _LENGTH.unpack_from(view, start)[0]
-                if size > MAX_FRAME_BYTES:
-                    raise BadFrame(f"a frame of {size:,} bytes; at most {MAX_FRAME_BYTES:,}")
-                if end - start - HEADER_BYTES < size:
-                    self._need = HEADER_BYTES + size
-                    break
-                start += HEADER_BYTES
-                out += self._open(view[start : start + size])
-                start += size
-        finally:
-            view.release()
-        del buffer[:start]
+        if self._parts:
+            self._parts.append(bytes(data))
+            self._held += len(data)
+            if self._held < self._need:
+                return []
+            data = b"".join(self._parts)
+        out, rest, self._need = split(data, self._decode)
+        self._parts = [rest] if rest else []
+        self._held = len(rest)
         return out
-
-    def _open(self, payload: memoryview) -> list[Any]:
-        try:
-            return self._decode(payload)
-        except Exception as error:  # of its depth, its encoding or its size as well
-            raise BadFrame(f"a frame that does not decode: {error}") from None
-        finally:
-            payload.release()

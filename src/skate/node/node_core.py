@@ -612,6 +612,7 @@ class NodeCore:
                 threads=worker.pool.threads,
                 actor_id=actor_id,
                 actor=actor,
+                worker_id=worker.id,
             ),
         )
 

@@ -21,7 +21,7 @@ from skate import config
 from skate import messages as m
 from skate.ids import NODE_ID_BYTES
 from skate.net import unix_socket
-from skate.net.frame import BadFrame, FrameReader, FrameTooLarge, frame, frames
+from skate.net.frame import BadFrame, FrameReader, frames
 from skate.node import linux, zygote
 from skate.node.exit_status import describe_status
 from skate.node.log_tail import LogTail, tail_lines
@@ -300,10 +300,7 @@ class NodeShell:
         if outbox and link is not None and link.transport is not None:
             peer.outbox = []
             transport = link.transport
-            try:
-                transport.write(frame(outbox))
-            except FrameTooLarge:
-                transport.writelines(frames(outbox))
+            transport.writelines(frames(outbox))
             if peer.paused and transport.get_write_buffer_size() > config.UNREAD_MAX_BYTES:
                 link.stop_asking()
 

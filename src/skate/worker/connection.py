@@ -8,6 +8,11 @@ Reading (DESIGN 11, "who reads"): a thread that blocks in the API reads for ever
 others that block wait for it. No thread reads while none is blocked, but for the courier of a
 driver, which ten times a second reads what is at hand: prints of tasks, and the EOF of a dead node.
 
+Interrupts: Ctrl-C may raise KeyboardInterrupt at any call in the main thread, also here, and the
+program may go on afterwards (a notebook does). So each step either leaves the state as it was or
+has changed it by assignments with no call between them; what a socket call gave or took is recorded
+by the same C-level call (``extend(map(...))``). Handlers of messages may run twice and bear it.
+
 Locks: ``lock`` guards the outbox, ids and reference counts; ``_leader`` is held by who reads. No
 user code runs under either. ``ObjectRef.__del__`` and pin callbacks take none (reference journal).
 """
@@ -26,9 +31,10 @@ from typing import Any
 from skate import config
 from skate import messages as m
 from skate.errors import RuntimeClosedError
-from skate.net.frame import FrameReader, frame
+from skate.net.frame import HEADER_BYTES, BadFrame, frames, split
 
-_READ_BYTES = 256 << 10
+_READ_ARGUMENTS = ((256 << 10,), (socket.MSG_DONTWAIT,))
+_SEND_FLAGS = (socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL,)
 
 
 class Connection:
@@ -45,9 +51,20 @@ class Connection:
         self.outbox: list[Any] = []
         self.closed = ""  # why, once it is
         self._bytes = 0
-        self._unsent = bytearray()
         self._last_flush = 0.0
-        self._reader = FrameReader(m.decode_to_client)
+        # Out: the frame that was just cut, those not sent, which of them is next, from which byte,
+        # and what the last send took.
+        self._staged = b""
+        self._frames: list[bytes] = []
+        self._frame = 0
+        self._offset = 0
+        self._sent: list[int] = []
+        # In: what was received, the rest of it that is no whole frame, the messages under way.
+        self._raw: list[bytes] = []
+        self._rest = b""
+        self._need = HEADER_BYTES
+        self._messages: list[Any] = []
+        self._message = 0
         self._leader = threading.Lock()
         self._turn = threading.Condition()
         self._followers = 0
@@ -98,29 +115,50 @@ class Connection:
         if not outbox:
             return
         self._bytes = 0
-        data = frame(outbox)
-        outbox.clear()
-        if self._unsent:
-            self._unsent += data
-        else:
-            sent = self._send(data)
-            if sent < len(data):
-                self._unsent += memoryview(data)[sent:]
-                self.arm()
+        data = b"".join(frames(outbox))
+        self._settle()
+        self.outbox, self._staged = [], data
+        if not self._pump():
+            self.arm()
 
-    def _send(self, data: bytes | bytearray) -> int:
-        try:
-            return self.sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        except BlockingIOError:
-            return 0
-        except OSError:
-            return len(data)  # the reader will see why; nothing more can be sent
+    def _settle(self) -> None:
+        """Finish the bookkeeping that an interrupt may have cut short."""
+        if self._sent:
+            taken = self._sent[0]
+            self._offset, self._sent = self._offset + taken, []
+        staged = self._staged
+        if staged:
+            if not self._frames or self._frames[-1] is not staged:
+                self._frames.append(staged)
+            self._staged = b""
+
+    def _pump(self) -> bool:
+        """Send what the socket takes, the lock being held; whether all is sent."""
+        while True:
+            self._settle()
+            if self._frame == len(self._frames):
+                self._frames, self._frame = [], 0
+                return True
+            data = self._frames[self._frame]
+            if self._offset == len(data):
+                self._frame, self._offset = self._frame + 1, 0
+                continue
+            rest = memoryview(data)[self._offset :]
+            try:
+                self._sent.extend(map(self.sock.send, (rest,), _SEND_FLAGS))
+            except BlockingIOError:
+                return False
+            except OSError:  # the reader will see why; nothing more can be sent
+                self._frames, self._frame, self._offset = [], 0, 0
+                return True
+
+    @property
+    def _unsent(self) -> bool:
+        return self._frame < len(self._frames) or bool(self._staged)
 
     def _send_rest(self) -> None:
         with self.lock:
-            if self._unsent:
-                sent = self._send(self._unsent)
-                del self._unsent[:sent]
+            self._pump()
 
     # ------------------------------------------------------------------ reading
 
@@ -204,20 +242,41 @@ class Connection:
 
     def read_at_hand(self) -> bool:
         """Handle what has arrived, without blocking; the caller holds ``_leader``."""
+        if self._raw or self._message < len(self._messages):
+            self._digest()  # left over by an interrupt
         try:
-            data = self.sock.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+            self._raw.extend(map(self.sock.recv, *_READ_ARGUMENTS))
         except BlockingIOError:
             return False
         except OSError as error:
             self.lost(f"the connection to the node broke: {error}")
             return False
-        if not data:
+        if not self._raw[-1]:
             self.lost("the node daemon closed the connection")
             return False
-        handlers = self.handlers
-        for message in self._reader.feed(data):
-            handlers[type(message)](message)
+        self._digest()
         return True
+
+    def _digest(self) -> None:
+        handlers = self.handlers
+        while True:
+            messages = self._messages
+            while self._message < len(messages):
+                message = messages[self._message]
+                handlers[type(message)](message)
+                self._message += 1
+            raw = self._raw
+            if not raw or len(self._rest) + sum(map(len, raw)) < self._need:
+                return
+            data = self._rest + b"".join(raw) if self._rest or len(raw) > 1 else raw[0]
+            try:
+                found, rest, need = split(data, m.decode_to_client)
+            except BadFrame as error:
+                self.lost(f"the node daemon broke the protocol: {error}")
+                return
+            self._raw, self._rest, self._need, self._messages, self._message = (
+                [], rest, need, found, 0,
+            )  # fmt: skip
 
     def try_read(self) -> None:
         """Handle what has arrived, if no other thread is at it."""
@@ -306,6 +365,5 @@ class Connection:
         self._leader = threading.Lock()
         self._turn = threading.Condition()
         self.outbox = []
-        self._unsent = bytearray()
         with contextlib.suppress(OSError):
             os.close(self.sock.detach())

@@ -308,11 +308,13 @@ class Runtime:
 
     def want(self, object_ids: Sequence[bytes]) -> None:
         """Ask for those that would not come by themselves."""
-        missing = list(set(object_ids) - self.promised - self.values.keys() - self.wanted)
+        missing = list(set(object_ids).difference(self.values) - self.promised - self.wanted)
         if missing:
             with self.connection.lock:
                 # The holds of refs just unpickled have to be counted before their values come.
                 self.connection.flush_locked()
+                for object_id in missing:  # refs of an older session: the answer has to count
+                    self.references.counts.setdefault(object_id, 1)
                 self.wanted.update(missing)
                 self.connection.append_locked(m.Want(missing))
 
@@ -321,6 +323,8 @@ class Runtime:
         values = self.values
         if any(object_id not in values for object_id in object_ids):
             self.want(object_ids)
+            if timeout_s == 0:
+                self._poll(object_ids)
             if not self._wait_values(object_ids, timeout_s):
                 late = sum(object_id not in values for object_id in object_ids)
                 raise GetTimeoutError(
@@ -384,23 +388,27 @@ class Runtime:
         if len(found) >= count:
             return found
         self.want(object_ids)
-        if timeout_s == 0:  # poll honestly: what the node has by now counts
-            if self.wanted.isdisjoint(object_ids):
-                self.connection.flush()
-                self.connection.try_read()
-            else:
-                self.ask("ping", {})
+        if timeout_s == 0:
+            self._poll(object_ids)
             return self._ready_positions(object_ids, count)
-        arrived = self.values.keys()
-        missing = set(object_ids) - arrived
+        values = self.values
+        missing = set(object_ids).difference(values)
         few_enough = len(object_ids) - count
 
         def ready() -> bool:
-            # Set operations of views: with thousands of refs, a loop here would be felt.
-            return not arrived.isdisjoint(missing) and len(missing - arrived) <= few_enough
+            # A set operation: with thousands of refs, a loop here would be felt.
+            return len(missing.difference(values)) <= few_enough
 
         self.block(ready, timeout_s)
         return self._ready_positions(object_ids, count)
+
+    def _poll(self, object_ids: Sequence[bytes]) -> None:
+        """Read what is at hand, honestly: what the node has by now counts."""
+        if self.wanted.isdisjoint(object_ids):
+            self.connection.flush()
+            self.connection.try_read()
+        else:
+            self.ask("ping", {})
 
     def _ready_positions(self, object_ids: Sequence[bytes], count: int) -> list[int]:
         values = self.values

@@ -87,6 +87,7 @@ class Worker:
             namespace=setup.job.namespace,
             is_driver=False,
         )
+        self.runtime.worker_id = setup.worker_id
         self.run_calls: Callable[[], None] = self.run_queue
         connection.handlers.update(
             {
@@ -230,7 +231,6 @@ class Worker:
 
     def prepare(self, run: m.Run, spec: CallTemplate) -> tuple[Any, Any, Any]:
         """(callable, args, kwargs) of a run."""
-        name = spec.name
         if run.gpus != self.gpus and not (run.gpus is None and self.setup.actor_id):
             self._show_gpus(run.gpus)
         if spec.kind == "task":
@@ -240,7 +240,7 @@ class Worker:
             self.actor_template = spec
             self.restarted = run.attempt > 0
         else:
-            function = self._method(name)
+            function = self._method(spec.method)
         data: Any = run.arguments
         if run.values is None:
             if data == NO_ARGUMENTS:
@@ -369,7 +369,7 @@ class Worker:
         """The Done of a task that raised ``error``."""
         record = record_task_error(
             error,
-            f"{self.actor_name}.{spec.name}" if spec.kind == "method" else spec.name,
+            f"{self.actor_name}.{spec.method}" if spec.kind == "method" else spec.name,
             pid=self.pid,
             actor_repr=self._actor_repr() if self.setup.actor_id else "",
             actor_id=self.setup.actor_id.hex(),
