@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -38,20 +39,21 @@ from benchmarks.rows import (
 ROOT = Path(__file__).resolve().parent.parent
 CHILD_TIMEOUT_S = 240.0
 PEER_IDLE_S = 4.0  # skate's own idling is watched for longer: a bar hangs on it
-TABLE_WIDTH = 150
+TABLE_WIDTH = 220  # room for every column; a table takes no more than it needs
+BUSY_PERCENT = 15.0  # others' use of all CPUs, past which the figures say little
 
 
 class Child(NamedTuple):
-    """How to run a system: the module that measures it, its arguments, what has to be there."""
+    """How to run a system: the module that measures it, its arguments, the package it needs."""
 
     module: str
     arguments: tuple[str, ...]
-    needs: str
+    package: str = ""
 
 
 CHILDREN = {
-    SKATE: Child("benchmarks.operations", ("--api", "skate"), "skate"),
-    POOL: Child("benchmarks.pool_operations", (), "multiprocessing"),
+    SKATE: Child("benchmarks.operations", ("--api", "skate")),
+    POOL: Child("benchmarks.pool_operations", ()),
     RAY: Child("benchmarks.operations", ("--api", "ray"), "ray"),
     DASK: Child("benchmarks.dask_operations", (), "distributed"),
 }
@@ -84,21 +86,31 @@ def main(
     # Where a table of this width does not fit, broken lines are easier to read than cut cells.
     console.width = max(console.width, TABLE_WIDTH)
     pythons = {SKATE: sys.executable}
+    versions: list[str] = []
     for peer in filter(None, peers.split(",")):
         if peer not in PEERS:
             raise click.BadParameter(
                 f"{peer!r} is none of {', '.join(PEERS)}", param_hint="--peers"
             )
-        if is_installed(python_peers, CHILDREN[peer].needs):
-            pythons[peer] = python_peers
-        else:
+        version = version_of(python_peers, CHILDREN[peer].package)
+        if version is None:
             console.print(f"{NAME_OF_SYSTEM[peer]} is not installed, so it is left out.")
+            continue
+        pythons[peer] = python_peers
+        if version:
+            versions.append(f"{NAME_OF_SYSTEM[peer]} {version}")
+    busy_percent = psutil.cpu_percent(1.0)
+    if busy_percent > BUSY_PERCENT:
+        console.print(
+            f"[yellow]Other programs use {busy_percent:.0f} % of this machine's CPUs:"
+            " the figures will say little.[/yellow]"
+        )
     results = measure_rounds(pythons, rounds, ("--only", only, "--scale", str(scale)), console)
     shown = [row for row in ROWS if row.title in results[SKATE]]
     systems = [system for system in (RAY, POOL, DASK) if system in results]
     console.print(as_table(results, shown, systems))
     if write_docs:
-        for path in document.write(ROOT / "docs", results, systems, rounds):
+        for path in document.write(ROOT / "docs", results, systems, rounds, versions):
             console.print(f"written: {path.relative_to(ROOT)}")
     missed = [
         f"{row.title}: {verdict.bar}"
@@ -111,10 +123,13 @@ def main(
     sys.exit(bool(missed))
 
 
-def is_installed(python: str, module: str) -> bool:
-    """Whether an interpreter can import a module; it is not imported."""
-    look = "import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)"
-    return subprocess.run([python, "-c", look, module]).returncode == 0
+def version_of(python: str, package: str) -> str | None:
+    """The version of a package under an interpreter; None if it is not there. "" needs none."""
+    if not package:
+        return ""
+    ask = "import importlib.metadata, sys; print(importlib.metadata.version(sys.argv[1]))"
+    answer = subprocess.run([python, "-c", ask, package], capture_output=True, text=True)
+    return answer.stdout.strip() if answer.returncode == 0 else None
 
 
 def measure_rounds(

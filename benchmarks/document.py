@@ -45,19 +45,27 @@ def verdict_text(verdict: Verdict) -> str:
     return {True: "met", False: "missed", None: "not measured"}[verdict.met]
 
 
-def write(folder: Path, results: Results, systems: Sequence[str], rounds: int) -> Iterator[Path]:
+def write(
+    folder: Path, results: Results, systems: Sequence[str], rounds: int, versions: Sequence[str]
+) -> Iterator[Path]:
     """Write the page and, if matplotlib is there, the chart; the paths."""
     folder.mkdir(exist_ok=True)
     has_chart = importlib.util.find_spec("matplotlib") is not None
     page = folder / PAGE
-    page.write_text(as_page(results, systems, rounds, has_chart), encoding="utf-8")
+    page.write_text(as_page(results, systems, rounds, versions, has_chart), encoding="utf-8")
     yield page
     if has_chart:
         draw(folder / CHART, results, systems)
         yield folder / CHART
 
 
-def as_page(results: Results, systems: Sequence[str], rounds: int, has_chart: bool) -> str:
+def as_page(
+    results: Results,
+    systems: Sequence[str],
+    rounds: int,
+    versions: Sequence[str],
+    has_chart: bool,
+) -> str:
     """The whole page."""
     names = [NAME_OF_SYSTEM[system] for system in systems]
     header = ["operation", "skate", *(c for n in names for c in (n, f"skate ÷ {n}")), "bar"]
@@ -71,7 +79,8 @@ def as_page(results: Results, systems: Sequence[str], rounds: int, has_chart: bo
         COMMAND,
         "```",
         "",
-        f"on {os.cpu_count()} cores, under Python {platform.python_version()}. Every system ran in"
+        f"on {os.cpu_count()} cores, under Python {platform.python_version()}"
+        f"{', beside ' if versions else ''}{' and '.join(versions)}. Every system ran in"
         f" a process of its own, with its default settings, one after the other, {rounds} times"
         " over. The figures are the medians of the rounds, ± half of the distance between the best"
         " and the worst one; a ratio is how many times as fast (or as frugal) skate is. The"
@@ -123,6 +132,7 @@ def draw(path: Path, results: Results, systems: Sequence[str]) -> None:
     axes.set_xscale("log")
     axes.axvline(1, color="black", linewidth=1)
     axes.set_yticks(range(len(shown)), [row.title for row in shown])
+    axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.set_xlabel("skate is this many times as fast (left of 1: slower); black marks: the bars")
     axes.xaxis.set_major_formatter("{x:g}")

@@ -70,7 +70,8 @@ class Settings:
         self.raise_share = 0.05 * rough
         self.death_share = random.choice([0.0, 0.01, 0.04]) * rough
         self.exit_share = 0.01 * rough
-        self.kill_share = 0.1 * rough
+        self.kill_share = random.choice([0.1, 0.7]) * rough
+        self.actor_share = random.choice([0.15, 0.15, 0.6])
         self.stillborn_share = random.choice([0.0, 0.05]) * rough
         self.early_end_share = random.choice([0.0, 0.0, 0.3]) * rough
         self.pause_share = random.choice([0.0, 0.02])
@@ -169,35 +170,41 @@ class Settings:
 
     def _step(self, fiber: Fiber, is_driver: bool) -> Program:
         random = fiber.random
+        if random.random() < self.actor_share:
+            self._use_actors(fiber, is_driver)
+            return
         chance = random.random()
-        if chance < 0.35:
+        if chance < 0.45:
             for _ in range(random.choice([1, 1, 1, 2, 5, 20]) if is_driver else 1):
                 self._spawn(fiber)
-        elif chance < 0.45:
+        elif chance < 0.55:
             fiber.put(sample(random, fiber.refs, 2))
-        elif chance < 0.52:
+        elif chance < 0.63:
             yield from fiber.put_large(self._size(random), sample(random, fiber.refs, 1))
-        elif chance < 0.65:
+        elif chance < 0.77:
             yield from fiber.get(sample(random, fiber.refs, 4))
-        elif chance < 0.68:
+        elif chance < 0.81:
             yield from fiber.get(sample(random, fiber.refs, 4), random.random() * 0.02)
-        elif chance < 0.72 and fiber.refs:
+        elif chance < 0.86 and fiber.refs:
             some = sample(random, fiber.refs, 4)
             yield from fiber.wait(some, random.randrange(len(some) + 1), random.choice([None, 0.01]))
-        elif chance < 0.80:
+        elif chance < 0.95:
             for _ in range(random.randrange(1, 6)):
                 if fiber.refs:
                     fiber.drop(random.randrange(len(fiber.refs)))
             if fiber.views:
                 fiber.drop_view(random.randrange(len(fiber.views)))
-        elif chance < 0.84:
-            self._create_actor(fiber)
-        elif chance < 0.93:
-            self._call_actor(fiber, is_driver)
-        elif chance < 0.95 and fiber.handles:
-            self._end_actor(fiber)
         else:
             yield ("sleep", self._duration(random) * 3)
+
+    def _use_actors(self, fiber: Fiber, is_driver: bool) -> None:
+        chance = fiber.random.random()
+        if chance < 0.25 or not fiber.handles:
+            self._create_actor(fiber)
+        elif chance < 0.85:
+            self._call_actor(fiber, is_driver)
+        else:
+            self._end_actor(fiber)
 
     def _may_spawn(self) -> bool:
         self.tasks_left -= 1

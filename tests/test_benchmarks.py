@@ -67,8 +67,9 @@ def test_a_bar_is_met_missed_or_cannot_be_judged() -> None:
 
 def test_the_page_holds_every_row_and_the_command_that_makes_it() -> None:
     results = {"skate": {row.title: [12.0] for row in ROWS}, "ray": {rows.PUT_SMALL: [2.0]}}
-    page = document.as_page(results, ["ray"], rounds=1, has_chart=False)
+    page = document.as_page(results, ["ray"], rounds=1, versions=["Ray 2"], has_chart=False)
     assert document.COMMAND in page and document.CHART not in page
+    assert ", beside Ray 2." in page
     assert all(f"| {row.title} | 12.0" in page for row in ROWS)
     table = [line for line in page.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in table}) == 1, "a row with a cell too many or too few"

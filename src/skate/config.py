@@ -57,9 +57,10 @@ PAGE_BYTES = 4_096  # mmap offsets are page aligned
 ARENA_SHARE = 0.3  # of the machine's memory (Ray's default)
 ARENA_MAX_BYTES = 200 << 30  # Ray's cap
 ARENA_MIN_BYTES = 75 << 20  # Ray's floor; smaller stores cannot hold one batch of anything
+ERROR_TEXT_MAX_CHARS = 60_000  # of a remote traceback: errors travel inside messages, and are read
+ERROR_CAUSE_MAX_BYTES = 1 << 20  # a user's exception that pickles to more arrives shortened
 FULL_STORE_GRACE_S = 2.0  # a creator waits so long without any space being freed (Ray's value)
 TRIM_AFTER_S = 10.0  # pages of freed extents go back to the machine after this much quiet
-MAPPING_RESERVE = 0.2  # of the fd and VMA bounds: past that, reads copy instead of mapping
 
 # -- GCS -----------------------------------------------------------------------------------------
 HEARTBEAT_S = 0.1  # DESIGN 5: load and liveness
@@ -73,5 +74,6 @@ START_TIMEOUT_S = 30.0  # GCS and node are up in 0.2 s; a machine under load may
 STOP_TIMEOUT_S = 1.5  # then SIGKILL: nothing may be left after 2 s
 SESSIONS_KEPT = 20  # log folders of ended sessions that stay for reading
 LOG_POLL_S = 0.1  # how often the node looks for new lines of workers that run something
+LOG_FLUSH_MAX_S = 10.0  # at shutdown, prints that are still coming are waited for this long
 LOG_LINE_MAX_BYTES = 64 << 10  # longer lines are cut in pieces
 LOG_FOLD_S = 5.0  # the same line from several workers within this window is printed once (Ray)

@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
 import msgspec
 
+from skate.config import ERROR_CAUSE_MAX_BYTES, ERROR_TEXT_MAX_CHARS
+
 if TYPE_CHECKING:
     from traceback import TracebackException
 
@@ -608,7 +610,7 @@ def record_task_error(
     fields |= {"actor_repr": actor_repr} if actor_repr else {}
     fields |= {"actor_id": actor_id} if actor_id else {}
     fields |= {} if pickled else {"unserializable": True}
-    return ErrorRecord("TaskError", _format_traceback(exc), fields, pickled)
+    return ErrorRecord("TaskError", _shortened(_format_traceback(exc)), fields, pickled)
 
 
 def raise_form(record: ErrorRecord, loads: Callable[[bytes], Any]) -> Exception:
@@ -674,20 +676,24 @@ def _pickle_cause(cause: BaseException) -> bytes:
     """The cause as bytes that are known to load again, or b"".
 
     An exception whose constructor wants other arguments than its `args` pickles but does not load;
-    it is then sent as class, args and attributes.
+    it is then sent as class, args and attributes. One that is too large is sent shortened.
     """
-    import cloudpickle
-
     if isinstance(cause, UnserializableException):
         return b""
-    for form in (cause, _ByParts(cause)):
-        try:
-            data: bytes = cloudpickle.dumps(form)
-            if isinstance(pickle.loads(data), BaseException):
-                return data
-        except Exception:  # user code runs here: any refusal means the next form
-            continue
-    return b""
+    data = _loadable_pickle(cause) or _loadable_pickle(_ByParts(cause))
+    if len(data) > ERROR_CAUSE_MAX_BYTES:
+        data = _loadable_pickle(_Shortened(cause))
+    return data if len(data) <= ERROR_CAUSE_MAX_BYTES else b""
+
+
+def _loadable_pickle(form: Any) -> bytes:
+    import cloudpickle
+
+    try:
+        data: bytes = cloudpickle.dumps(form)
+        return data if isinstance(pickle.loads(data), BaseException) else b""
+    except Exception:  # the user's code runs here: any refusal is an answer
+        return b""
 
 
 class _ByParts:
@@ -698,6 +704,34 @@ class _ByParts:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self.error), self.error.args, dict(vars(self.error)))
+
+
+class _Shortened:
+    """Pickles what is small of an exception: its class, long texts cut, no large attributes."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        error = self.error
+        state = {name: value for name, value in vars(error).items() if _is_small(value)}
+        args = [value if _is_small(value) else _shortened(str(value)) for value in error.args]
+        return _rebuild, (type(error), tuple(args), state)
+
+
+def _is_small(value: Any) -> bool:
+    if isinstance(value, str | bytes):
+        return len(value) <= ERROR_TEXT_MAX_CHARS
+    return value is None or type(value) in (int, float, bool)
+
+
+def _shortened(text: str) -> str:
+    """The text, its middle left out if it is long beyond reading."""
+    over = len(text) - ERROR_TEXT_MAX_CHARS
+    if over <= 0:
+        return text
+    half = ERROR_TEXT_MAX_CHARS // 2
+    return f"{text[:half]}\n[... {over} characters left out ...]\n{text[-half:]}"
 
 
 def _format_traceback(exc: BaseException) -> str:

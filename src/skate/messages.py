@@ -63,6 +63,7 @@ class WorkerSetup(msgspec.Struct, array_like=True, tag=4):
     actor_id: bytes = b""
     actor: ActorOptions | None = None
     worker_id: bytes = b""
+    clock_offset: float = 0.0  # the node's wall clock less the machine's monotonic one
 
 
 # ---------------------------------------------------------------------------------- tasks
@@ -161,8 +162,8 @@ class Result(msgspec.Struct, array_like=True, gc=False):
 class Done(msgspec.Struct, array_like=True, tag=12, gc=False):
     """From a worker: this attempt has run. Times are seconds of the wall clock.
 
-    ``failed`` tells that the results hold an error; ``retry`` that the error is one of those that
-    the user wants retried.
+    ``failed`` tells that ``data`` is an error, in place of each return; ``retry`` that it is one of
+    those that the user wants retried.
     """
 
     task_id: bytes

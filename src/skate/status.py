@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
 from skate import messages as m
 from skate.config import PROTOCOL_VERSION, PYTHON
 from skate.errors import SystemFailureError, decode_error
+from skate.net import unix_socket
 from skate.net.frame import FrameReader, frame
 
 ANSWER_TIMEOUT_S = 5.0
@@ -47,9 +47,7 @@ def _ask(node_socket: str) -> list[Any]:
     asks = [m.Ask(number, method, {}) for number, method in enumerate(_QUESTIONS)]
     answers: dict[int, Any] = {}
     reader = FrameReader(m.decode_to_client)
-    with socket.socket(socket.AF_UNIX) as line:
-        line.settimeout(ANSWER_TIMEOUT_S)
-        line.connect(node_socket)
+    with unix_socket.connect(node_socket, ANSWER_TIMEOUT_S) as line:
         line.sendall(frame([hello, *asks]))
         while len(answers) < len(asks):
             data = line.recv(_READ_BYTES)

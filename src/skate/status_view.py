@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from skate.net import unix_socket
 
 CONNECT_TIMEOUT_S = 2.0
 BYTE_RESOURCES = ("memory", "object_store_memory")
@@ -61,13 +62,11 @@ def live_sessions(root: Path) -> Iterator[LiveSession]:
 
 
 def _answers(socket_path: str) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(CONNECT_TIMEOUT_S)
-        try:
-            probe.connect(socket_path)
-        except OSError:
-            return False
-        return True
+    try:
+        unix_socket.connect(socket_path, CONNECT_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def show_status(address: str | None = None, *, console: Console | None = None) -> int:

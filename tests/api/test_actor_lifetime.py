@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -15,7 +16,8 @@ import pytest
 
 import skate
 from skate import exceptions
-from tests.api.waiting import is_running, until, until_gone
+from skate.worker import runtime
+from tests.api.waiting import is_running, opened, until, until_gone
 
 SOURCES = Path(__file__).resolve().parents[2] / "src"
 
@@ -39,8 +41,7 @@ class Counter:
         return os.getpid()
 
     def wait_for(self, path: str) -> str:
-        until(lambda: os.path.exists(path), 30)
-        return Path(path).read_text()
+        return opened(path)
 
     def raise_signal(self, number: int) -> None:
         print("last words", file=sys.stderr, flush=True)
@@ -518,6 +519,39 @@ def test_the_cpu_of_a_dead_actor_is_free_again() -> None:
     assert "CPU" not in skate.available_resources()
     os.kill(pid, signal.SIGKILL)
     until(lambda: skate.available_resources().get("CPU") == 2)
+
+
+def test_a_crash_while_the_last_handle_goes_leaves_nothing_behind() -> None:
+    for _ in range(30):
+        counter = Counter.options(num_cpus=1).remote()
+        counter.os_exit.remote(1)
+        del counter
+    for _ in range(10):
+        counter = Counter.options(num_cpus=1).remote()
+        skate.kill(counter)
+        del counter
+    assert skate.get(Counter.options(num_cpus=2).remote().add.remote(), timeout=20) == 1
+    until(lambda: skate.available_resources().get("CPU") == 2)
+    until(lambda: actors_known() == {})
+
+
+def actors_known() -> dict[str, int]:
+    """How many actors the node remembers, by state."""
+    gc.collect()  # tracebacks of the tests before hold handles in their frames
+    found = runtime.current()
+    assert found is not None
+    return dict(found.ask("status", {})["actors"])
+
+
+def test_actors_that_ended_are_forgotten() -> None:
+    counters = [Counter.remote(number) for number in range(50)]
+    skate.get([counter.add.remote() for counter in counters])
+    for counter in counters[:10]:
+        skate.kill(counter)
+    for counter in counters[10:20]:
+        counter.exit_actor.remote()
+    del counters, counter
+    until(lambda: actors_known() == {})
 
 
 # ---------------------------------------------------------------------------- end of the job

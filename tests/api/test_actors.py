@@ -13,7 +13,7 @@ import pytest
 import skate
 from skate import exceptions
 from skate.api.actor_handle import ActorClassInheritanceException
-from tests.api.waiting import until
+from tests.api.waiting import opened, until
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,8 +56,7 @@ class Recorder:
 @skate.remote
 def wait_for(path: str) -> str:
     """A slow task, which ends when the test says so."""
-    until(lambda: os.path.exists(path), 30)
-    return Path(path).read_text()
+    return opened(path)
 
 
 @skate.remote

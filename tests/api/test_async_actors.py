@@ -247,6 +247,52 @@ def test_a_call_that_came_while_get_was_blocking_is_not_forgotten(tmp_path: Path
     assert skate.get([blocking, *pings], timeout=10) == ["opened", *["pong"] * 5]
 
 
+def test_calls_read_by_somebody_else_wake_the_loop(tmp_path: Path) -> None:
+    @skate.remote
+    class Getter:
+        def __init__(self) -> None:
+            self.event = asyncio.Event()
+
+        async def block_then_wait(self, refs: list[Any]) -> str:
+            skate.get(refs[0])  # reads the call of set(), which the loop must not miss
+            await self.event.wait()
+            return "set"
+
+        async def get_in_thread(self, refs: list[Any]) -> Any:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(None, skate.get, refs[0])
+
+        async def set(self) -> None:
+            self.event.set()
+
+    for number in range(5):
+        path = tmp_path / str(number)
+        getter = Getter.remote()
+        waiting = getter.block_then_wait.remote([wait_for.remote(str(path))])
+        setting = getter.set.remote()
+        path.touch()
+        assert skate.get([waiting, setting], timeout=10) == ["set", None]
+
+        late = tmp_path / f"late {number}"
+        slow = wait_for.remote(str(late))
+        threads = [getter.get_in_thread.remote([slow]) for _ in range(3)]
+        for _ in range(50):  # one by one, while threads of the actor read too
+            assert skate.get(getter.set.remote(), timeout=10) is None
+        late.touch()
+        assert skate.get(threads, timeout=10) == ["opened"] * 3
+
+
+def test_a_blocking_get_lends_the_cpu() -> None:
+    @skate.remote(num_cpus=2)
+    class Greedy:
+        async def work(self) -> list[int]:
+            return list(skate.get([echo.remote(1), echo.remote(2)]))
+
+    greedy = Greedy.remote()
+    assert skate.get(greedy.work.remote(), timeout=20) == [1, 2]
+    assert "CPU" not in skate.available_resources()
+
+
 def test_sync_methods_run_on_the_loop() -> None:
     @skate.remote
     class Mixed:

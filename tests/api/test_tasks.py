@@ -380,7 +380,7 @@ def test_bad_options_are_refused_where_they_are_written() -> None:
         echo.options(num_returns=-1)
     with pytest.raises(TypeError, match="num_returns"):
         echo.options(num_returns=1.5)
-    with pytest.raises(ValueError, match="(?s)num_gpu_typo.*num_gpus"):
+    with pytest.raises(ValueError, match=r"(?s)num_gpu_typo.*num_gpus"):
         echo.options(num_gpu_typo=1)
     with pytest.raises(ValueError, match="max_calls"):
         echo.options(max_calls=1)
@@ -653,7 +653,7 @@ def test_a_large_demand_is_not_starved_by_an_endless_stream_of_small_ones() -> N
     def stream() -> None:
         pending = [echo.remote(n) for n in range(20)]
         while not over.is_set():
-            done, pending = skate.wait(pending)
+            _, pending = skate.wait(pending)
             pending.append(echo.remote(0))
 
     thread = threading.Thread(target=stream)

@@ -123,6 +123,19 @@ def test_every_thread_may_use_the_whole_api() -> None:
     ]
 
 
+def test_the_cpu_is_lent_while_all_calls_wait() -> None:
+    @skate.remote(num_cpus=2, max_concurrency=4)
+    class Greedy:
+        def work(self, number: int) -> int:
+            return int(skate.get(echo.remote(number)))
+
+    greedy = Greedy.remote()
+    assert skate.get([greedy.work.remote(n) for n in range(20)], timeout=20) == list(range(20))
+    until(lambda: "CPU" not in skate.available_resources())
+    del greedy
+    until(lambda: skate.available_resources().get("CPU") == 2)
+
+
 def test_the_context_belongs_to_the_call() -> None:
     @skate.remote(max_concurrency=4)
     class Contextual:

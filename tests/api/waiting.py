@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 
@@ -14,6 +16,12 @@ def until(condition: Callable[[], object], within_s: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < give_up_at, f"not within {within_s} s: {condition}"
         time.sleep(0.005)
+
+
+def opened(path: str) -> str:
+    """Wait until the file has a text; the text. How a test tells a slow task to go on."""
+    until(lambda: os.path.exists(path) and os.path.getsize(path), 30)
+    return Path(path).read_text()
 
 
 def is_running(pid: int) -> bool:

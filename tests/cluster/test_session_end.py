@@ -405,9 +405,7 @@ def test_nothing_is_left_when_several_processes_are_killed_at_once(
 ) -> None:
     program = start("be_busy()\nskate.get(busy)")
     name = program.wait_ready()
-    pids = [
-        program.process.pid if role == "driver" else program.pid_of(role) for role in victims
-    ]
+    pids = [program.process.pid if role == "driver" else program.pid_of(role) for role in victims]
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     status, errors = program.end()

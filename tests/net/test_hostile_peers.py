@@ -30,7 +30,7 @@ from skate import config
 from skate import messages as m
 from skate.ids import FIRST_RETURN
 from skate.net.frame import FrameReader, frame
-from skate.spec import ActorOptions, CallTemplate, JobConfig
+from skate.spec import CallTemplate, JobConfig
 from tests.conftest import eventually
 
 CASES = 1_500  # of each kind; some ten seconds in all
@@ -150,6 +150,15 @@ def attack(path: Path, data: bytes) -> None:
 
 # --------------------------------------------------------------------------- nonsense, typed
 
+METHODS = [
+    *("ping", "nodes", "actor_info", "status", "store", "locate", "flush_logs", "events", "watch"),
+    *("reserve_actor_name", "release_actor_name", "kv_put", "kv_get", "kv_list", "functions"),
+    *("get_actor", "list_actors", "timeline", "story", "summary"),
+]
+KEYS = [
+    *("actor_id", "id", "name", "namespace", "key", "value", "limit", "wait", "object_id"),
+    *("prefix", "since", "table"),
+]
 NUMBERS = [0, 1, 2, 3, -1, 16, 255, 1 << 20, (1 << 31) - 1, 1 << 32, (1 << 63) - 1, -(1 << 63)]
 
 
@@ -178,7 +187,10 @@ class Nonsense:
         if origin is tuple:
             return tuple(map(self.value, arguments))
         if origin is dict:
-            return {self.value(arguments[0]): self.value(arguments[1]) for _ in range(rng.choice([0, 2]))}
+            return {
+                self.value(arguments[0]): self.value(arguments[1])
+                for _ in range(rng.choice([0, 2]))
+            }
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             return self.message(kind)
         simple: dict[Any, Callable[[], Any]] = {
@@ -186,7 +198,9 @@ class Nonsense:
             float: lambda: rng.choice([0.0, -1.0, 1e300, float("nan"), float("inf"), 1.5]),
             bool: lambda: rng.random() < 0.5,
             bytes: self.id,
-            str: lambda: rng.choice(["", "CPU", "GPU", "task", "actor", "method", "nodes", "\0ü" * 9]),
+            str: lambda: rng.choice(
+                ["", "CPU", "GPU", "task", "actor", "method", "nodes", "\0ü" * 9]
+            ),
             type(None): lambda: None,
         }
         return simple.get(kind, lambda: rng.choice([None, 7, "text", [1, [2]], {"actor_id": 1}]))()
@@ -197,12 +211,8 @@ class Nonsense:
         if kind is m.Hello and self.rng.random() < 0.8:
             return hello(self.rng.choice(["observer", "observer", "driver"]))
         if kind is m.Ask and self.rng.random() < 0.8:
-            method = self.rng.choice(["ping", "nodes", "actor_info", "status", "store", "locate",
-                                      "flush_logs", "events", "timeline", "watch", "reserve_actor_name",
-                                      "get_actor", "kv_put", "kv_get", "story", "summary"])  # fmt: skip
-            keys = ["actor_id", "id", "name", "namespace", "key", "value", "limit", "wait", "object_id"]
-            body = {key: self.value(self.rng.choice([bytes, int, str])) for key in keys}
-            return m.Ask(message.number, method, body)
+            body = {key: self.value(self.rng.choice([bytes, int, str])) for key in KEYS}
+            return m.Ask(message.number, self.rng.choice(METHODS), body)
         return message
 
 
@@ -248,7 +258,9 @@ def damaged_frames(rng: random.Random, types_: tuple[type, ...]) -> bytes:
         for _ in range(rng.choice([1, 5])):
             data[rng.randrange(4, len(data))] = rng.randrange(256)
     elif how == "length":
-        data[:4] = struct.pack("<I", rng.choice([0, 1, len(data), config.MAX_FRAME_BYTES + 1, 2**32 - 1]))
+        data[:4] = struct.pack(
+            "<I", rng.choice([0, 1, len(data), config.MAX_FRAME_BYTES + 1, 2**32 - 1])
+        )
     elif how == "cut":
         del data[rng.randrange(len(data)) :]
     elif how == "insert":
@@ -267,11 +279,21 @@ def greeted_nonsense(rng: random.Random, types_: tuple[type, ...]) -> bytes:
     batch: list[Any] = [hello("driver")]
     if rng.random() < 0.8:
         batch += registered(nonsense)
-    calls = (m.Submit, m.CreateActor, m.CallActor, m.CreateExtent, m.Put, m.Seal, m.Want)
-    for _ in range(rng.choice([1, 10])):
-        batch.append(nonsense.message(rng.choice(types_ if rng.random() < 0.4 else calls)))
-        if isinstance(batch[-1], m.Hello) and rng.random() < 0.9:
-            batch.pop()
+    right_template = {m.Submit: 0, m.CreateActor: 1, m.CallActor: 2}
+    calls = (*right_template, m.CreateExtent, m.Put, m.Seal, m.Want, m.Release, m.KillActor)
+    for _ in range(rng.choice([1, 10, 30])):
+        message = nonsense.message(rng.choice(types_ if rng.random() < 0.1 else calls))
+        if rng.random() < 0.9:  # nearly right, so that it is heard for long
+            if type(message) in right_template:
+                message.template = right_template[type(message)]
+                message.task_id = rng.randbytes(16)
+                nonsense.ids += [message.task_id, message.task_id + FIRST_RETURN]
+            elif isinstance(message, m.Put | m.CreateExtent):
+                message.object_id = rng.randbytes(20)
+                nonsense.ids.append(message.object_id)
+            if isinstance(message, m.CreateExtent):
+                message.size = rng.choice([1, 5_000, 1 << 20, 1 << 40])
+        batch.append(message)
     return frame(batch)
 
 

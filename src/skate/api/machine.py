@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from skate.api.options import RESOURCE_LIMIT
 from skate.config import ARENA_MAX_BYTES, ARENA_MIN_BYTES, ARENA_SHARE
 from skate.spec import demand_of
 
@@ -50,11 +51,19 @@ def store_bytes(given: float | None) -> int:
     if given is None:
         size = min(int(memory_bytes() * ARENA_SHARE), ARENA_MAX_BYTES)
         return max(size, ARENA_MIN_BYTES)
+    _check_amount("object_store_memory", given)
     if given < ARENA_MIN_BYTES:
         raise ValueError(
             f"object_store_memory is {int(given):,} bytes; at least {ARENA_MIN_BYTES:,} are needed"
         )
     return int(given)
+
+
+def _check_amount(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} has to be a number, not {value!r}")
+    if not 0 <= value <= RESOURCE_LIMIT:  # which NaN is not either
+        raise ValueError(f"{name} has to be from 0 to {RESOURCE_LIMIT:g}, not {value!r}")
 
 
 def node_resources(
@@ -65,11 +74,12 @@ def node_resources(
     address: str,
 ) -> dict[str, int]:
     """The node's resources in fixed-point units, under Ray's names."""
-    for name, value in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise TypeError(f"{name} has to be a number, not {value!r}")
-        if value is not None and value < 0:
-            raise ValueError(f"{name} has to be 0 or more, not {value!r}")
+    if num_cpus is not None:
+        _check_amount("num_cpus", num_cpus)
+    if num_gpus is not None:
+        _check_amount("num_gpus", num_gpus)
+        if num_gpus != int(num_gpus):
+            raise ValueError(f"num_gpus has to be a whole number, not {num_gpus!r}")
     total: dict[str, float] = {
         "CPU": cpu_count() if num_cpus is None else num_cpus,
         "GPU": gpu_count() if num_gpus is None else num_gpus,
@@ -79,9 +89,10 @@ def node_resources(
         "node:__internal_head__": 1.0,
     }
     for name, amount in (resources or {}).items():
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"the name of a resource has to be a string, not {name!r}")
         if name in ("CPU", "GPU", "memory", "object_store_memory"):
             raise ValueError(f"resources may not contain {name!r}; it has a parameter of its own")
-        if isinstance(amount, bool) or not isinstance(amount, int | float) or amount < 0:
-            raise ValueError(f"resource {name!r} has to be a number >= 0, not {amount!r}")
+        _check_amount(f"resources[{name!r}]", amount)
         total[name] = amount
     return dict(demand_of(total))

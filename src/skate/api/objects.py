@@ -109,8 +109,8 @@ def wait(
     return ready, [ref for position, ref in enumerate(refs) if position not in chosen]
 
 
-# The list that the last wait() left over. `while refs: done, refs = wait(refs)` is the usual loop, and
-# checking a thousand refs anew each time would cost more than the waiting.
+# The list that the last wait() left over. `while refs: done, refs = wait(refs)` is the usual loop,
+# and checking a thousand refs anew each time would cost more than the waiting.
 _checked: tuple[int, int, bytes, bytes] | None = None
 
 

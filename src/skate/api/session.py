@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from skate import config
@@ -21,16 +22,24 @@ from skate import messages as m
 from skate.api import machine
 from skate.api.daemons import Daemons
 from skate.api.driver_log import DriverLog
-from skate.api.session_folder import SessionFolder
-from skate.errors import LocalNodeDiedError, RuntimeClosedError, SystemFailureError
+from skate.api.session_folder import SessionFolder, sessions_root
+from skate.errors import GetTimeoutError, LocalNodeDiedError, RuntimeClosedError, SystemFailureError
 from skate.net import unix_socket
 from skate.spec import JobConfig
 from skate.worker import runtime as runtime_module
 from skate.worker.connection import Connection
 from skate.worker.runtime import Runtime
 
+ADDRESS = "127.0.0.1"  # of this node: all of a local session is on one machine
+
 _lock = threading.RLock()
 _session: Session | None = None
+
+_TWICE = "skate.init() was called twice. Call shutdown() first, or pass ignore_reinit_error=True."
+_INSIDE = (
+    "init() cannot be called inside a task or actor: it is connected. In a module that drivers and "
+    "workers import, pass ignore_reinit_error=True."
+)
 
 # Ray's parameters that have no effect here, or none yet that a program would notice.
 _ACCEPTED = frozenset(
@@ -54,21 +63,20 @@ _NOT_YET = frozenset(
 class SkateContext:
     """What ``init()`` returns; as a context manager it shuts down at its end."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, runtime: Runtime, folder: Path) -> None:
         from skate import __version__
 
         self.dashboard_url = ""
         self.python_version = ".".join(map(str, sys.version_info[:3]))
         self.ray_version = self.skate_version = __version__
         self.ray_commit = ""
-        runtime = session.runtime
         self.address_info = {
-            "node_ip_address": session.address,
-            "address": str(session.folder.path),
-            "gcs_address": str(session.folder.path / "gcs.sock"),
-            "session_dir": str(session.folder.path),
+            "node_ip_address": ADDRESS,
+            "address": str(folder),
+            "gcs_address": str(folder / "gcs.sock"),
+            "session_dir": str(folder),
             "object_store_address": runtime.mapping.path,
-            "raylet_socket_name": str(session.folder.path / "node.sock"),
+            "raylet_socket_name": str(folder / "node.sock"),
             "webui_url": "",
             "node_id": runtime.node_id.hex(),
         }
@@ -96,7 +104,6 @@ class Session:
     def __init__(self, job: JobConfig, resources: dict[str, int], store_bytes: int,
                  labels: dict[str, str]) -> None:  # fmt: skip
         self.pid = os.getpid()
-        self.address = "127.0.0.1"
         self.folder = SessionFolder()
         self.ended = False
         self.end_reason = ""  # what the node said, then what became of it
@@ -106,8 +113,8 @@ class Session:
         self.daemons = Daemons(self.folder)
         self.log = DriverLog()
         try:
-            self.daemons.start(resources, store_bytes, labels, self.address)
-            self.connection = Connection(unix_socket.connect(self.daemons.node_socket))
+            self.daemons.start(resources, store_bytes, labels, ADDRESS)
+            self.connection = self._connect()
             self.runtime = self._join(job)
         except BaseException:
             self.daemons.stop(time.monotonic() + config.STOP_TIMEOUT_S)
@@ -115,6 +122,14 @@ class Session:
             raise
 
     # ------------------------------------------------------------------ start
+
+    def _connect(self) -> Connection:
+        try:
+            return Connection(unix_socket.connect(self.daemons.node_socket))
+        except OSError:  # nobody listens: the node has died already
+            self.daemons.await_death()
+            self.daemons.check_started(time.monotonic() + config.START_TIMEOUT_S)
+            raise
 
     def _join(self, job: JobConfig) -> Runtime:
         connection = self.connection
@@ -195,11 +210,24 @@ class Session:
         deadline = time.monotonic() + config.STOP_TIMEOUT_S
         if not self.connection.closed:
             with contextlib.suppress(Exception):
-                self.runtime.ask("flush_logs", {}, config.STOP_TIMEOUT_S / 2)
+                self._await_logs()
+                deadline = time.monotonic() + config.STOP_TIMEOUT_S
             with contextlib.suppress(Exception):
                 self.connection.append(m.Leaving("shutdown"))
                 self.connection.flush()
         self.end(deadline)
+
+    def _await_logs(self) -> None:
+        """Until all that tasks have printed is shown, as long as it keeps coming."""
+        give_up_at = time.monotonic() + config.LOG_FLUSH_MAX_S
+        while True:
+            shown = self.log.lines_shown
+            try:
+                self.runtime.ask("flush_logs", {}, config.STOP_TIMEOUT_S / 2)
+                return
+            except GetTimeoutError:
+                if self.log.lines_shown == shown or time.monotonic() > give_up_at:
+                    return
 
     def end(self, deadline: float | None = None) -> None:
         """Close, stop the daemons, remove files. Any thread, any number of times.
@@ -250,27 +278,22 @@ def init(
     """
     global _session
     with _lock:
-        if is_initialized():
-            if ignore_reinit_error:
-                assert _session is not None
-                return SkateContext(_session)
-            raise RuntimeError(
-                "skate.init() was called twice. Call shutdown() first, or pass "
-                "ignore_reinit_error=True."
-            )
         runtime = runtime_module.current()
-        if runtime is not None and not runtime.is_driver:
-            raise RuntimeError("init() cannot be called inside a task or actor: it is connected")
+        if runtime is not None and (is_initialized() or not runtime.is_driver):
+            if not ignore_reinit_error:
+                raise RuntimeError(_TWICE if runtime.is_driver else _INSIDE)
+            folder = sessions_root() / runtime.session if _session is None else _session.folder.path
+            return SkateContext(runtime, folder)
         _check_others(local_mode, others)
         _check_address(address)
         _check_strings(resources, labels, namespace)
         _forget_ended()
         store = machine.store_bytes(object_store_memory)
-        total = machine.node_resources(num_cpus, num_gpus, resources, store, "127.0.0.1")
+        total = machine.node_resources(num_cpus, num_gpus, resources, store, ADDRESS)
         job = _job_config(namespace, log_to_driver)
         _session = Session(job, total, store, dict(labels or {}))
         runtime_module.set_current(_session.runtime)
-        return SkateContext(_session)
+        return SkateContext(_session.runtime, _session.folder.path)
 
 
 def _check_others(local_mode: bool, others: dict[str, Any]) -> None:
@@ -331,7 +354,10 @@ def _job_config(namespace: str | None, log_to_driver: bool | None) -> JobConfig:
     except FileNotFoundError:  # it was removed under the program
         folder = os.sep
     # What is no folder or archive (the markers of import hooks) stays as it is.
-    path = [os.path.abspath(part) if os.path.exists(part or ".") else part for part in sys.path]
+    path = [
+        os.path.normpath(os.path.join(folder, part)) if os.path.exists(part or ".") else part
+        for part in sys.path
+    ]
     if not main_file and folder not in path:
         path.insert(0, folder)
     return JobConfig(
@@ -385,8 +411,15 @@ def connected() -> Runtime:
         return runtime
     if os.environ.get("RAY_ENABLE_AUTO_CONNECT", "1") == "0":
         raise RuntimeClosedError("skate is not started: call init() first")
-    init()
-    runtime = runtime_module.current()
+    if runtime_module.forked:
+        raise RuntimeClosedError(
+            "this process was forked from one that uses skate, and cannot use its connection: "
+            "let the parent make the calls, or call init() here for a session of its own"
+        )
+    with _lock:
+        if runtime_module.current() is None:  # or another thread was quicker
+            init()
+        runtime = runtime_module.current()
     assert runtime is not None
     return runtime
 

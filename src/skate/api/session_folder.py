@@ -23,12 +23,23 @@ def sessions_root() -> Path:
     """This user's folder of sessions: $SKATE_TEMP_DIR or <temp>/skate-<uid>; 0700."""
     given = os.environ.get("SKATE_TEMP_DIR")
     root = Path(given) if given else Path(tempfile.gettempdir()) / f"skate-{os.getuid()}"
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise _no_folder(root, error) from None
     if root.stat().st_uid != os.getuid():
         raise PermissionError(
             f"{root} belongs to another user; set SKATE_TEMP_DIR to a folder of your own"
         )
     return root
+
+
+def _no_folder(path: Path, error: OSError) -> OSError:
+    return OSError(
+        error.errno,
+        f"the folder for sessions, {path}, cannot be made: {error.strerror}. Set SKATE_TEMP_DIR to "
+        "one that can",
+    )
 
 
 class SessionFolder:
@@ -46,6 +57,8 @@ class SessionFolder:
                 break
             except FileExistsError:
                 continue
+            except OSError as error:
+                raise _no_folder(self.path, error) from None
         self.logs = self.path / "logs"
         self.logs.mkdir(mode=0o700)
         self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -5,10 +5,13 @@ GCS keeps batches as they are in an `EventLog` and opens them only when somebody
 forms, with times in seconds of the wall clock (0.0: did not happen) and ids as bytes:
 
     ("T", task_id, attempt, name, job_id, worker_pid, worker_id, submitted, ready, sent, started,
-          ended, state, error_type, node_id, kind, submitter_pid)
-          one attempt of a task; `state` is a TaskState, `kind` is "task", "actor" or "method"
+          ended, state, error_type, node_id, kind, submitter_pid, stored, result_bytes, delivered)
+          one attempt of a task; `state` is a TaskState, `kind` is "task", "actor" or "method".
+          `stored` is when its one small result was stored, and `delivered` whether it was sent to
+          the submitter at once; such results have no events of their own, but rows like those of
     ("O", object_id, what, size, at, pid, node_id)
-          `what` is "PUT", "SEALED", "WANTED", "DELIVERED", "FREED" or "PULLED"; size in bytes
+          `what` is "PUT", "STORED" (in the node's own memory), "SEALED" (in the arena), "WANTED",
+          "DELIVERED", "FREED" or "PULLED"; size in bytes
     ("S", kind, id, state, at, text, pid)
           `kind` is "node", "job", "actor", "worker" or "function"
 
@@ -32,7 +35,7 @@ from typing import Any
 import msgspec
 
 from skate.config import EVENT_BACKLOG, EVENT_LOG_TASKS
-from skate.ids import OBJECT_ID_BYTES, task_of
+from skate.ids import FIRST_RETURN, OBJECT_ID_BYTES, task_of
 from skate.messages import Events
 from skate.states import TaskState
 
@@ -43,6 +46,9 @@ ROWS_MAX = 50_000
 
 RUNNING = "RUNNING"
 """The one state in rows that is no TaskState: the worker alone knows it, and tells afterwards."""
+
+STORED = "STORED"  # of results: stored by their node, and sent on to who waits for them
+DELIVERED = "DELIVERED"
 
 OBJECTS_LANE = 0  # no process has this pid, so the row of a node's objects cannot meet a worker's
 LANE_SHIFT = 22  # pids are below 2^22: tids of a worker's further lanes cannot meet a pid
@@ -67,6 +73,9 @@ class TaskEvent(msgspec.Struct, array_like=True, tag="T", gc=False):
     node_id: bytes
     kind: str
     submitter_pid: int
+    stored: float = 0.0
+    result_bytes: int = 0
+    delivered: bool = False
 
 
 class ObjectEvent(msgspec.Struct, array_like=True, tag="O", gc=False):
@@ -198,7 +207,8 @@ class EventLog:
                     attempts[event.task_id, event.attempt] = event
                 else:
                     others.append(event)
-        return [*attempts.values(), *others]
+        # What came in one turn has one time: then objects and functions are before their tasks.
+        return [*others, *attempts.values()]
 
 
 # ------------------------------------------------------------------------------------ rows
@@ -250,11 +260,17 @@ def _changes(event: Event) -> list[tuple[float, str]]:
     if event.state in (TaskState.FINISHED, TaskState.FAILED):
         ended = event.ended or max((at for at, _ in changes), default=0.0)
         changes.append((ended, TaskState(event.state).name))
+    if event.stored:
+        changes.append((event.stored, STORED))
+        if event.delivered:
+            changes.append((event.stored, DELIVERED))
     return changes
 
 
 def _row(at: float, event: Event, state: str) -> Row:
     if type(event) is TaskEvent:
+        if state in (STORED, DELIVERED):
+            return _result_row(at, event, state)
         return {
             "time": at,
             "kind": "task",
@@ -291,6 +307,20 @@ def _row(at: float, event: Event, state: str) -> Row:
         "node_id": event.id.hex() if event.kind == "node" else "",
         "worker_pid": event.pid,
         "text": event.text,
+    }
+
+
+def _result_row(at: float, event: TaskEvent, state: str) -> Row:
+    """A row of the one small result of a task, which has no event of its own."""
+    return {
+        "time": at,
+        "kind": "object",
+        "id": (event.task_id + FIRST_RETURN).hex(),
+        "name": "",
+        "state": state,
+        "node_id": event.node_id.hex(),
+        "worker_pid": event.worker_pid if state == STORED else event.submitter_pid,
+        "size": event.result_bytes,
     }
 
 

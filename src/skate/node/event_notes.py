@@ -25,9 +25,20 @@ class EventNotes:
         self._dropped = 0
 
     def task(
-        self, task: Task, started: float, ended: float, worker: Worker | None, error: bytes
+        self,
+        task: Task,
+        started: float,
+        ended: float,
+        worker: Worker | None,
+        error: bytes,
+        stored: float = 0.0,
+        result_bytes: int = 0,
+        delivered: bool = False,
     ) -> None:
-        """One compact row for all state changes of a task (gcs/event_log.py)."""
+        """One compact row for all state changes of a task (gcs/event_log.py).
+
+        ``stored`` is when its one small result was stored; other results have rows of their own.
+        """
         spec = task.template.spec
         if not spec.events:
             return
@@ -54,6 +65,9 @@ class EventNotes:
                 self._core.node_id,
                 spec.kind,
                 task.owner.pid,
+                stored,
+                result_bytes,
+                delivered,
             )
         )
 

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 
+NOT_STARTED = 256
+"""In the place of an exit code: there never was a process."""
+
+
 def describe_status(status: int) -> str:
     """An exit status in words: exit code, or minus the signal."""
+    if status == NOT_STARTED:
+        return "it could not be started"
     if status >= 0:
         return f"it exited with code {status}" + (
             " (sys.exit or os._exit in the task?)" if status in (0, 1) else ""

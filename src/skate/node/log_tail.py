@@ -19,6 +19,7 @@ that cannot be read is tried again at the next poll: a log is no reason for a no
 from __future__ import annotations
 
 import os
+from collections.abc import Container
 from typing import NamedTuple
 
 from skate.config import LOG_LINE_MAX_BYTES
@@ -63,11 +64,14 @@ def tail_lines(path: str, count: int) -> list[str]:
 class LogTail:
     """The logs of a node's workers. `now` is in seconds of the monotonic clock.
 
-    A poll costs one fstat for each file that did not grow.
+    A poll costs one fstat for each file that did not grow. ``behind`` tells whether the last one
+    has left something unread: then the next should be soon.
     """
 
     def __init__(self) -> None:
         self._files: dict[bytes, dict[int, _LogFile]] = {}
+        self._ended: set[bytes] = set()
+        self.behind = False
 
     def watch(self, worker_id: bytes, pid: int, path: str, stream: int) -> None:
         """Read this file from its start; it may come to exist later. Watching the same path again
@@ -82,16 +86,58 @@ class LogTail:
 
     def forget(self, worker_id: bytes) -> None:
         """Close a worker's files. What was not read is lost to the driver: `drain` it first."""
+        self._ended.discard(worker_id)
         for file in self._files.pop(worker_id, {}).values():
             file.close()
 
-    def poll(self, now: float) -> list[LogChunk]:
-        """The lines completed since the last call, and partial ones older than PARTIAL_LINE_S."""
+    def end(self, worker_id: bytes) -> None:
+        """The worker writes no more: the poll that reaches the end of its files forgets it."""
+        if worker_id in self._files:
+            self._ended.add(worker_id)
+
+    def watches(self, worker_id: bytes) -> bool:
+        """Whether there may be more to come from this worker."""
+        return worker_id in self._files
+
+    def poll(self, now: float, skip: Container[bytes] = ()) -> list[LogChunk]:
+        """The lines completed since the last call, and partial ones older than PARTIAL_LINE_S; not
+        those of the workers in ``skip``, whose turn comes later."""
+        chunks: list[LogChunk] = []
+        self.behind = False
+        for worker_id, files in list(self._files.items()):
+            if worker_id in skip:
+                continue
+            behind = False
+            for file in files.values():
+                file.poll(now, chunks)
+                behind = behind or file.behind
+            if behind:
+                self.behind = True
+            elif worker_id in self._ended:
+                for file in files.values():
+                    file.drain(chunks)
+                self.forget(worker_id)
+        return chunks
+
+    def cut_partial(self) -> list[LogChunk]:
+        """The unfinished lines: whoever asks will not be there for their ends."""
         chunks: list[LogChunk] = []
         for files in self._files.values():
             for file in files.values():
-                file.poll(now, chunks)
+                file.cut_partial(chunks)
         return chunks
+
+    def sizes(self) -> dict[str, int]:
+        """How long each file is at this moment, by its path."""
+        return {f.path: f.size() for files in self._files.values() for f in files.values()}
+
+    def has_read(self, sizes: dict[str, int]) -> bool:
+        """Whether all that there was when ``sizes`` were taken has been read."""
+        return not any(
+            file.offset < sizes.get(file.path, 0)
+            for files in self._files.values()
+            for file in files.values()
+        )
 
     def drain(self, worker_id: bytes | None = None) -> list[LogChunk]:
         """What is left of one worker's files, or of all, partial lines too; at most DRAIN_BYTES a
@@ -115,7 +161,9 @@ class LogTail:
 class _LogFile:
     """One watched file: how far it was read, and since when its last line is unfinished."""
 
-    __slots__ = ("_fd", "_offset", "_splitter", "_waiting_since", "path", "pid", "stream", "worker")
+    __slots__ = (
+        "_fd", "_splitter", "_waiting_since", "behind", "offset", "path", "pid", "stream", "worker",
+    )  # fmt: skip
 
     def __init__(self, worker_id: bytes, pid: int, path: str, stream: int) -> None:
         self.worker = worker_id
@@ -123,13 +171,15 @@ class _LogFile:
         self.path = path
         self.stream = stream
         self._fd = _NO_FILE
-        self._offset = 0
+        self.offset = 0
+        self.behind = False  # the last poll has read all that it may, and there is more
         self._splitter = _LineSplitter()
         self._waiting_since = 0.0
 
     def poll(self, now: float, into: list[LogChunk]) -> None:
         waited = self._splitter.waiting
         data = self._read(POLL_BYTES)
+        self.behind = len(data) == POLL_BYTES
         if data:
             self._splitter.feed(data)
             if not waited or b"\n" in data:  # it is another line that is unfinished now
@@ -149,6 +199,16 @@ class _LogFile:
         self._splitter.flush()
         self._collect(into)
 
+    def cut_partial(self, into: list[LogChunk]) -> None:
+        self._splitter.flush()
+        self._collect(into)
+
+    def size(self) -> int:
+        try:
+            return os.stat(self.path).st_size
+        except OSError:
+            return 0
+
     def close(self) -> None:
         if self._fd != _NO_FILE:
             os.close(self._fd)
@@ -160,15 +220,15 @@ class _LogFile:
                 # Non-blocking for the open alone: should the path be a pipe, it must not wait.
                 self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             size = os.fstat(self._fd).st_size
-            if size == self._offset:
+            if size == self.offset:
                 return b""
-            if size < self._offset:  # truncated: workers append, so new text starts at its start
+            if size < self.offset:  # truncated: workers append, so new text starts at its start
                 self._splitter.flush()
-                self._offset = 0
-            data = os.pread(self._fd, limit, self._offset)
+                self.offset = 0
+            data = os.pread(self._fd, limit, self.offset)
         except OSError:
             return b""
-        self._offset += len(data)
+        self.offset += len(data)
         return data
 
     def _collect(self, into: list[LogChunk]) -> None:

@@ -19,6 +19,8 @@ from typing import Any, Protocol
 
 from skate import messages as m
 from skate.config import (
+    ACTOR_SHUTDOWN_GRACE_S,
+    EXIT_GRACE_S,
     FULL_STORE_GRACE_S,
     IDLE_WORKER_S,
     PROTOCOL_VERSION,
@@ -37,7 +39,15 @@ from skate.objects.arena import Arena
 from skate.objects.object_store import PENDING, ObjectStore, StoredObject
 from skate.scheduler.local_scheduler import LocalScheduler, Pool, Task, Template, Worker
 from skate.spec import FORMAT_ERROR, CallTemplate, resources_of
-from skate.states import TASK_MOVES, TaskState, WorkerState, advance
+from skate.states import (
+    TASK_FAILED,
+    TASK_FINISHED,
+    TASK_MOVES,
+    TASK_WAITING,
+    WORKER_ENDING,
+    WORKER_LEASED,
+    advance,
+)
 
 
 class Shell(Protocol):
@@ -103,10 +113,12 @@ class NodeCore:
         self.notes = EventNotes(self)
         self.asked: dict[int, tuple[Peer, int]] = {}  # forwarded questions
         self.ask_count = 0
+        self.warnings: list[str] = []  # what every driver is told at its start
         self.doomed: deque[tuple[Task, bytes]] = deque()  # tasks with a failed input
         self.exits: dict[bytes, tuple[Worker, int]] = {}  # exit statuses ahead of their EOF
         self.lost: dict[bytes, Worker] = {}  # EOFs ahead of their exit status
-        ask = {m.Ask: self.on_ask}
+        self.ending: dict[bytes, float] = {}  # workers that were to end: seen at which tick first
+        ask: dict[type, Callable[[Peer, Any], None]] = {m.Ask: self.on_ask}
         driver: dict[type, Callable[[Peer, Any], None]] = {
             m.RegisterFunction: self.on_register_function,
             m.RegisterTemplate: self.on_register_template,
@@ -171,7 +183,7 @@ class NodeCore:
         # A loop and no recursion: ten thousand tasks may hang on each other in a chain.
         while self.doomed:
             task, payload = self.doomed.popleft()
-            if task.state is TaskState.WAITING:
+            if task.state is TASK_WAITING:
                 self.fail_task(task, payload, dependant=True)
         handles, self.store.freed_handles = self.store.freed_handles, []
         for counted in handles:
@@ -245,6 +257,8 @@ class NodeCore:
                 namespace=hello.job.namespace,
             ),
         )
+        for warning in self.warnings:
+            self.send(peer, m.Notice(warning))
         self.gcs.append(
             m.JobChanged(
                 job_id, hello.pid, hello.job.entrypoint, hello.job.namespace, True, self.now
@@ -481,7 +495,7 @@ class NodeCore:
     def _count_call(self, worker: Worker, template: Template) -> None:
         calls = worker.calls.get(template.number, 0) + 1
         worker.calls[template.number] = calls
-        if calls >= template.spec.max_calls and worker.state is WorkerState.LEASED:
+        if calls >= template.spec.max_calls and worker.state is WORKER_LEASED:
             self.retire(worker, f"max_calls={template.spec.max_calls} of {template.spec.name}")
 
     def retire(self, worker: Worker, reason: str) -> None:
@@ -491,21 +505,45 @@ class NodeCore:
 
     def complete(self, task: Task, done: m.Done, worker: Worker) -> None:
         """Store the results of a task that has run."""
-        state = TaskState.FAILED if done.failed else TaskState.FINISHED
+        state = TASK_FAILED if done.failed else TASK_FINISHED
+        results = done.results
         if done.failed:
             self.desk.abandon_results(task)
-        if done.results is None:
-            self.desk.store_result(task.id + FIRST_RETURN, m.Value(done.data), None)
+            count = task.template.spec.num_returns
+            if results is None and count != 1:
+                results = [m.Result(m.Value(done.data))] * count
+        told = False
+        if results is None:
+            told = self.desk.store_result(task.id + FIRST_RETURN, m.Value(done.data), None)
         else:
-            for index, result in enumerate(done.results):
-                self.desk.store_result(return_id(task.id, index), result.value, result.contains)
+            for index, result in enumerate(results):
+                self._store_one_of(task, return_id(task.id, index), result, worker)
         task.state = advance(TASK_MOVES, task.state, state)
-        self.notes.task(task, done.started, done.ended, worker, done.data if done.failed else b"")
+        self.notes.task(
+            task,
+            done.started,
+            done.ended,
+            worker,
+            done.data if done.failed else b"",
+            self.now if results is None else 0.0,
+            len(done.data),
+            told,
+        )
         self.drop_arguments(task)
+
+    def _store_one_of(
+        self, task: Task, object_id: bytes, result: m.Result, worker: Worker
+    ) -> None:
+        told = self.desk.store_result(object_id, result.value, result.contains)
+        value = result.value
+        size, what = (value.size, "SEALED") if value.size else (len(value.data), "STORED")
+        self.notes.object(object_id, what, size, worker.pid)
+        if told:
+            self.notes.object(object_id, "DELIVERED", size, task.owner.pid)
 
     def input_ready(self, task: Task, stored: StoredObject) -> None:
         """An object that the task waits for is there."""
-        if task.state is not TaskState.WAITING:
+        if task.state is not TASK_WAITING:
             return  # another input has failed it
         if stored.is_error:
             self.doomed.append((task, stored.data))
@@ -522,8 +560,8 @@ class NodeCore:
         if dependant:
             record = with_dependant(read_error(payload), task.template.spec.name)
             payload = FORMAT_ERROR + encode_error(record)
-        was_waiting = task.state is TaskState.WAITING
-        task.state = advance(TASK_MOVES, task.state, TaskState.FAILED)
+        was_waiting = task.state is TASK_WAITING
+        task.state = advance(TASK_MOVES, task.state, TASK_FAILED)
         self.desk.abandon_results(task)
         for index in range(task.template.spec.num_returns):
             self.desk.store_result(return_id(task.id, index), m.Value(payload), None)
@@ -545,8 +583,8 @@ class NodeCore:
         """Their job is over. First all go, then whoever of another job holds a result is told."""
         dropped = []
         for task in tasks:
-            if task.state not in (TaskState.FINISHED, TaskState.FAILED):
-                task.state = TaskState.FAILED
+            if task.state not in (TASK_FINISHED, TASK_FAILED):
+                task.state = TASK_FAILED
                 dropped.append(task)
         for task in dropped:
             self.drop_arguments(task)
@@ -631,6 +669,7 @@ class NodeCore:
             return
         worker, status = self.exits.pop(worker_id)
         del self.lost[worker_id]
+        self.ending.pop(worker_id, None)
         unfinished = self.scheduler.remove_worker(worker)
         if worker.actor is not None:
             self.actors.worker_died(worker, status)
@@ -767,13 +806,23 @@ class NodeCore:
     # ------------------------------------------------------------------ time
 
     def tick(self) -> None:
-        """Every tenth of a second: end idle workers, fail creators that wait in vain."""
+        """Every tenth of a second: end idle workers and stragglers, fail creators that wait."""
         if self.store.queue:
             for creation in self.store.expired(self.now, FULL_STORE_GRACE_S):
                 self.desk.refuse(creation)
         keep = self.scheduler.total.get("CPU", 0) // 10_000
         for worker in self.scheduler.idle_beyond(keep, self.now, IDLE_WORKER_S):
             self.retire(worker, "idle, and more workers than CPUs")
+        for worker in self.scheduler.workers.values():
+            if worker.state is WORKER_ENDING:
+                self._end_straggler(worker)
+
+    def _end_straggler(self, worker: Worker) -> None:
+        """Kill a worker that was asked to end, and whose exit handlers or last calls do not."""
+        since = self.ending.setdefault(worker.id, self.now)
+        grace_s = EXIT_GRACE_S if worker.actor is None else ACTOR_SHUTDOWN_GRACE_S
+        if self.now - since > grace_s:
+            self.shell.kill_worker(worker)
 
     def check(self) -> None:
         """Assert the invariants of all parts; for tests and the simulator."""

@@ -23,8 +23,8 @@ from skate.ids import NODE_ID_BYTES
 from skate.net import unix_socket
 from skate.net.frame import BadFrame, FrameReader, frames
 from skate.node import linux, zygote
-from skate.node.exit_status import describe_status
-from skate.node.log_tail import LogTail, tail_lines
+from skate.node.exit_status import NOT_STARTED, describe_status
+from skate.node.log_forwarder import LogForwarder
 from skate.node.node_core import NodeCore
 from skate.node.node_daemon import NodeConfig, arena_file, create_arena
 from skate.node.peer import Job, Peer
@@ -33,6 +33,9 @@ from skate.scheduler.local_scheduler import Worker
 
 ZYGOTE_RETRY_S = 0.002
 """A burst of forks has filled the line to the zygote: how soon to try again."""
+
+START_AGAIN_S = 0.5
+"""After a process could not be started, before the next attempt: something has to end first."""
 
 ZYGOTE_STATUS_WITHIN_S = 0.2
 """The zygote has closed its line: how long to wait for the exit status that tells why."""
@@ -166,7 +169,6 @@ class NodeShell:
         self.cfg = cfg
         self.zygote_line = zygote_line
         self.zygote_pid = zygote_pid
-        self.logs_dir = os.path.join(cfg.session_dir, "logs")
         self._clock_offset = time.time() - time.monotonic()
         self.arena_path, self.arena_warning = arena_file(cfg)
         self.arena_fd = create_arena(self.arena_path, cfg.object_store_bytes)
@@ -181,10 +183,15 @@ class NodeShell:
             self,
             config.PYTHON,
         )
-        self.tail = LogTail()
-        self.tail_paths: dict[bytes, tuple[str, str]] = {}
+        self.logs = LogForwarder(
+            os.path.join(cfg.session_dir, "logs"),
+            self.core,
+            lambda seconds, callback: self.loop.call_later(seconds, callback),
+            self.write_out,
+        )
         self.awaited_forks: dict[bytes, Worker] = {}
         self.alive_workers: dict[bytes, Worker] = {}
+        self.start_errors: dict[bytes, str] = {}  # of workers that there never was a process of
         self._zygote_backlog: deque[tuple[bytes, socket.socket | None]] = deque()
         self.gcs_transport: asyncio.Transport | None = None
         self.ending: asyncio.Future[str] | None = None
@@ -203,18 +210,37 @@ class NodeShell:
 
     def start_worker(self, worker: Worker, setup: m.WorkerSetup) -> None:
         """Ask the zygote for a process; its connection exists at once."""
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            self._not_started(worker, str(error))
+            return
         ours.setblocking(False)
-        stem = os.path.join(self.logs_dir, f"worker-{worker.id[:6].hex()}")
-        out, err = stem + ".out", stem + ".err"
-        self.tail_paths[worker.id] = (out, err)
+        out, err = self.logs.begin(worker)
         self.alive_workers[worker.id] = worker
         self._ask_zygote(zygote.fork_request(worker.id, out, err), theirs)
+        setup.clock_offset = self._clock_offset
         peer = Peer()
         peer.worker = worker
         worker.peer = peer
         self.core.send(peer, setup)
         self.loop.create_task(self._connect_worker(ours, peer))
+
+    def _not_started(self, worker: Worker, why: str) -> None:
+        """Tell the core, though not at once: it would try again and again."""
+        log.error("could not start a worker: %s", why)
+        self.start_errors[worker.id] = why
+
+        def tell() -> None:
+            core = self.core
+            core.now = self.clock()
+            core.worker_exited(worker, NOT_STARTED)
+            core.worker_unreachable(worker)
+            self.start_errors.pop(worker.id, None)
+            core.end_turn()
+            self.write_out()
+
+        self.loop.call_later(START_AGAIN_S, tell)
 
     async def _connect_worker(self, sock: socket.socket, peer: Peer) -> None:
         await self.loop.create_unix_connection(lambda: ClientLink(self, peer), sock=sock)
@@ -259,13 +285,8 @@ class NodeShell:
 
     def stderr_tail(self, worker: Worker) -> list[str]:
         """The last lines of a worker's stderr."""
-        paths = self.tail_paths.get(worker.id)
-        if paths is None:
-            return []
-        try:
-            return tail_lines(paths[1], config.STDERR_TAIL_LINES)
-        except OSError:
-            return []
+        why = self.start_errors.get(worker.id)
+        return [why] if why else self.logs.last_words(worker)
 
     def job_ended(self, job: Job, reason: str) -> None:
         """A local session ends with its driver."""
@@ -275,8 +296,7 @@ class NodeShell:
     def answer_locally(self, peer: Peer, question: m.Ask) -> bool:
         """Questions that need the world: none of them goes to the GCS."""
         if question.method == "flush_logs":
-            self.forward_logs()
-            self.core.send(peer, m.Answer(question.number))
+            self.logs.flush(peer, question.number)
             return True
         return False
 
@@ -344,15 +364,14 @@ class NodeShell:
         core.now = self.clock()
         if report["did"] == "fork":
             worker.pid = report["pid"]
-            out, err = self.tail_paths[worker.id]
-            self.tail.watch(worker.id, worker.pid, out, 1)
-            self.tail.watch(worker.id, worker.pid, err, 2)
+            self.logs.watch(worker)
             return
         status = report.get("status", 1)
         del self.alive_workers[worker.id]
         if report["did"] == "fail":
-            log.error("could not fork a worker: %s", report["why"])
-        self._forward(self.tail.drain(worker.id))
+            self._not_started(worker, report["why"])
+            return
+        self.logs.died(worker)
         core.worker_exited(worker, status)
         # A child that the worker forked may still hold its end of the line: the EOF would never
         # come. What the worker itself said has been read by then.
@@ -367,11 +386,7 @@ class NodeShell:
             link.transport.abort()
         elif worker.peer is not None and worker.peer.alive:
             self.core.peer_lost(worker.peer)
-        self.tail.forget(worker.id)
-        for path in self.tail_paths.pop(worker.id, ()):
-            with contextlib.suppress(OSError):
-                if os.path.getsize(path) == 0:  # it has said nothing: nothing to keep
-                    os.unlink(path)
+        self.logs.gone(worker)
 
     def _end_orphans(self) -> None:
         """Programs that a task started and that outlived its worker are children of ours now."""
@@ -402,7 +417,7 @@ class NodeShell:
             core.now = self.clock()
             core.tick()
             core.end_turn()
-            self.forward_logs()
+            self.logs.poll()
             since_events += config.HEARTBEAT_S
             if since_events >= config.EVENT_BATCH_S:
                 since_events = 0.0
@@ -433,26 +448,6 @@ class NodeShell:
         with mmap.mmap(self.arena_fd, self.cfg.object_store_bytes) as view:
             for offset, size in spans:
                 view.madvise(mmap.MADV_REMOVE, offset, size)
-
-    def forward_logs(self) -> None:
-        """New lines of workers, to their driver."""
-        self._forward(self.tail.poll(self.clock()))
-
-    def _forward(self, chunks: list[Any]) -> None:
-        for chunk in chunks:
-            worker = self.core.scheduler.workers.get(chunk.worker_id) or self.alive_workers.get(
-                chunk.worker_id
-            )
-            if worker is None:
-                continue
-            job = self.core.jobs.get(worker.pool.job_id)
-            if job is None or not job.config.log_to_driver:
-                continue
-            actor = worker.actor
-            name = chunk.name or (actor.options.class_name if actor is not None else "worker")
-            self.core.send(
-                job.driver, m.LogLines(name, chunk.pid, chunk.stream, list(chunk.lines))
-            )
 
     # ------------------------------------------------------------------ life
 
@@ -530,13 +525,13 @@ class NodeShell:
         )
         if self.arena_warning:
             log.warning("%s", self.arena_warning)
+            core.warnings.append(self.arena_warning)
         self.write_out()
 
     async def _leave(self, reason: str) -> bool:
         """Tell everyone, end everything, remove every trace; whether nothing is left."""
         core = self.core
-        self.forward_logs()
-        self._forward(self.tail.drain())
+        self.logs.finish()
         for peer in list(core.peers):
             if reason and peer.role == "driver":
                 core.send(peer, m.SessionEnds(reason))

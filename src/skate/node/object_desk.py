@@ -144,8 +144,11 @@ class ObjectDesk:
                 stored.subscribers.append(peer)
                 self._core.notes.object(object_id, "WANTED", 0, peer.pid)
 
-    def store_result(self, object_id: bytes, value: m.Value, contains: list[bytes] | None) -> None:
-        """A promised value is here (step 3 of figure b): keep it if wanted, tell who waits."""
+    def store_result(self, object_id: bytes, value: m.Value, contains: list[bytes] | None) -> bool:
+        """A promised value is here (step 3 of figure b): keep it if wanted, tell who waits.
+
+        Whether the submitter was told.
+        """
         stored = self._store.objects.get(object_id)
         if value.size:
             creation = self._store.creations.get(object_id)
@@ -153,17 +156,17 @@ class ObjectDesk:
                 raise ValueError(f"a result in an extent that was never given: {object_id.hex()}")
             if stored is None:
                 self._store.abandon(creation)
-                return
+                return False
             self._store.seal(stored, contains)
             self._core.gcs.append(m.ObjectsChanged([(object_id, stored.size)], []))
         elif stored is None:
-            return
+            return False
         else:
             self._store.fulfil_inline(stored, value.data, contains)
-        self.announce(stored)
+        return self.announce(stored)
 
-    def announce(self, stored: StoredObject) -> None:
-        """Tell everyone who waits for an object that it is there."""
+    def announce(self, stored: StoredObject) -> bool:
+        """Tell everyone who waits for an object that it is there; whether its owner was told."""
         owner = stored.owner
         told = owner.alive and stored.id in owner.held
         if told:
@@ -172,11 +175,13 @@ class ObjectDesk:
             for peer in stored.subscribers:
                 if peer.alive and not (told and peer is owner):
                     self._push(peer, stored)
+                    self._core.notes.object(stored.id, "DELIVERED", stored.size, peer.pid)
             stored.subscribers = None
         if stored.waiters:
             waiters, stored.waiters = stored.waiters, None
             for task in waiters:
                 self._core.input_ready(task, stored)
+        return told
 
     def _push(self, peer: Peer, stored: StoredObject) -> None:
         if peer.paused:

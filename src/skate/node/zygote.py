@@ -13,6 +13,7 @@ It never runs user code and never opens the job's data: the worker learns its jo
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import select
@@ -62,7 +63,10 @@ class Zygote:
             return False
         request = _decode(data)
         if request["do"] == "fork":
-            self._fork(request, fds[0])
+            if fds:
+                self._fork(request, fds[0])
+            else:  # the kernel drops a descriptor for which there is no room
+                self._tell_failure(request["id"], OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
         elif request["do"] == "kill":
             pid = self._pids.get(request["id"])
             if pid is not None:  # not reaped yet, so the pid is still its own
@@ -75,12 +79,18 @@ class Zygote:
             pid = os.fork()
         except OSError as error:
             os.close(fd)
-            self._tell({"did": "fail", "id": request["id"], "why": f"fork: {error}"})
+            self._tell_failure(request["id"], error)
             return
         if pid == 0:
             self._become_worker(request, fd, parent)
         os.close(fd)
-        pidfd = os.pidfd_open(pid)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            self._tell_failure(request["id"], error)
+            return
         self._pids[request["id"]] = pid
         self._pidfds[pidfd] = (request["id"], pid)
         self._poll.register(pidfd, select.POLLIN)
@@ -117,6 +127,9 @@ class Zygote:
         os.close(pidfd)
         del self._pids[worker_id]
         self._tell({"did": "exit", "id": worker_id, "status": os.waitstatus_to_exitcode(status)})
+
+    def _tell_failure(self, worker_id: bytes, error: OSError) -> None:
+        self._tell({"did": "fail", "id": worker_id, "why": str(error)})
 
     def _tell(self, report: dict[str, Any]) -> None:
         try:

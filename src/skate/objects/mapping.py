@@ -1,40 +1,21 @@
-"""The arena file as one client sees it: mapped once for writing, a span a time for reading.
+"""The arena file as one client sees it: mapped once, written and read through that mapping.
 
-A read maps its span read-only; NumPy arrays and memoryviews made from it keep the mapping alive,
-and its weakref dies exactly with the last of them: that is the pin (DESIGN 6). The weakref's
-callback may run anywhere, so it only appends to ``dead`` (a deque that the owner drains).
-Near the bounds on mappings and descriptors, reads copy instead: slower, but never an error.
+A read hands out a read-only memoryview over a ctypes array that lies on the object's span. Every
+NumPy array, slice and memoryview made from it refers to that array (its exporter), so the array's
+weakref dies exactly with the last of them: that is the pin (DESIGN: "pins"). The weakref's callback
+may run anywhere, so it only appends to ``dead`` (a deque that the owner drains).
+
+One mapping for all: a fresh one for each object would cost a page fault for each 64 KiB that is
+read, each time, and a VMA and a descriptor an object (docs/decisions/0006).
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-import resource
 import weakref
 from collections import deque
-
-from skate.config import MAPPING_RESERVE, PAGE_BYTES
-
-_MAX_MAPPINGS_DEFAULT = 65_530
-
-
-def _mapping_bound() -> int:
-    """How many spans this process may map: each costs a VMA and (before 3.13) a descriptor."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = min(hard, 65_536) if hard != resource.RLIM_INFINITY else 65_536
-    if soft < wanted:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            soft = wanted
-        except (ValueError, OSError):
-            pass
-    try:
-        with open("/proc/sys/vm/max_map_count") as file:
-            maps = int(file.read())
-    except OSError:
-        maps = _MAX_MAPPINGS_DEFAULT
-    return int(min(soft, maps) * (1 - MAPPING_RESERVE))
+from typing import Any
 
 
 class ArenaMapping:
@@ -43,49 +24,43 @@ class ArenaMapping:
     def __init__(self, path: str, size: int) -> None:
         self.path = path
         self._size = size
-        self._fd = -1
-        self._write: memoryview | None = None
-        self._live: dict[bytes, weakref.ref[mmap.mmap]] = {}
-        self._bound = 0
-        self.dead: deque[bytes] = deque()  # objects whose mapping is gone, to be unpinned
+        self._map: mmap.mmap | None = None
+        self._live: dict[bytes, weakref.ref[Any]] = {}
+        self.dead: deque[bytes] = deque()  # objects whose last view is gone, to be unpinned
 
-    def _open(self) -> int:
-        if self._fd < 0:
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-            self._bound = _mapping_bound()
-        return self._fd
+    def _mapping(self) -> mmap.mmap:
+        if self._map is None:
+            fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                self._map = mmap.mmap(fd, self._size)
+            finally:
+                os.close(fd)
+        return self._map
 
     def writable(self, offset: int, size: int) -> memoryview:
         """The span of an extent that this process was given to write."""
-        if self._write is None:
-            self._write = memoryview(mmap.mmap(self._open(), self._size))
-        return self._write[offset : offset + size]
+        return memoryview(self._mapping())[offset : offset + size]
 
     def read(self, object_id: bytes, offset: int, size: int) -> tuple[memoryview, bool]:
-        """(the object's bytes, whether this made a new mapping that the node has to pin)."""
+        """(the object's bytes, read-only; whether the node has to be told of a new pin)."""
         known = self._live.get(object_id)
-        mapping = known() if known is not None else None
-        if mapping is not None:
-            return memoryview(mapping)[:size], False
-        fd = self._open()
-        if len(self._live) >= self._bound:
-            return memoryview(os.pread(fd, size, offset)), False
-        length = -(-size // PAGE_BYTES) * PAGE_BYTES
-        mapping = mmap.mmap(fd, length, access=mmap.ACCESS_READ, offset=offset)
-        live, dead = self._live, self.dead
+        span = known() if known is not None else None
+        is_new = span is None
+        if span is None:
+            import ctypes  # only processes that read large objects load it
 
-        def gone(ref: weakref.ref[mmap.mmap]) -> None:
-            if live.get(object_id) is ref:
-                del live[object_id]
-            dead.append(object_id)
+            span = (ctypes.c_ubyte * size).from_buffer(self._mapping(), offset)
+            live, dead = self._live, self.dead
 
-        live[object_id] = weakref.ref(mapping, gone)
-        return memoryview(mapping)[:size], True
+            def gone(ref: weakref.ref[Any]) -> None:
+                if live.get(object_id) is ref:
+                    del live[object_id]
+                dead.append(object_id)
+
+            live[object_id] = weakref.ref(span, gone)
+        return memoryview(span).cast("B").toreadonly(), is_new
 
     def close(self) -> None:
         """Forget the file; views that the user holds stay valid."""
         self._live.clear()
-        self._write = None
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._map = None

@@ -33,7 +33,22 @@ from skate.config import (
     RESOURCE_UNITS,
 )
 from skate.spec import CallTemplate, Demand
-from skate.states import TASK_MOVES, WORKER_MOVES, TaskState, WorkerState, advance
+from skate.states import (
+    TASK_MOVES,
+    TASK_READY,
+    TASK_SENT,
+    TASK_WAITING,
+    WORKER_ACTOR,
+    WORKER_BLOCKED,
+    WORKER_DEAD,
+    WORKER_ENDING,
+    WORKER_IDLE,
+    WORKER_LEASED,
+    WORKER_MOVES,
+    WORKER_STARTING,
+    WorkerState,
+    advance,
+)
 
 PoolKey = tuple[bytes, int]  # job, threads: a worker serves one of these for life
 
@@ -105,7 +120,7 @@ class Task:
         self.nested = nested
         self.owner = owner
         self.depth = depth
-        self.state = TaskState.WAITING
+        self.state = TASK_WAITING
         self.attempt = 0
         self.retries_left = template.spec.max_retries
         self.missing = 0
@@ -142,7 +157,7 @@ class Worker:
     def __init__(self, worker_id: bytes, pool: Pool, now: float) -> None:
         self.id = worker_id
         self.pool = pool
-        self.state = WorkerState.STARTING
+        self.state = WORKER_STARTING
         self.peer: Any = None
         self.pid = 0
         self.lease: SchedulingClass | None = None
@@ -270,7 +285,7 @@ class LocalScheduler:
 
     def enqueue(self, task: Task, now: float) -> None:
         """All arguments of the task are here."""
-        task.state = advance(TASK_MOVES, task.state, TaskState.READY)
+        task.state = advance(TASK_MOVES, task.state, TASK_READY)
         task.ready_at = now
         if task.template.spec.kind == "actor":
             self.placing.append(task)
@@ -281,7 +296,7 @@ class LocalScheduler:
 
     def requeue(self, task: Task) -> None:
         """A task that was sent comes back unbegun, or is to run again: it goes first."""
-        task.state = advance(TASK_MOVES, task.state, TaskState.READY)
+        task.state = advance(TASK_MOVES, task.state, TASK_READY)
         task.worker = None
         task.gpus = None
         queue = task.template.queue
@@ -361,22 +376,22 @@ class LocalScheduler:
     def worker_ready(self, worker: Worker, now: float) -> None:
         """It has said hello."""
         worker.pool.starting -= 1
-        worker.move(WorkerState.IDLE)
+        worker.move(WORKER_IDLE)
         worker.idle_since = now
         worker.pool.idle.append(worker)
 
     def actor_worker_ready(self, worker: Worker) -> None:
         """The process of an actor has said hello."""
-        worker.move(WorkerState.ACTOR)
+        worker.move(WORKER_ACTOR)
 
     def remove_worker(self, worker: Worker) -> list[Task]:
         """It is gone; its unfinished tasks, in the order they would have run."""
-        if worker.state is WorkerState.STARTING and worker.actor is None:
+        if worker.state is WORKER_STARTING and worker.actor is None:
             worker.pool.starting -= 1
-        if worker.state is WorkerState.IDLE:
+        if worker.state is WORKER_IDLE:
             worker.pool.idle.remove(worker)
         self._end_lease(worker)
-        worker.move(WorkerState.DEAD)
+        worker.move(WORKER_DEAD)
         del self.workers[worker.id]
         unfinished = list(worker.tasks.values())
         worker.tasks.clear()
@@ -388,18 +403,18 @@ class LocalScheduler:
 
         What it holds stays taken until ``remove_worker``: a GPU is free when its process is gone.
         """
-        if worker.state is WorkerState.IDLE:
+        if worker.state is WORKER_IDLE:
             worker.pool.idle.remove(worker)
         self.unblocked(worker)
-        if worker.state not in (WorkerState.STARTING, WorkerState.ENDING):
-            worker.move(WorkerState.ENDING)
+        if worker.state not in (WORKER_STARTING, WORKER_ENDING):
+            worker.move(WORKER_ENDING)
 
     def end_worker(self, worker: Worker) -> None:
         """It has been asked to end: it is sent nothing more."""
-        if worker.state is WorkerState.IDLE:
+        if worker.state is WORKER_IDLE:
             worker.pool.idle.remove(worker)
         self._end_lease(worker)
-        worker.move(WorkerState.ENDING)
+        worker.move(WORKER_ENDING)
 
     def idle_beyond(self, count: int, now: float, idle_s: float) -> list[Worker]:
         """Workers that may end: idle for ``idle_s``, and beyond the ``count`` to keep."""
@@ -412,9 +427,9 @@ class LocalScheduler:
 
     def blocked(self, worker: Worker) -> None:
         """Its task waits in get/wait: the CPU (and only that) may serve another."""
-        if worker.state is not WorkerState.LEASED:
+        if worker.state is not WORKER_LEASED:
             return
-        worker.move(WorkerState.BLOCKED)
+        worker.move(WORKER_BLOCKED)
         assert worker.lease is not None
         for name, units in worker.lease.demand:
             if name == "CPU":
@@ -422,9 +437,9 @@ class LocalScheduler:
 
     def unblocked(self, worker: Worker) -> None:
         """Its task goes on; this may oversubscribe for a moment rather than deadlock."""
-        if worker.state is not WorkerState.BLOCKED:
+        if worker.state is not WORKER_BLOCKED:
             return
-        worker.move(WorkerState.LEASED)
+        worker.move(WORKER_LEASED)
         assert worker.lease is not None
         for name, units in worker.lease.demand:
             if name == "CPU":
@@ -558,7 +573,7 @@ class LocalScheduler:
             if free >= units:
                 continue
             for worker in self.workers.values():
-                if worker.state is WorkerState.LEASED and worker.lease is not None:
+                if worker.state is WORKER_LEASED and worker.lease is not None:
                     free += sum(held for other, held in worker.lease.demand if other == name)
             if free < units:
                 return False
@@ -579,7 +594,7 @@ class LocalScheduler:
                 owed[name] = owed.get(name, 0) + units
 
     def _lease(self, worker: Worker, queue: SchedulingClass, now: float) -> None:
-        worker.move(WorkerState.LEASED)
+        worker.move(WORKER_LEASED)
         worker.lease = queue
         worker.gpus = self.take(queue.demand)
         queue.leased[worker.id] = worker
@@ -589,7 +604,7 @@ class LocalScheduler:
     def _fill(self, workers: Iterable[Worker], queue: SchedulingClass, now: float) -> None:
         share = max(1, queue.count // max(1, len(queue.leased)))
         for worker in workers:
-            if worker.state is not WorkerState.LEASED or worker.stalled:
+            if worker.state is not WORKER_LEASED or worker.stalled:
                 continue
             for _ in range(share):
                 if not self._has_room(worker, queue.head()):
@@ -618,7 +633,7 @@ class LocalScheduler:
 
     def _send_one(self, worker: Worker, queue: SchedulingClass, now: float) -> None:
         task = queue.pop()
-        task.state = TaskState.SENT  # from READY: queue.pop gives no other
+        task.state = TASK_SENT  # from READY: queue.pop gives no other
         task.worker = worker
         task.gpus = worker.gpus
         task.sent_at = now
@@ -637,10 +652,10 @@ class LocalScheduler:
             self._start_worker(queue.pool)
 
     def _release_if_empty(self, worker: Worker, now: float) -> None:
-        if worker.lease is None or worker.tasks or worker.state is not WorkerState.LEASED:
+        if worker.lease is None or worker.tasks or worker.state is not WORKER_LEASED:
             return
         self._end_lease(worker)
-        worker.move(WorkerState.IDLE)
+        worker.move(WORKER_IDLE)
         worker.idle_since = now
         worker.stalled = False
         worker.pool.idle.append(worker)
@@ -650,7 +665,7 @@ class LocalScheduler:
         if lease is None:
             return
         demand = lease.demand
-        if worker.state is WorkerState.BLOCKED:  # its CPU has been given back already
+        if worker.state is WORKER_BLOCKED:  # its CPU has been given back already
             demand = tuple(pair for pair in demand if pair[0] != "CPU")
         self.give_back(demand, worker.gpus)
         lease.leased.pop(worker.id, None)
@@ -669,15 +684,15 @@ class LocalScheduler:
         for worker in self.workers.values():
             assert worker.lease is None or worker.id in worker.lease.leased
             for task in worker.tasks.values():
-                assert task.worker is worker and task.state is TaskState.SENT
+                assert task.worker is worker and task.state is TASK_SENT
             if worker.lease is not None:
                 assert worker.state in (
-                    WorkerState.LEASED,
-                    WorkerState.BLOCKED,
-                    WorkerState.ENDING,
+                    WORKER_LEASED,
+                    WORKER_BLOCKED,
+                    WORKER_ENDING,
                 )
                 for name, units in worker.lease.demand:
-                    if not (name == "CPU" and worker.state is WorkerState.BLOCKED):
+                    if not (name == "CPU" and worker.state is WORKER_BLOCKED):
                         used[name] = used.get(name, 0) + units
         for name, total in self.total.items():
             assert self.available[name] + used.get(name, 0) == total, (
@@ -686,7 +701,7 @@ class LocalScheduler:
         if "GPU" in self.total:
             assert sum(self.gpu_free) == self.available["GPU"], "GPUs do not add up"
         for pool in self.pools.values():
-            assert all(worker.state is WorkerState.IDLE for worker in pool.idle)
+            assert all(worker.state is WORKER_IDLE for worker in pool.idle)
         for queue in self.classes.values():
             assert queue.count == sum(len(q) for q in queue.by_depth.values())
             assert bool(queue.count) == (queue in self.ready)

@@ -1,15 +1,18 @@
 """An actor with async methods: one event loop on the main thread runs all of its calls.
 
-The loop itself reads the connection (``add_reader``), so a call costs no thread switch. As in Ray,
-its plain methods run on the loop too, one at a time.
+The loop itself reads the connection (``add_reader``), so a call costs no thread switch. Whoever
+else reads it (a method that blocks in get, a thread of the user's) wakes the loop for the calls
+that it finds. As in Ray, plain methods run on the loop too, one at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from skate import messages as m
@@ -29,6 +32,9 @@ class AsyncLoop:
         self._waiting: deque[m.Run] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._flush_due = False
+        self._reading = False  # the loop is
+        self._woken = False
+        self._thread = 0
         self._over: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop
 
@@ -39,7 +45,10 @@ class AsyncLoop:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._over = self._loop.create_future()
+        self._thread = threading.get_ident()
         self._worker.runtime.call_soon = self._call_soon
+        self._worker.runtime.blocking = self._lend_cpu
+        self._connection.handlers.update({m.Run: self._on_run, m.Exit: self._on_exit})
         self._loop.add_reader(self._connection.sock.fileno(), self._on_readable)
         self._connection.flush()
         self._on_readable()
@@ -52,8 +61,36 @@ class AsyncLoop:
     def _call_soon(self, callback: Any) -> None:
         self._loop.call_soon_threadsafe(callback)
 
+    def _on_run(self, run: m.Run) -> None:
+        self._worker.queue.append(run)
+        if not self._reading or threading.get_ident() != self._thread:
+            self._wake()
+
+    def _on_exit(self, message: m.Exit) -> None:
+        self._worker.on_exit(message)
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._on_readable)
+
+    def _lend_cpu(self) -> Callable[[], None]:
+        """A method blocks the loop in get or wait: nothing else runs meanwhile."""
+        if threading.get_ident() != self._thread:
+            return lambda: None
+        self._connection.append(m.Blocked())
+        return self._go_on
+
+    def _go_on(self) -> None:
+        if not self._connection.closed:
+            self._connection.append(m.Unblocked())
+
     def _on_readable(self) -> None:
+        self._woken = False
+        self._reading = True
         self._connection.try_read()
+        self._reading = False
         queue = self._worker.queue
         while queue:
             run = queue.popleft()

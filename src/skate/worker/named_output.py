@@ -14,15 +14,17 @@ MARKER = "\x1eskate-name:"
 
 
 class NamedStream(io.TextIOWrapper):
-    """A line-buffered text stream that marks whose lines they are."""
+    """An unbuffered text stream that marks whose lines they are.
+
+    Unbuffered, so that a row of dots is seen while it grows, and that a crash loses nothing.
+    """
 
     def __init__(self, fd: int, name_of: Callable[[], str]) -> None:
         super().__init__(
             io.FileIO(fd, "wb", closefd=False),
             encoding="utf-8",
             errors="backslashreplace",
-            line_buffering=True,
-            write_through=False,
+            write_through=True,
         )
         self._name_of = name_of
         self._last = ""

@@ -488,6 +488,7 @@ class Runtime:
 
 
 _current: Runtime | None = None
+forked = False  # whether this process is a fork of one that was connected, and has no own runtime
 
 
 def current() -> Runtime | None:
@@ -497,8 +498,10 @@ def current() -> Runtime | None:
 
 def set_current(runtime: Runtime | None) -> None:
     """Connect (or disconnect) this process."""
-    global _current
+    global _current, forked
     _current = runtime
+    if runtime is not None:
+        forked = False
 
 
 def function_id_of(pickled: bytes, name: str) -> bytes:
@@ -522,9 +525,11 @@ def function_id_of(pickled: bytes, name: str) -> bytes:
 
 def _after_fork_in_child() -> None:
     # The parent's connection is the parent's; a fork inside a task or a driver starts without one.
+    global forked
     if _current is not None:
         _current.connection.close_in_child()
         set_current(None)
+        forked = True
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

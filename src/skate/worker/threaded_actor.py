@@ -1,10 +1,13 @@
 """An actor with ``max_concurrency`` > 1 and no async method: calls run on a pool of threads.
 
-The main thread runs the constructor and then only reads, for all of them.
+The main thread runs the constructor and then only reads, for all of them. The actor lends its CPU
+while every call that runs waits in get/wait.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TYPE_CHECKING
@@ -21,10 +24,15 @@ class ThreadedLoop:
     def __init__(self, worker: Worker, max_concurrency: int) -> None:
         self._worker = worker
         self._pool = ThreadPoolExecutor(max_concurrency, thread_name_prefix="skate-actor")
+        self._lock = threading.Lock()
+        self._running = 0
+        self._waiting = 0
+        self._lent = False
 
     def run(self) -> None:
         """Until asked to end; what was delivered before that is run."""
         worker = self._worker
+        worker.runtime.blocking = self._lend_cpu
         queue = worker.queue
         while True:
             worker.connection.wait_for(lambda: queue or worker.exit_reason)
@@ -39,10 +47,34 @@ class ThreadedLoop:
                 return
 
     def _run(self, run: m.Run) -> None:
+        with self._lock:
+            self._running += 1
+            self._tell()
         self._worker.execute(run, self._answer)
 
     def _answer(self, done: m.Done) -> None:
+        with self._lock:
+            self._running -= 1
+            self._tell()
         self._worker.connection.append(done, len(done.data))
         if self._worker.exit_reason:
             # exit_actor in a pool thread: wake the main thread, which reads and would not notice.
             self._worker.connection.flush()
+
+    def _lend_cpu(self) -> Callable[[], None]:
+        with self._lock:
+            self._waiting += 1
+            self._tell()
+        return self._go_on
+
+    def _go_on(self) -> None:
+        with self._lock:
+            self._waiting -= 1
+            if not self._worker.connection.closed:
+                self._tell()
+
+    def _tell(self) -> None:
+        lent = 0 < self._running <= self._waiting
+        if lent != self._lent:
+            self._lent = lent
+            self._worker.connection.append(m.Blocked() if lent else m.Unblocked())

@@ -25,6 +25,7 @@ from skate import config
 from skate import messages as m
 from skate.errors import encode_error, record_task_error
 from skate.ids import return_id
+from skate.objects.culprit import explain_failure
 from skate.objects.serialization import ATOMS, NO_BUFFERS, deserialize, serialize
 from skate.spec import FORMAT_ERROR, CallTemplate
 from skate.worker import runtime as runtime_module
@@ -70,12 +71,13 @@ class Worker:
         self.actor: Any = None
         self.actor_class: type | None = None
         self.actor_name = ""
+        self.actor_repr: str | None = None
         self.actor_template: CallTemplate | None = None
         self.restarted = False
         self.gpus: list[int] | None = None  # by index among the node's
         self.visible_gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
         self.pid = os.getpid()
-        self.clock_offset = time.time() - time.monotonic()
+        self.clock_offset = setup.clock_offset
         self.runtime = Runtime(
             connection,
             job_id=setup.job_id,
@@ -94,7 +96,7 @@ class Worker:
                 m.Run: self._on_run,
                 m.RegisterFunction: self._on_function,
                 m.RegisterTemplate: self._on_template,
-                m.Exit: self._on_exit,
+                m.Exit: self.on_exit,
             }
         )
 
@@ -111,7 +113,8 @@ class Worker:
     def _on_template(self, message: m.RegisterTemplate) -> None:
         self.templates[message.number] = message.template
 
-    def _on_exit(self, message: m.Exit) -> None:
+    def on_exit(self, message: m.Exit) -> None:
+        """The node wants this process to end."""
         self.exit_reason = message.reason or "asked to end"
 
     # ------------------------------------------------------------------ the plain loop
@@ -321,7 +324,8 @@ class Worker:
         else:
             values = self._several(value, count, spec.name)
         results = [
-            self._result(return_id(run.task_id, index), one) for index, one in enumerate(values)
+            self._result(return_id(run.task_id, index), one, spec.name)
+            for index, one in enumerate(values)
         ]
         ended = time.monotonic()
         if count == 1 and not results[0].contains and not results[0].value.size:
@@ -347,8 +351,11 @@ class Worker:
             )
         return values
 
-    def _result(self, object_id: bytes, value: Any) -> m.Result:
-        serialized = serialize(value)
+    def _result(self, object_id: bytes, value: Any, name: str) -> m.Result:
+        try:
+            serialized = serialize(value)
+        except Exception as error:
+            raise explain_failure(error, f"the result of {name}", value) from error
         if serialized.size <= config.INLINE_MAX_BYTES:
             return m.Result(m.Value(serialized.to_bytes()), serialized.contains)
         return m.Result(
@@ -377,18 +384,14 @@ class Worker:
         record.fields["cause_type"] = type(error).__name__
         payload = FORMAT_ERROR + encode_error(record)
         offset = self.clock_offset
-        results = None
-        if spec.num_returns != 1:
-            results = [m.Result(m.Value(payload)) for _ in range(spec.num_returns)]
         return m.Done(
             run.task_id,
             run.attempt,
             started + offset,
             time.monotonic() + offset,
             payload,
-            results,
-            True,
-            self._is_retried(spec, error),
+            failed=True,
+            retry=self._is_retried(spec, error),
         )
 
     def _is_retried(self, spec: CallTemplate, error: BaseException) -> bool:
@@ -403,14 +406,15 @@ class Worker:
         return isinstance(cause, pickle.loads(wanted))
 
     def _actor_repr(self) -> str:
+        """As of the first use after the constructor, as in Ray; "" without a ``__repr__``."""
         actor = self.actor
-        kind: Any = type(actor)
-        if actor is None or kind.__repr__ is object.__repr__:
-            return ""
-        try:
-            return repr(actor)
-        except Exception:
-            return ""
+        if actor is not None and self.actor_repr is None:
+            self.actor_repr = ""  # should it print, or fail
+            kind: Any = type(actor)
+            if kind.__repr__ is not object.__repr__:
+                with contextlib.suppress(Exception):
+                    self.actor_repr = str(repr(actor))
+        return self.actor_repr or ""
 
     def _exit_actor(
         self, run: m.Run, spec: CallTemplate, started: float
@@ -426,9 +430,6 @@ class Worker:
                 fields={"actor_id": self.setup.actor_id.hex()},
             )
         )
-        results = None
-        if spec.num_returns != 1:
-            results = [m.Result(m.Value(payload)) for _ in range(spec.num_returns)]
         offset = self.clock_offset
         return m.Done(
             run.task_id,
@@ -436,8 +437,7 @@ class Worker:
             started + offset,
             time.monotonic() + offset,
             payload,
-            results,
-            True,
+            failed=True,
         )
 
     def leave(self, reason: str) -> None:
