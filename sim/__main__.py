@@ -1,4 +1,4 @@
-"""``python -m sim --seed N --runs K``: K runs from seed N on; the first that fails tells its story."""
+"""``python -m sim --seed N --runs K``: K runs from seed N on; one that fails tells its story."""
 
 from __future__ import annotations
 

@@ -92,7 +92,8 @@ class Ledger:
             assert end <= start or start + length <= offset, (
                 f"{object_id.hex()} and {other.hex()} ({writer.name}) are written to one place"
             )
-        for start in [s for s, (length, _) in self.memory.items() if s < end and s + length > offset]:
+        old = [s for s, (length, _) in self.memory.items() if s < end and offset < s + length]
+        for start in old:
             del self.memory[start]
         self.writing[object_id] = (process, offset, size)
         self.memory[offset] = (size, object_id)

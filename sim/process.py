@@ -457,7 +457,7 @@ class Process:
             self.go_on(fiber, True)
 
     def _has_come(self, wait: Any) -> bool:
-        return sum(object_id in self.values for object_id in wait[1]) >= wait[2]
+        return sum(object_id in self.values for object_id in wait[1]) >= int(wait[2])
 
     def _want(self, object_ids: list[bytes]) -> None:
         random = self.simulator.random

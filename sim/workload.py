@@ -7,6 +7,7 @@ its own making, and a run that hangs has found a bug.
 
 from __future__ import annotations
 
+import contextlib
 from random import Random
 
 import msgspec
@@ -49,6 +50,8 @@ ON_GPU = [
 ]
 ACTOR = CallTemplate("actor", b"Actor", "Actor", demand_of(CPU))
 CPU_ACTOR = CallTemplate("actor", b"Actor", "Actor", demand_of(CPU), demand_of(CPU))
+HALF_GPU = demand_of({"GPU": 0.5})
+GPU_ACTOR = CallTemplate("actor", b"Actor", "Actor", HALF_GPU, HALF_GPU)
 
 
 class Settings:
@@ -80,6 +83,7 @@ class Settings:
         self.task_s = random.choice([2e-5, 1e-3, 1e-2])
         self.tasks_forget_calls = random.random() < 0.5
         self.cpu_actors_left = max(0, cpus - 2)
+        self.gpu_actors_left = max(0, gpus - 1)
         self.templates = list(PLAIN)
         if cpus >= 2:
             self.templates.append(WIDE)
@@ -104,10 +108,8 @@ class Settings:
         early = random.random() < self.early_end_share
         steps = random.randrange(self.steps) if early else self.steps
         for _ in range(steps):
-            try:
+            with contextlib.suppress(Failed):  # the store was full
                 yield from self._step(fiber, True)
-            except Failed:
-                pass  # the store was full
         if early:
             if random.random() < 0.5:
                 fiber.process.die(-9)
@@ -187,7 +189,8 @@ class Settings:
             yield from fiber.get(sample(random, fiber.refs, 4), random.random() * 0.02)
         elif chance < 0.86 and fiber.refs:
             some = sample(random, fiber.refs, 4)
-            yield from fiber.wait(some, random.randrange(len(some) + 1), random.choice([None, 0.01]))
+            count = random.randrange(len(some) + 1)
+            yield from fiber.wait(some, count, random.choice([None, 0.01]))
         elif chance < 0.95:
             for _ in range(random.randrange(1, 6)):
                 if fiber.refs:
@@ -228,6 +231,9 @@ class Settings:
         if self.cpu_actors_left > 0 and random.random() < 0.3:
             self.cpu_actors_left -= 1
             spec = CPU_ACTOR
+        elif self.gpu_actors_left > 0 and random.random() < 0.3:
+            self.gpu_actors_left -= 1
+            spec = GPU_ACTOR
         options = ActorOptions(
             class_name="Actor",
             max_restarts=random.choice([0, 0, 1, -1]),

@@ -43,6 +43,7 @@ INFEASIBLE_REMIND_S = 30.0  # how often a demand that no node can meet is mentio
 # -- workers -------------------------------------------------------------------------------------
 IDLE_WORKER_S = 1.0  # idle workers beyond the CPU count end after this (Ray's value)
 WORKER_START_TIMEOUT_S = 30.0  # a fork takes 1 ms; this long means a machine in distress
+FIND_AMONG_TASKS = 1_000  # how far a queue is searched for a task that frees memory
 MAX_WORKER_STARTS = 64  # forks under way at once: a burst of demand may not become a fork bomb
 EXIT_GRACE_S = 1.0  # a worker asked to end has this long for its atexit handlers
 ACTOR_SHUTDOWN_GRACE_S = 30.0  # __ray_shutdown__ may take this long (Ray's limit)

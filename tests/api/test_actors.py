@@ -456,13 +456,16 @@ def test_static_and_class_methods_and_call() -> None:
         def __call__(self, number: int) -> int:
             return number + 1
 
+        def __len__(self) -> int:
+            return 7
+
         def _private(self) -> str:
             return "private"
 
     kit = Kit.remote()
     calls = [kit.double.remote(4), kit.sized.remote(4), kit.__call__.remote(4)]
     assert skate.get(calls) == [8, 12, 5]
-    assert skate.get(kit._private.remote()) == "private"
+    assert skate.get([kit.__len__.remote(), kit._private.remote()]) == [7, "private"]
     with pytest.raises(TypeError):
         kit.double.remote()
     with pytest.raises(TypeError):

@@ -207,7 +207,7 @@ def test_getting_a_large_array_copies_nothing(session: None) -> None:
             for line in maps:
                 low, high = (int(part, 16) for part in line.split()[0].split("-"))
                 if low <= address and address + values.nbytes <= high:
-                    return line.split(maxsplit=5)[-1].strip() + " " + line.split()[1]
+                    return line.split(maxsplit=5)[-1].strip()
         return "nowhere"
 
     @skate.remote
@@ -218,8 +218,7 @@ def test_getting_a_large_array_copies_nothing(session: None) -> None:
     inside = skate.get(ref)["deep"][0]
     arena = skate.get(where.remote(skate.put(np.ones(MB))))
     assert "skate" in arena
-    assert arena.endswith("r--s")
-    assert mapped_file(inside).split() == arena.split()
+    assert mapped_file(inside) == arena
 
 
 def test_arrays_inside_containers_are_aligned(session: None) -> None:
@@ -544,13 +543,13 @@ def test_a_full_store_names_sizes_and_holders_and_breaks_nothing(run_program: Ru
             else:
                 raise AssertionError("it was not refused")
         data = np.ones(30_000_000 // 8)
-        refused(lambda: skate.put(data))
         @skate.remote
         def make(): return np.ones(30_000_000 // 8)
-        refused(lambda: skate.get(make.remote()))
         @skate.remote
         def take(values): return float(values[0])
-        refused(lambda: skate.get(take.remote(data)))
+        made = make.remote()
+        refused(lambda: take.remote(data))
+        refused(lambda: skate.get(made))
         # Nothing else is broken: small ones, and large ones that fit.
         assert skate.get([skate.put(1), take.remote(big)]) == [1, 1.0]
         assert skate.get(skate.put(np.ones(500_000)))[0] == 1
@@ -595,7 +594,7 @@ def test_a_pipeline_of_30_mb_results_through_a_store_of_75_mb(run_program: RunPr
     """What is consumed makes room for what waits to be created, whoever holds the CPUs."""
     done = run_program(
         """
-        import numpy as np, skate
+        import os, time, numpy as np, skate
         skate.init(num_cpus=2, object_store_memory=75 << 20)
         @skate.remote
         def make(n): return np.full(30_000_000 // 8, float(n))
@@ -604,10 +603,6 @@ def test_a_pipeline_of_30_mb_results_through_a_store_of_75_mb(run_program: RunPr
         # One after another.
         for n in range(6):
             assert skate.get(make.remote(n))[0] == n
-        # All producers at once, read in turn by the driver.
-        refs = [make.remote(n) for n in range(8)]
-        for n in range(8):
-            assert skate.get(refs.pop(0))[0] == n
         # Producers and consumers as tasks: consumers have to run while producers wait for room.
         assert skate.get([total.remote(make.remote(n)) for n in range(12)]) == list(range(12))
         # Consumers that are submitted last of all.
@@ -615,10 +610,38 @@ def test_a_pipeline_of_30_mb_results_through_a_store_of_75_mb(run_program: RunPr
         sums = [total.remote(ref) for ref in made]
         del made
         assert skate.get(sums) == list(range(8))
+        # Producers that wait for space bring no more producers into the world.
+        from skate.worker.runtime import current
+        sums = [total.remote(make.remote(n)) for n in range(20)]
+        most = 0
+        while skate.wait(sums, num_returns=20, timeout=0.01)[1]:
+            most = max(most, current().ask("status", {})["workers"])
+        assert skate.get(sums) == list(range(20))
+        assert most <= 6, most
+        # A consumer that needs a task of its own while producers have all the CPUs.
+        @skate.remote
+        def plus_one(x): return x + 1
+        @skate.remote
+        def nested_total(values): return skate.get(plus_one.remote(float(values[0])))
+        sums = [nested_total.remote(make.remote(n)) for n in range(8)]
+        assert skate.get(sums) == [n + 1 for n in range(8)]
+        # Consumers that take longer than a creator is left waiting without a word.
+        @skate.remote
+        def slow_total(values, path):
+            open(path, "w").close()
+            time.sleep(2.4)
+            return float(values[0])
+        paths = [f"{__file__}.{n}" for n in range(2)]
+        sums = [slow_total.remote(make.remote(n), path) for n, path in enumerate(paths)]
+        while not all(os.path.exists(path) for path in paths):
+            time.sleep(0.01)
+        assert skate.get(skate.put(np.ones(30_000_000 // 8)))[0] == 1
+        assert skate.get(sums) == [0, 1]
         print("fine")
         """
     )
     assert done.stdout == "fine\n", done.stderr
+    assert "The object store is full (60 of 79 MB): 30.0 MB wait" in done.stderr
 
 
 def test_creators_wait_while_others_free(run_program: RunProgram) -> None:

@@ -410,6 +410,25 @@ def test_options_replace_only_what_they_name() -> None:
     assert skate.get(context.remote()) == ["context", {"CPU": 1.0, "special": 0.5}]
 
 
+def test_a_function_is_pickled_once_whatever_its_options() -> None:
+    class Counted:
+        pickled = 0
+
+        def __reduce__(self) -> Any:
+            Counted.pickled += 1
+            return int, (5,)
+
+    five: Any = Counted()
+
+    @skate.remote
+    def read() -> Any:
+        return five
+
+    refs = [read.options(num_cpus=0.5, name=f"read {n}").remote() for n in range(5)]
+    assert skate.get([*refs, read.remote()]) == [5] * 6
+    assert Counted.pickled == 1
+
+
 # --- nesting ---------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ Each test runs a real driver program and ends it, or one of its daemons, in one 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -216,6 +217,7 @@ def test_a_program_that_catches_ctrl_c_goes_on_with_its_session(
         be_busy()
         for _ in range(3):
             try:
+                print("waiting", flush=True)
                 skate.get(busy)
             except KeyboardInterrupt:
                 print("caught", skate.get(add.remote(1, 2)), flush=True)
@@ -223,6 +225,7 @@ def test_a_program_that_catches_ctrl_c_goes_on_with_its_session(
     )
     name = program.wait_ready()
     for _ in range(3):
+        program.expect("waiting")
         program.process.send_signal(signal.SIGINT)
         assert program.expect("caught") == "caught 3"
     assert program.end() == (0, "")
@@ -460,3 +463,23 @@ def test_sessions_in_a_row_leave_no_threads_and_descriptors(no_leftovers: Leftov
         skate.shutdown()
         counts.append((descriptors(), threading.active_count()))
     assert counts[0] == counts[1] == counts[2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_is_left_when_a_program_is_ended_while_it_starts(
+    number: int, tmp_path: Path, no_leftovers: Leftovers
+) -> None:
+    root = Path(os.environ["SKATE_TEMP_DIR"])
+    before = set(root.glob("session_*"))
+    for step in range(6):
+        program = subprocess.Popen(
+            [sys.executable, "-c", "import skate; skate.init(num_cpus=1)"],
+            env={**os.environ, "PYTHONPATH": SOURCES},
+            stderr=subprocess.DEVNULL,
+        )
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            program.wait(0.08 + 0.05 * step)  # a moment, not a condition: any will do
+        program.send_signal(number)
+        program.wait(10)
+    for folder in set(root.glob("session_*")) - before:
+        no_leftovers.assert_gone(folder.name)

@@ -45,9 +45,7 @@ def method(*args: Any, **options: Any) -> Any:
     if args and callable(args[0]) and not options and len(args) == 1:
         return args[0]
     if args or not options:
-        raise TypeError(
-            "@method takes keyword arguments only, such as @method(num_returns=2)"
-        )
+        raise TypeError("@method takes keyword arguments only, such as @method(num_returns=2)")
     check_method_options(options)
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -226,6 +224,9 @@ class ActorHandle:
     _ray_actor_id = _actor_id
 
 
+_OF_HANDLES = frozenset(dir(ActorHandle))
+
+
 class _ActorId(msgspec.Struct, frozen=True):
     """An actor's id, as Ray's libraries expect it."""
 
@@ -240,9 +241,7 @@ class _ActorId(msgspec.Struct, frozen=True):
         return self._id
 
 
-def _rebuild_handle(
-    actor_id: bytes, options: bytes, counted: ObjectRef[Any] | None
-) -> ActorHandle:
+def _rebuild_handle(actor_id: bytes, options: bytes, counted: ObjectRef[Any] | None) -> ActorHandle:
     return ActorHandle(_Shared(actor_id, _decode_options(options)), counted)
 
 
@@ -250,9 +249,10 @@ def _public_methods(cls: type) -> dict[str, Callable[..., Any]]:
     """Name to function of all that can be called on instances; inherited ones too."""
     found = {}
     for name in dir(cls):
-        if name.startswith("__") and name.endswith("__") and name != "__call__":
-            continue
         value = inspect.getattr_static(cls, name, None)
+        is_special = name.startswith("__") and name.endswith("__")
+        if is_special and (name in _OF_HANDLES or not inspect.isfunction(value)):
+            continue  # what every object has is the handle's own
         if isinstance(value, staticmethod | classmethod) or callable(value):
             found[name] = value
     return found
@@ -329,12 +329,8 @@ class ActorClass:
             if existing is not None:
                 return existing
         counted_id = handle_id(actor_id)
-        runtime.create_actor(
-            actor_id, counted_id, number, options, data, dependencies, nested
-        )
-        return ActorHandle(
-            _Shared(actor_id, options, description.arities), ObjectRef(counted_id)
-        )
+        runtime.create_actor(actor_id, counted_id, number, options, data, dependencies, nested)
+        return ActorHandle(_Shared(actor_id, options, description.arities), ObjectRef(counted_id))
 
     def _describe(self) -> _Description:
         if self._described is None:
@@ -363,9 +359,7 @@ class ActorClass:
             self._described = _Description(methods, arities, signatures, is_async)
         return self._described
 
-    def _actor_options(
-        self, runtime: Runtime, description: _Description
-    ) -> ActorOptions:
+    def _actor_options(self, runtime: Runtime, description: _Description) -> ActorOptions:
         given = self._options
         is_async = description.is_async
         concurrency = given.get("max_concurrency")

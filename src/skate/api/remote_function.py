@@ -122,6 +122,7 @@ class RemoteFunction:
         self._runtime: Runtime | None = None
         self._number = 0
         self._pickled: tuple[bytes, bytes] | None = None  # function id, pickle
+        self._origin: RemoteFunction | None = None  # whose options() made this one
         returns = options.get("num_returns")
         self._returns = 1 if returns is None else returns
         functools.update_wrapper(self, function)
@@ -144,7 +145,7 @@ class RemoteFunction:
         merged = {**self._options, **options}
         check_task_options(merged, decorator=True)
         other = RemoteFunction(self._function, merged)
-        other._pickled = self._pickled
+        other._origin = self
         other._arity = self._arity
         return other
 
@@ -173,13 +174,20 @@ class RemoteFunction:
         )
         return [ObjectRef(object_id) for object_id in object_ids] or None
 
+    def _pickle(self) -> tuple[bytes, bytes]:
+        # Once for all that options() has made of it: they are often made anew for each call.
+        if self._pickled is None:
+            if self._origin is not None:
+                self._pickled = self._origin._pickle()
+            else:
+                pickled = pickle_by_value(self._function, f"the remote function {self._name}")
+                self._pickled = function_id_of(pickled, self._name), pickled
+        return self._pickled
+
     def _export(self, runtime: Runtime) -> None:
         if self._arity is None:
             self._arity = Arity(self._function)
-        if self._pickled is None:
-            pickled = pickle_by_value(self._function, f"the remote function {self._name}")
-            self._pickled = function_id_of(pickled, self._name), pickled
-        function_id, pickled = self._pickled
+        function_id, pickled = self._pickle()
         options = self._options
         demand, _ = demand_from_options(options, is_actor=False)
         retries = options.get("max_retries")

@@ -437,5 +437,13 @@ def _after_fork() -> None:
         _session = None
 
 
-atexit.register(shutdown)
+def _at_exit() -> None:
+    try:
+        shutdown()
+    except KeyboardInterrupt:  # a second Ctrl-C: at once, then; the daemons tidy up by themselves
+        if _session is not None:
+            _session.daemons.abandon()
+
+
+atexit.register(_at_exit)
 os.register_at_fork(after_in_child=_after_fork)

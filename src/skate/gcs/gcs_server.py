@@ -24,6 +24,7 @@ import socket
 import struct
 import sys
 import time
+import warnings
 from typing import Any, cast
 
 import msgspec
@@ -35,6 +36,7 @@ from skate.gcs.gcs_core import GcsCore, Send
 from skate.gcs.membership import TICK_S
 from skate.messages import Answer, Refused, decode_to_gcs
 from skate.net.frame import BadFrame, FrameReader, frame
+from skate.node import linux
 from skate.node.leftovers import kill_session
 
 NODES_LEAVE_WITHIN_S = 1.0
@@ -92,6 +94,11 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             log.warning("connection %d closed: %s", self.peer, reason)
             self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
 
     # A peer that does not read its answers may ask nothing more until it does.
 
@@ -167,6 +174,12 @@ class GcsServer:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._no_nodes.wait(), NODES_LEAVE_WITHIN_S)
         return self._no_nodes.is_set()
+
+    async def close_connections(self) -> None:
+        """Close what is open still."""
+        for connection in list(self.connections.values()):
+            connection.abort()
+        await asyncio.sleep(0)
 
     def _flush(self) -> None:
         outgoing, self._outgoing = self._outgoing, {}
@@ -254,6 +267,7 @@ async def _serve(listen_fd: int, lifeline_fd: int, session_dir: str, local: bool
         if os.getppid() != parent:
             # The driver is dead and the node may be: what they would have ended is ours to end.
             kill_session(os.path.basename(session_dir))
+    await server.close_connections()
 
 
 def _remove_session_files(session_dir: str) -> None:
@@ -281,6 +295,8 @@ def _remove(path: str) -> None:
 def main(argv: list[str]) -> int:
     """Run until the lifeline or SIGTERM ends it; `argv` is what follows the role's name."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    linux.set_process_name("skate:gcs")
+    warnings.simplefilter("ignore")  # that they be errors is meant for the user's own code
     parser = argparse.ArgumentParser(prog="skate gcs", description="The Global Control Store.")
     parser.add_argument("--session-dir", required=True, help="folder of the session")
     parser.add_argument("--listen-fd", type=int, required=True, help="a listening unix socket")

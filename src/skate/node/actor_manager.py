@@ -280,7 +280,8 @@ class ActorManager:
             )
             task.state = advance(TASK_MOVES, task.state, TaskState.FAILED)
             core.notes.task(task, done.started, done.ended, worker, done.data)
-            self._die(actor, FORMAT_ERROR + encode_error(cause))
+            left = actor.cause if actor.leaving else b""  # exit_actor() in the constructor
+            self._die(actor, left or FORMAT_ERROR + encode_error(cause))
             return
         task.state = advance(TASK_MOVES, task.state, TaskState.FINISHED)
         core.notes.task(task, done.started, done.ended, worker, b"")
@@ -370,7 +371,10 @@ class ActorManager:
             return
         how = self.core.describe_exit(worker, status)
         cause = self._cause(
-            actor, f"its process (pid {worker.pid}) died: {how}", pid=worker.pid, status=status
+            actor,
+            f"its process (pid {worker.pid}) died: {how}" if worker.pid else f"its process: {how}",
+            pid=worker.pid,
+            status=status,
         )
         left = actor.options.max_restarts - actor.restarts
         if actor.options.max_restarts < 0 or left > 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 NOT_STARTED = 256
 """In the place of an exit code: there never was a process."""
 

@@ -21,7 +21,6 @@ from skate import messages as m
 from skate.config import (
     ACTOR_SHUTDOWN_GRACE_S,
     EXIT_GRACE_S,
-    FULL_STORE_GRACE_S,
     IDLE_WORKER_S,
     PROTOCOL_VERSION,
     STDERR_TAIL_LINES,
@@ -31,7 +30,8 @@ from skate.ids import FIRST_RETURN, SUBMITTER_BYTES, return_id
 from skate.node.actor_manager import ActorManager
 from skate.node.error_payload import error_payload
 from skate.node.event_notes import EventNotes
-from skate.node.exit_status import describe_status
+from skate.node.exit_status import NOT_STARTED, describe_status
+from skate.node.full_store import FullStore
 from skate.node.object_desk import ObjectDesk
 from skate.node.peer import Job, Peer
 from skate.node.validity import check_call, check_template, read_error
@@ -110,6 +110,7 @@ class NodeCore:
         self.template_count = 0
         self.gcs: list[Any] = []  # messages for the GCS
         self.desk = ObjectDesk(self)
+        self.full_store = FullStore(self)
         self.notes = EventNotes(self)
         self.asked: dict[int, tuple[Peer, int]] = {}  # forwarded questions
         self.ask_count = 0
@@ -178,6 +179,8 @@ class NodeCore:
             for creation in store.serve_queue(self.now):
                 self.send(creation.creator, m.Extent(creation.object_id, creation.offset or 0))
         self.scheduler.dispatch(self.now)
+        if store.queue:
+            self.full_store.dispatch()
 
     def _settle(self) -> None:
         # A loop and no recursion: ten thousand tasks may hang on each other in a chain.
@@ -662,6 +665,13 @@ class NodeCore:
                 self._worker_lost(worker)
             self._bury(worker.id)
 
+    def worker_not_started(self, worker: Worker) -> None:
+        """There never was a process, and maybe no connection either; ``stderr_tail`` tells why."""
+        self.worker_exited(worker, NOT_STARTED)
+        if worker.id in self.exits and worker.peer is None:
+            self.lost[worker.id] = worker
+            self._bury(worker.id)
+
     def _bury(self, worker_id: bytes) -> None:
         # Both the EOF and the exit status have to be in: what the worker said last comes before
         # the EOF, and the status tells why it died.
@@ -677,14 +687,15 @@ class NodeCore:
         if worker.pool.job_id not in self.jobs:
             self._drop_tasks(unfinished)
             return
-        for position, task in enumerate(unfinished):
+        if unfinished:  # the first one ran; those behind it had not begun
+            first = unfinished[0]
+            if first.retries_left == 0:
+                self.fail_task(first, self._crash_payload(worker, first, status))
+                del unfinished[0]
+            else:
+                first.retries_left -= first.retries_left > 0
+        for task in reversed(unfinished):  # each goes before those in the queue
             task.attempt += 1
-            if position == 0:  # the one that ran; those behind it had not begun
-                if task.retries_left == 0:
-                    task.attempt -= 1
-                    self.fail_task(task, self._crash_payload(worker, task, status))
-                    continue
-                task.retries_left -= task.retries_left > 0
             self.scheduler.requeue(task)
 
     def _crash_payload(self, worker: Worker, task: Task, status: int) -> bytes:
@@ -701,6 +712,8 @@ class NodeCore:
         """How a process ended, and its last words, for an error message."""
         tail = self.shell.stderr_tail(worker)[-STDERR_TAIL_LINES:]
         text = describe_status(status)
+        if status == NOT_STARTED and tail:
+            return f"{text}: {tail[-1]}"
         if tail:
             text += "\nThe last lines of its stderr:\n    " + "\n    ".join(tail)
         return text
@@ -808,8 +821,7 @@ class NodeCore:
     def tick(self) -> None:
         """Every tenth of a second: end idle workers and stragglers, fail creators that wait."""
         if self.store.queue:
-            for creation in self.store.expired(self.now, FULL_STORE_GRACE_S):
-                self.desk.refuse(creation)
+            self.full_store.tick()
         keep = self.scheduler.total.get("CPU", 0) // 10_000
         for worker in self.scheduler.idle_beyond(keep, self.now, IDLE_WORKER_S):
             self.retire(worker, "idle, and more workers than CPUs")

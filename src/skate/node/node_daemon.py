@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+import warnings
 
 import msgspec
 
@@ -66,6 +67,7 @@ def main(argv: list[str]) -> None:
     linux.adopt_orphans()
     zygote_line, zygote_pid = _fork_zygote()
     linux.set_process_name("skate:node")
+    warnings.simplefilter("ignore")  # that they be errors is meant for the user's own code
     # Only now: the event loop's modules are not the workers' business.
     from skate.node.node_shell import run
 

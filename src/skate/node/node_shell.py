@@ -23,7 +23,7 @@ from skate.ids import NODE_ID_BYTES
 from skate.net import unix_socket
 from skate.net.frame import BadFrame, FrameReader, frames
 from skate.node import linux, zygote
-from skate.node.exit_status import NOT_STARTED, describe_status
+from skate.node.exit_status import describe_status
 from skate.node.log_forwarder import LogForwarder
 from skate.node.node_core import NodeCore
 from skate.node.node_daemon import NodeConfig, arena_file, create_arena
@@ -183,6 +183,8 @@ class NodeShell:
             self,
             config.PYTHON,
         )
+        if self.arena_warning:
+            self.core.warnings.append(self.arena_warning)
         self.logs = LogForwarder(
             os.path.join(cfg.session_dir, "logs"),
             self.core,
@@ -234,9 +236,9 @@ class NodeShell:
         def tell() -> None:
             core = self.core
             core.now = self.clock()
-            core.worker_exited(worker, NOT_STARTED)
-            core.worker_unreachable(worker)
+            core.worker_not_started(worker)
             self.start_errors.pop(worker.id, None)
+            self.logs.gone(worker)
             core.end_turn()
             self.write_out()
 
@@ -525,7 +527,6 @@ class NodeShell:
         )
         if self.arena_warning:
             log.warning("%s", self.arena_warning)
-            core.warnings.append(self.arena_warning)
         self.write_out()
 
     async def _leave(self, reason: str) -> bool:
@@ -544,6 +545,9 @@ class NodeShell:
         self.zygote_line.close()  # EOF: the zygote ends, and its workers with it
         remove_files(self.cfg, self.arena_path)
         gone = await self._end_children()
+        if self.gcs_transport is not None:
+            self.gcs_transport.abort()
+            await asyncio.sleep(0)
         if reason:
             log.error("the node ends: %s", reason)
         return gone

@@ -61,7 +61,7 @@ class StoredObject:
 class Creation:
     """An extent that is being written, or waits for space (``offset`` is None)."""
 
-    __slots__ = ("creator", "object_id", "offset", "since", "size")
+    __slots__ = ("creator", "explained", "object_id", "offset", "since", "size")
 
     def __init__(self, creator: Any, object_id: bytes, size: int, since: float) -> None:
         self.creator = creator
@@ -69,6 +69,7 @@ class Creation:
         self.size = size
         self.since = since
         self.offset: int | None = None
+        self.explained = False  # whether the user has been told why it waits
 
 
 class ObjectStore:

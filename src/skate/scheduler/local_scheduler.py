@@ -21,10 +21,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
 from skate.config import (
     AVERAGE_WEIGHT,
+    FIND_AMONG_TASKS,
     MAX_WORKER_STARTS,
     PIPELINE_BUDGET_S,
     PIPELINE_MAX_TASKS,
@@ -224,6 +226,18 @@ class SchedulingClass:
             del self.by_depth[depth]
         self.count -= 1
         return task
+
+    def find(self, wanted: Callable[[Task], bool]) -> Task | None:
+        """The first task that is wanted, among those that may soon be next."""
+        return next((task for task in islice(self, FIND_AMONG_TASKS) if wanted(task)), None)
+
+    def take_out(self, task: Task) -> None:
+        """Take this task out, wherever it stands."""
+        queue = self.by_depth[task.depth]
+        queue.remove(task)
+        if not queue:
+            del self.by_depth[task.depth]
+        self.count -= 1
 
     def __iter__(self) -> Any:
         for depth in sorted(self.by_depth, reverse=True):
@@ -503,6 +517,28 @@ class LocalScheduler:
         if queue.count:
             self._fill(queue.leased.values(), queue, now)
 
+    def dispatch_lent(self, lent: int, wanted: Callable[[Task], bool], now: float) -> None:
+        """Send ``wanted`` tasks, and nested ones, also on so many CPU units of workers that wait
+        for space in the object store. After ``dispatch``: what fits anyway is gone."""
+        for queue in list(self.ready):
+            while queue.count and self._fits_lent(queue.demand, lent):
+                task = queue.find(wanted) or queue.find(lambda task: task.depth > 0)
+                if task is None:
+                    break
+                if not queue.pool.idle:
+                    if not queue.pool.starting:
+                        self._start_worker(queue.pool)
+                    break
+                queue.take_out(task)
+                self._lease(queue.pool.idle.pop(), queue, now, task)
+            if not queue.count:
+                del self.ready[queue]
+
+    def _fits_lent(self, demand: Demand, lent: int) -> bool:
+        others = tuple(pair for pair in demand if pair[0] != "CPU")
+        cpus = sum(units for name, units in demand if name == "CPU")
+        return cpus <= self.available.get("CPU", 0) + lent and self.fits(others)
+
     def _share(self, now: float) -> None:
         # Those that no ending task could ever serve (infeasible, or an actor has it) are no rivals.
         owed: dict[str, int] = {}
@@ -543,9 +579,9 @@ class LocalScheduler:
                     if queue.count:
                         again.append(queue)
             rivals = again
-        for worker in fresh:
-            if worker.lease is not None and worker.lease.count:
-                self._fill([worker], worker.lease, now)
+        for queue in dict.fromkeys(worker.lease for worker in fresh):
+            if queue is not None and queue.count:
+                self._fill([w for w in fresh if w.lease is queue], queue, now)
 
     def _place_actors(self, now: float, owed: dict[str, int]) -> bool:
         # Whether a creation waits for what ending tasks will give back.
@@ -593,23 +629,24 @@ class LocalScheduler:
             if name != "CPU" or self.available.get(name, 0) - owed.get(name, 0) < units:
                 owed[name] = owed.get(name, 0) + units
 
-    def _lease(self, worker: Worker, queue: SchedulingClass, now: float) -> None:
+    def _lease(
+        self, worker: Worker, queue: SchedulingClass, now: float, task: Task | None = None
+    ) -> None:
         worker.move(WORKER_LEASED)
         worker.lease = queue
         worker.gpus = self.take(queue.demand)
         queue.leased[worker.id] = worker
         queue.waiting_since = 0.0
-        self._send_one(worker, queue, now)
+        worker.stalled = task is not None  # on a lent CPU: nothing is sent after it
+        self._send_one(worker, queue.pop() if task is None else task, now)
 
     def _fill(self, workers: Iterable[Worker], queue: SchedulingClass, now: float) -> None:
-        share = max(1, queue.count // max(1, len(queue.leased)))
-        for worker in workers:
-            if worker.state is not WORKER_LEASED or worker.stalled:
-                continue
-            for _ in range(share):
+        able = [w for w in workers if w.state is WORKER_LEASED and not w.stalled]
+        for number, worker in enumerate(able):
+            for _ in range(-(-queue.count // (len(able) - number))):  # an even share of the rest
                 if not self._has_room(worker, queue.head()):
                     break
-                self._send_one(worker, queue, now)
+                self._send_one(worker, queue.pop(), now)
                 if not queue.count:
                     return
 
@@ -631,9 +668,8 @@ class LocalScheduler:
                 return True
         return held < PIPELINE_MAX_TASKS and worker.load_s + average <= PIPELINE_BUDGET_S
 
-    def _send_one(self, worker: Worker, queue: SchedulingClass, now: float) -> None:
-        task = queue.pop()
-        task.state = TASK_SENT  # from READY: queue.pop gives no other
+    def _send_one(self, worker: Worker, task: Task, now: float) -> None:
+        task.state = TASK_SENT  # from READY: queues hold no other
         task.worker = worker
         task.gpus = worker.gpus
         task.sent_at = now

@@ -263,7 +263,11 @@ class Connection:
             messages = self._messages
             while self._message < len(messages):
                 message = messages[self._message]
-                handlers[type(message)](message)
+                handler = handlers.get(type(message))
+                if handler is None:
+                    self.lost(f"the node daemon sent an unexpected {type(message).__name__}")
+                    return
+                handler(message)
                 self._message += 1
             raw = self._raw
             if not raw or len(self._rest) + sum(map(len, raw)) < self._need:

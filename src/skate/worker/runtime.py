@@ -473,7 +473,11 @@ class Runtime:
     # ------------------------------------------------------------------ questions
 
     def ask(self, method: str, body: dict[str, Any], timeout_s: float | None = None) -> Any:
-        """Ask the node (or, through it, the GCS); the answer's body, or its error raised."""
+        """Ask the node (or, through it, the GCS); the answer's body, or its error raised.
+
+        ValueError, TypeError or OverflowError for a body that no message can carry.
+        """
+        m.encode(body)  # here, where it can be told: behind others it would be in their way
         with self.connection.lock:
             self._ask_count += 1
             number = self._ask_count

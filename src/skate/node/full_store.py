@@ -1,0 +1,103 @@
+"""What happens while creators wait for space in a full object store. Pure.
+
+Part of the node core, which calls ``dispatch`` at the end of a turn and ``tick`` ten times a second
+while anybody waits. Two things keep a small store as correct as a large one: a worker that waits
+for space lends its CPU to tasks whose end frees some (DESIGN: "store progress rule"), and a creator
+is refused only when nothing that runs, or is about to, would free anything.
+
+The CPUs lent at one time are at most those of the node, so producers that wait never multiply.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from skate import messages as m
+from skate.config import FULL_STORE_GRACE_S
+from skate.objects.object_store import SEALED, Creation
+from skate.scheduler.local_scheduler import Task, Worker
+from skate.states import WorkerState
+
+if TYPE_CHECKING:
+    from skate.node.node_core import NodeCore
+
+_LEASED = WorkerState.LEASED
+
+
+class FullStore:
+    """See the module's docstring."""
+
+    def __init__(self, core: NodeCore) -> None:
+        self._core = core
+        self._store = core.store
+        self._scheduler = core.scheduler
+
+    def dispatch(self) -> None:
+        """Run consumers on the CPUs of waiting producers."""
+        lent = 0
+        for worker in self._waiting_workers().values():
+            if worker.state is _LEASED and worker.lease is not None:
+                lent += sum(units for name, units in worker.lease.demand if name == "CPU")
+        if lent:
+            lent = min(lent, self._scheduler.total.get("CPU", 0))
+            self._scheduler.dispatch_lent(lent, self._uses_space, self._core.now)
+
+    def tick(self) -> None:
+        """Refuse who waits in vain; say why the others wait."""
+        expired = self._store.expired(self._core.now, FULL_STORE_GRACE_S)
+        if not expired:
+            return
+        comes = self._space_will_come()
+        for creation in expired:
+            if not comes:
+                self._core.desk.refuse(creation)
+            elif not creation.explained:
+                creation.explained = True
+                self._explain(creation)
+
+    def _waiting_workers(self) -> dict[bytes, Worker]:
+        workers = (creation.creator.worker for creation in self._store.queue)
+        return {worker.id: worker for worker in workers if worker is not None}
+
+    def _uses_space(self, task: Task) -> bool:
+        return any(True for _ in self._spans_of(task))
+
+    def _spans_of(self, task: Task) -> Iterator[bytes]:
+        objects = self._store.objects
+        for object_id in (*(task.dependencies or ()), *(task.nested or ())):
+            stored = objects.get(object_id)
+            # What a nested ref, or an inline container, leads to may lie in the arena.
+            if stored is not None and (stored.state is SEALED or stored.contains):
+                yield object_id
+
+    def _space_will_come(self) -> bool:
+        """Whether there is an object that only tasks hold, none of which waits for something."""
+        stuck = self._waiting_workers()
+        holds: Counter[bytes] = Counter()
+        for worker in self._scheduler.workers.values():
+            if worker.state is _LEASED and worker.id not in stuck:
+                for task in worker.tasks.values():
+                    holds.update(self._spans_of(task))
+        if not holds:
+            return False  # nothing runs that could be waited for
+        for queue in self._scheduler.ready:
+            for task in queue:
+                holds.update(self._spans_of(task))
+        objects = self._store.objects
+        return any(objects[object_id].holds <= count for object_id, count in holds.items())
+
+    def _explain(self, creation: Creation) -> None:
+        creator = creation.creator
+        job = creator.job or self._core.jobs.get(creator.worker.pool.job_id)
+        if job is not None:
+            arena = self._store.arena
+            self._core.send(
+                job.driver,
+                m.Notice(
+                    f"The object store is full ({arena.used_bytes / 1e6:.0f} of "
+                    f"{arena.capacity_bytes / 1e6:.0f} MB): {creation.size / 1e6:.1f} MB wait "
+                    "until running tasks let go of their arguments."
+                ),
+            )
