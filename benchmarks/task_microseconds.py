@@ -1,7 +1,7 @@
 """Where a task's microseconds go: CPU time of each process per task, one by one and in bulk.
 
-``python -m benchmarks.task_microseconds``. CPU time, not elapsed: a shared machine's noise stays out
-of it. One by one, waiting processes look for their answer for a moment before they sleep
+``python -m benchmarks.task_microseconds``. CPU time, not elapsed: a shared machine's noise stays
+out of it. One by one, waiting processes look for their answer for a moment before they sleep
 (config.SPIN_S), which is counted here as CPU time of driver and worker.
 """
 

@@ -45,6 +45,7 @@ LAYER_OF_MODULE = {
     "skate.net.unix_socket": 2,
     "skate.node.leftovers": 2,
     "skate.node.linux": 2,
+    "skate.node.node_config": 2,
     "skate.node.log_tail": 2,
     "skate.node.log_forwarder": 2,
     "skate.node.validity": 1,

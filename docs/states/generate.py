@@ -21,7 +21,8 @@ TABLES: dict[str, Mapping[Any, tuple[Any, ...]]] = {
 def diagram(name: str, moves: Mapping[IntEnum, tuple[IntEnum, ...]]) -> str:
     """A Mermaid state diagram of one transition table."""
     first = next(iter(moves))
-    lines = [f"# Life of a {name}", "", "```mermaid", "stateDiagram-v2", f"    [*] --> {first.name}"]
+    lines = [f"# Life of a {name}", "", "```mermaid", "stateDiagram-v2"]
+    lines.append(f"    [*] --> {first.name}")
     for state, targets in moves.items():
         lines += [f"    {state.name} --> {target.name}" for target in targets]
         if not targets:

@@ -406,7 +406,7 @@ def test_arguments_of_tasks_that_fail(empty_after: None) -> None:
 
 
 def test_arguments_too_large_for_the_message(empty_after: None) -> None:
-    assert skate.get(echo.remote(np.ones(MB), ))[0] == 1.0
+    assert skate.get(echo.remote(np.ones(MB)))[0] == 1.0
     assert skate.get(echo.options(num_returns=2).remote([np.ones(MB), skate.put(1)]))[0][0] == 1.0
 
 

@@ -25,8 +25,8 @@ from skate.net.frame import BadFrame, FrameReader, frames
 from skate.node import linux, zygote
 from skate.node.exit_status import describe_status
 from skate.node.log_forwarder import LogForwarder
+from skate.node.node_config import NodeConfig, arena_file, create_arena, remove_files
 from skate.node.node_core import NodeCore
-from skate.node.node_daemon import NodeConfig, arena_file, create_arena
 from skate.node.peer import Job, Peer
 from skate.objects.arena import Arena
 from skate.scheduler.local_scheduler import Worker
@@ -571,16 +571,6 @@ class NodeShell:
                     with contextlib.suppress(OSError):
                         os.kill(pid, signal.SIGKILL)
             await asyncio.sleep(0.005)
-
-
-def remove_files(cfg: NodeConfig, arena_path: str) -> None:
-    """The arena and the sockets; logs stay."""
-    paths = [arena_path, os.path.join(cfg.session_dir, "node.sock")]
-    if cfg.local:
-        paths.append(cfg.gcs_socket)  # its GCS may be dead
-    for path in paths:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
 
 
 def run(cfg: NodeConfig, zygote_line: socket.socket, zygote_pid: int) -> int:

@@ -579,9 +579,9 @@ class LocalScheduler:
                     if queue.count:
                         again.append(queue)
             rivals = again
-        for queue in dict.fromkeys(worker.lease for worker in fresh):
-            if queue is not None and queue.count:
-                self._fill([w for w in fresh if w.lease is queue], queue, now)
+        for lease in dict.fromkeys(worker.lease for worker in fresh):
+            if lease is not None and lease.count:
+                self._fill([w for w in fresh if w.lease is lease], lease, now)
 
     def _place_actors(self, now: float, owed: dict[str, int]) -> bool:
         # Whether a creation waits for what ending tasks will give back.
