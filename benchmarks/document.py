@@ -19,6 +19,7 @@ from benchmarks.rows import COPY, NAME_OF_SYSTEM, ROWS, SKATE, Results, Row, Ver
 
 PAGE = "benchmarks.md"
 CHART = "benchmarks.svg"
+MARKS = ("<!-- ratios -->", "<!-- /ratios -->")
 COMMAND = "python -m benchmarks.compare --write-docs"
 
 
@@ -54,9 +55,35 @@ def write(
     page = folder / PAGE
     page.write_text(as_page(results, systems, rounds, versions, has_chart), encoding="utf-8")
     yield page
+    readme = folder.parent / "README.md"
+    if readme.exists():
+        update_readme(readme, page.read_text(encoding="utf-8"))
+        yield readme
     if has_chart:
         draw(folder / CHART, results, systems)
         yield folder / CHART
+
+
+def short_table(page: str) -> str:
+    """The ratios alone, out of the page's table: for the first screen of README.md."""
+    lines = [line.strip("| \n").split(" | ") for line in page.splitlines() if line[:2] == "| "]
+    header = lines[0]
+    columns = [header.index("skate ÷ Ray"), header.index("skate ÷ Pool")]
+    out = [
+        "| how many times as fast, or as frugal | as Ray 2.60 | as `multiprocessing.Pool` |",
+        "|---|---:|---:|",
+    ]
+    for cells in lines[1:]:
+        out.append("| " + " | ".join([cells[0], *(cells[column] for column in columns)]) + " |")
+    return "\n".join(out) + "\n"
+
+
+def update_readme(readme: Path, page: str) -> None:
+    """Put the short table between its marks."""
+    before, _, rest = readme.read_text(encoding="utf-8").partition(MARKS[0] + "\n")
+    _, _, after = rest.partition(MARKS[1] + "\n")
+    text = before + MARKS[0] + "\n" + short_table(page) + MARKS[1] + "\n" + after
+    readme.write_text(text, encoding="utf-8")
 
 
 def as_page(

@@ -80,3 +80,11 @@ def test_what_was_only_begun_counts_until_it_is_finished() -> None:
     done: list[str] = []
     rate(lambda: done.append("begun"), 0.0, finish=lambda: done.append("finished"))
     assert done[-1] == "finished" and done.count("finished") == 2  # after the warm-up and the end
+
+
+def test_the_readme_shows_the_ratios_of_the_page() -> None:
+    """A page measured anew without its short table would leave old figures in README.md."""
+    root = Path(__file__).resolve().parents[1]
+    page = (root / "docs" / document.PAGE).read_text(encoding="utf-8")
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    assert document.MARKS[0] + "\n" + document.short_table(page) + document.MARKS[1] in readme

@@ -38,11 +38,9 @@ PIPELINE_PAIR_S = 0.020  # up to this average, one task waits at the worker whil
 RESOURCE_PATIENCE_S = 1.0  # a demand unmet for this long is owed: later ones may not take its share
 HAND_BACK_AFTER_S = 0.025  # a task may wait 50 ms behind a running one: half for noticing
 AVERAGE_WEIGHT = 0.2  # exponential average of run times: about the last ten runs count
-INFEASIBLE_REMIND_S = 30.0  # how often a demand that no node can meet is mentioned again
 
 # -- workers -------------------------------------------------------------------------------------
 IDLE_WORKER_S = 1.0  # idle workers beyond the CPU count end after this (Ray's value)
-WORKER_START_TIMEOUT_S = 30.0  # a fork takes 1 ms; this long means a machine in distress
 FIND_AMONG_TASKS = 1_000  # how far a queue is searched for a task that frees memory
 MAX_WORKER_STARTS = 64  # forks under way at once: a burst of demand may not become a fork bomb
 EXIT_GRACE_S = 1.0  # a worker asked to end has this long for its atexit handlers
@@ -54,7 +52,6 @@ ACTOR_WINDOW_CALLS = 1_000  # delivered and unanswered per actor: the rest waits
 ASYNC_ACTOR_CONCURRENCY = 1_000  # max_concurrency of an async actor (Ray's default)
 
 # -- objects -------------------------------------------------------------------------------------
-PAGE_BYTES = 4_096  # mmap offsets are page aligned
 ARENA_SHARE = 0.3  # of the machine's memory (Ray's default)
 ARENA_MAX_BYTES = 200 << 30  # Ray's cap
 ARENA_MIN_BYTES = 75 << 20  # Ray's floor; smaller stores cannot hold one batch of anything

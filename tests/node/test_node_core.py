@@ -859,14 +859,13 @@ def test_a_call_that_raised_is_delivered_again_if_asked_for() -> None:
 def test_the_last_handle_may_go_with_the_arguments_of_a_dead_actor() -> None:
     """One end leads to another within one turn: nothing waits for the next event."""
     node, driver, _ = setting()
-    inner, _ = actor_of(node, driver)
-    slow = driver.submit(demand=demand_of({"CPU": 5.0}))
-    number = driver.number("actor", "Actor", running_demand=())
+    inner, host = actor_of(node, driver)
+    number = driver.number("actor", "Outer", demand=demand_of({"CPU": 5.0}))
     outer = driver.ids.next_task()
     options = ActorOptions(class_name="Outer")
     nested = [handle_id(inner)]
-    node.say(driver.peer, m.CreateActor(outer, number, options, b"", [slow], nested))
+    node.say(driver.peer, m.CreateActor(outer, number, options, b"", None, nested))
     driver.release(handle_id(inner))
-    assert inner in node.core.actors.router.actors
-    node.say(driver.peer, m.KillActor(outer))
-    assert node.core.actors.router.actors[inner].leaving
+    assert node.said(host) == []
+    driver.release(handle_id(outer))  # it could never have started
+    assert [type(x) for x in node.said(host)] == [m.Exit]

@@ -195,8 +195,11 @@ def test_a_task_that_a_crash_sent_back_goes_first_and_alone() -> None:
         node.scheduler.requeue(task)
     node.submit(node.template("f"), "d")
     assert node.turn() == ["a to w2"]
-    node.done("a", 1e-6)
-    assert node.turn() == ["b to w2"]
+    for done, following in (("a", "b"), ("b", "c")):
+        node.done(done, 1e-6)
+        assert node.turn() == [f"{following} to w2"]  # not "d" behind it either
+    node.done("c", 1e-6)
+    assert node.turn() == ["d to w2"]
 
 
 def test_a_lost_worker_is_sent_nothing_and_keeps_its_resources_until_it_is_gone() -> None:
