@@ -167,11 +167,9 @@ class RemoteFunction:
             data, dependencies, nested, _keep = pack(runtime, self._name, args, kwargs)
         else:
             data, dependencies, nested, _keep = b"", None, None, None
+        object_ids = runtime.submit(self._number, data, dependencies, nested, self._returns)
         if self._returns == 1:
-            return ObjectRef(runtime.submit(self._number, data, dependencies, nested))
-        object_ids = runtime.submit_many(
-            self._number, data, dependencies, nested, self._returns
-        )
+            return ObjectRef(object_ids[0])
         return [ObjectRef(object_id) for object_id in object_ids] or None
 
     def _pickle(self) -> tuple[bytes, bytes]:

@@ -160,27 +160,6 @@ class Runtime:
         arguments: bytes,
         dependencies: list[bytes] | None,
         nested: list[bytes] | None,
-    ) -> bytes:
-        """Submit a task with one return; the id of that return, held once."""
-        run = current_run.get()
-        depth = 0 if run is None else run.depth + 1
-        connection = self.connection
-        with connection.lock:
-            task_id = self.ids.next_task()
-            object_id = task_id + FIRST_RETURN
-            self.references.counts[object_id] = 1
-            self.promised.add(object_id)
-            connection.append_locked(
-                m.Submit(task_id, template, arguments, dependencies, nested, depth), len(arguments)
-            )
-        return object_id
-
-    def submit_many(
-        self,
-        template: int,
-        arguments: bytes,
-        dependencies: list[bytes] | None,
-        nested: list[bytes] | None,
         returns: int,
     ) -> list[bytes]:
         """Submit a task with any number of returns; their ids, each held once."""
@@ -195,7 +174,10 @@ class Runtime:
         return object_ids
 
     def _promise(self, task_id: bytes, returns: int) -> list[bytes]:
-        object_ids = [return_id(task_id, index) for index in range(returns)]
+        if returns == 1:  # nearly always
+            object_ids = [task_id + FIRST_RETURN]
+        else:
+            object_ids = [return_id(task_id, index) for index in range(returns)]
         for object_id in object_ids:
             self.references.counts[object_id] = 1
             self.promised.add(object_id)
