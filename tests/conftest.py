@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,16 @@ from hypothesis import settings
 
 LEFTOVERS_GONE_WITHIN_S = 2.0
 """The promise of skate: this long after a session's end, however it ended, nothing is left."""
+
+# Run in the background by a shell, everything here would ignore Ctrl-C and a hang-up, and so would
+# each program that a test starts: ignored signals are inherited.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGQUIT, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 # No deadline per example: on a busy two-core machine it measures the neighbours.
 settings.register_profile("skate", deadline=None, max_examples=100)

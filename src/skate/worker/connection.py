@@ -188,9 +188,11 @@ class Connection:
                     if self._leader.acquire(blocking=False):
                         self._leader.release()  # take it outside of the condition
                         continue
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if left is not None and left <= 0:
-                        return False
+                    left = config.SLEEP_AT_MOST_S
+                    if deadline is not None:
+                        left = min(left, deadline - time.monotonic())
+                        if left <= 0:
+                            return False
                     self._turn.wait(left)
                 finally:
                     self._followers -= 1
@@ -206,13 +208,12 @@ class Connection:
             if not self._unsent and self._spin():
                 continue
             poll = self._poll_both if self._unsent else self._poll
-            if deadline is None:
-                events = poll.poll()
-            else:
+            left = config.SLEEP_AT_MOST_S
+            if deadline is not None:
                 left = deadline - time.monotonic()
-                events = poll.poll(max(0.0, left * 1000))
-                if not events and left <= 0:
-                    return False
+            events = poll.poll(1000 * max(0.0, min(left, config.SLEEP_AT_MOST_S)))
+            if not events and left <= 0:
+                return False
             if self._unsent:
                 self._send_rest()
             if events and events[0][1] & ~select.POLLOUT:
