@@ -43,6 +43,7 @@ AVERAGE_WEIGHT = 0.2  # exponential average of run times: about the last ten run
 # -- workers -------------------------------------------------------------------------------------
 IDLE_WORKER_S = 1.0  # idle workers beyond the CPU count end after this (Ray's value)
 FIND_AMONG_TASKS = 1_000  # how far a queue is searched for a task that frees memory
+WORKER_START_ATTEMPTS = 5  # in a row and in vain; then the tasks that wait for one are told
 MAX_WORKER_STARTS = 64  # forks under way at once: a burst of demand may not become a fork bomb
 EXIT_GRACE_S = 1.0  # a worker asked to end has this long for its atexit handlers
 ACTOR_SHUTDOWN_GRACE_S = 30.0  # __ray_shutdown__ may take this long (Ray's limit)

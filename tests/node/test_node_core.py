@@ -15,6 +15,7 @@ from skate.config import (
     INLINE_MAX_BYTES,
     PROTOCOL_VERSION,
     PYTHON,
+    WORKER_START_ATTEMPTS,
 )
 from skate.errors import ErrorRecord, decode_error, encode_error
 from skate.ids import TaskIdCounter, handle_id, return_id
@@ -434,6 +435,51 @@ def test_a_task_that_kills_its_workers_fails_after_its_retries() -> None:
     node.lose(worker)
     node.lose(node.came_up())
     assert driver.errors() == {ref: "WorkerCrashedError"}
+
+
+def fail_to_start(node: Node) -> None:
+    """The next process that was asked for dies before it says hello."""
+    peer: Peer = node.started.pop(0).peer
+    node.core.add_peer(peer)
+    node.lose(peer, 1)
+
+
+def test_tasks_are_told_when_no_worker_ever_comes_up() -> None:
+    node = Node()
+    driver = Client(node)
+    ref = driver.submit()
+    for _ in range(WORKER_START_ATTEMPTS):
+        assert driver.values() == {}
+        fail_to_start(node)
+    assert node.started == []  # no storm of forks
+    node.core.tick()
+    node.turn()
+    record = decode_error(driver.values()[ref][1:])
+    assert record.kind == "WorkerCrashedError"
+    assert "No worker could be started" in record.message and "last words" in record.message
+    later = driver.submit()  # what was wrong may be right again
+    worker = node.came_up()
+    node.say(worker, done(later, 0))
+    assert set(driver.values()) == {later}
+
+
+def test_failed_starts_do_no_harm_while_another_worker_runs() -> None:
+    node = Node(cpus=2)
+    driver = Client(node)
+    driver.submit()
+    worker = node.came_up()
+    waiting = driver.submit()
+    for _ in range(WORKER_START_ATTEMPTS):
+        fail_to_start(node)
+    assert node.started == []
+    node.core.tick()
+    node.turn()
+    assert driver.values() == {}
+    assert len(node.started) == 1  # one more try
+    second = node.came_up()
+    node.say(second, done(waiting, 0))
+    assert set(driver.values()) == {waiting}
+    assert worker.alive
 
 
 def test_only_the_task_that_ran_is_blamed_for_a_crash() -> None:

@@ -24,6 +24,7 @@ from skate.config import (
     IDLE_WORKER_S,
     PROTOCOL_VERSION,
     STDERR_TAIL_LINES,
+    WORKER_START_ATTEMPTS,
 )
 from skate.errors import encode_error, with_dependant
 from skate.ids import FIRST_RETURN, SUBMITTER_BYTES, return_id
@@ -46,6 +47,7 @@ from skate.states import (
     TASK_WAITING,
     WORKER_ENDING,
     WORKER_LEASED,
+    WORKER_STARTING,
     advance,
 )
 
@@ -116,6 +118,7 @@ class NodeCore:
         self.ask_count = 0
         self.warnings: list[str] = []  # what every driver is told at its start
         self.doomed: deque[tuple[Task, bytes]] = deque()  # tasks with a failed input
+        self.hopeless: dict[Pool, str] = {}  # no worker of theirs comes up; how the last one died
         self.exits: dict[bytes, tuple[Worker, int]] = {}  # exit statuses ahead of their EOF
         self.lost: dict[bytes, Worker] = {}  # EOFs ahead of their exit status
         self.ending: dict[bytes, float] = {}  # workers that were to end: seen at which tick first
@@ -630,7 +633,7 @@ class NodeCore:
 
     def _start_worker(self, pool: Pool) -> None:
         job = self.jobs.get(pool.job_id)
-        if job is None:
+        if job is None or pool.failed_starts >= WORKER_START_ATTEMPTS:
             return
         worker = Worker(self.shell.new_id(), pool, self.now)
         self.scheduler.add_worker(worker)
@@ -680,10 +683,15 @@ class NodeCore:
         worker, status = self.exits.pop(worker_id)
         del self.lost[worker_id]
         self.ending.pop(worker_id, None)
+        never_ran = worker.state is WORKER_STARTING
         unfinished = self.scheduler.remove_worker(worker)
         if worker.actor is not None:
             self.actors.worker_died(worker, status)
             return
+        if never_ran:
+            worker.pool.failed_starts += 1
+            if worker.pool.failed_starts == WORKER_START_ATTEMPTS:
+                self.hopeless[worker.pool] = self.describe_exit(worker, status)
         if worker.pool.job_id not in self.jobs:
             self._drop_tasks(unfinished)
             return
@@ -697,6 +705,24 @@ class NodeCore:
         for task in reversed(unfinished):  # each goes before those in the queue
             task.attempt += 1
             self.scheduler.requeue(task)
+
+    def _starts_failed(self, pool: Pool, how: str) -> None:
+        # While others of the pool run, there is hope: they may take the tasks, or a later start
+        # may succeed (the machine is short of processes, say). Otherwise nobody ever would.
+        workers = self.scheduler.workers.values()
+        if any(w.pool is pool and w.state is WORKER_LEASED for w in workers):
+            pool.failed_starts = WORKER_START_ATTEMPTS - 1
+            return
+        pool.failed_starts = 0
+        payload = error_payload(
+            "WorkerCrashedError",
+            f"No worker could be started, {WORKER_START_ATTEMPTS} times in a row. The last one: "
+            f"{how}",
+        )
+        for queue in [q for q in self.scheduler.ready if q.pool is pool]:
+            del self.scheduler.ready[queue]
+            for task in queue.clear():
+                self.fail_task(task, payload)
 
     def _crash_payload(self, worker: Worker, task: Task, status: int) -> bytes:
         return error_payload(
@@ -822,6 +848,10 @@ class NodeCore:
         """Every tenth of a second: end idle workers and stragglers, fail creators that wait."""
         if self.store.queue:
             self.full_store.tick()
+        if self.hopeless:
+            hopeless, self.hopeless = self.hopeless, {}
+            for pool, how in hopeless.items():
+                self._starts_failed(pool, how)
         keep = self.scheduler.total.get("CPU", 0) // 10_000
         for worker in self.scheduler.idle_beyond(keep, self.now, IDLE_WORKER_S):
             self.retire(worker, "idle, and more workers than CPUs")

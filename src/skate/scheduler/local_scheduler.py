@@ -180,13 +180,14 @@ class Worker:
 class Pool:
     """The workers of one job and thread count."""
 
-    __slots__ = ("idle", "job_id", "starting", "threads")
+    __slots__ = ("failed_starts", "idle", "job_id", "starting", "threads")
 
     def __init__(self, job_id: bytes, threads: int) -> None:
         self.job_id = job_id
         self.threads = threads
         self.idle: list[Worker] = []  # last in, first out: its caches are warm
         self.starting = 0
+        self.failed_starts = 0  # in a row: processes that died before they said hello
 
 
 class SchedulingClass:
@@ -390,6 +391,7 @@ class LocalScheduler:
     def worker_ready(self, worker: Worker, now: float) -> None:
         """It has said hello."""
         worker.pool.starting -= 1
+        worker.pool.failed_starts = 0
         worker.move(WORKER_IDLE)
         worker.idle_since = now
         worker.pool.idle.append(worker)
