@@ -154,7 +154,7 @@ class Simulator:
         check_turn(core, full=self.turns % self.settings.check_every == 0)
         self.write_out()
         core.gcs.clear()
-        core.notes.events.clear()
+        core.notes.batch.take()
         core.store.dropped.clear()
 
     def write_out(self) -> None:

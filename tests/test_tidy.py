@@ -64,6 +64,7 @@ LAYER_OF_MODULE = {
     "skate.node.full_store": 1,
     "skate.node.object_desk": 1,
     "skate.node.peer": 1,
+    "skate.node.task_report": 1,
     "skate.objects.arena": 1,
     "skate.objects.object_store": 1,
     "skate.objects.reference_counter": 1,

@@ -66,6 +66,8 @@ TRIM_AFTER_S = 10.0  # pages of freed extents go back to the machine after this 
 HEARTBEAT_S = 0.1  # DESIGN 5: load and liveness
 NODE_SILENCE_S = 5.0  # a node not heard of for this long is given up
 EVENT_BATCH_S = 0.25  # task events travel to the GCS this often, as one opaque batch
+TASKS_REPORTED = 1_000  # of a node in the task table: more would be a load and no help
+TASKS_LOOKED_AT = 5_000  # for that, four times a second: under a millisecond
 EVENT_BACKLOG = 50_000  # events kept by a node while the GCS is slow; beyond, drops are counted
 EVENT_LOG_TASKS = 100_000  # task events kept by the GCS (Ray's bound); older ones are dropped
 
@@ -73,7 +75,6 @@ EVENT_LOG_TASKS = 100_000  # task events kept by the GCS (Ray's bound); older on
 START_TIMEOUT_S = 30.0  # GCS and node are up in 0.2 s; a machine under load may need longer
 STOP_TIMEOUT_S = 1.5  # then SIGKILL: nothing may be left after 2 s
 SESSIONS_KEPT = 20  # log folders of ended sessions that stay for reading
-LOG_POLL_S = 0.1  # how often the node looks for new lines of workers that run something
 LOG_FLUSH_MAX_S = 10.0  # at shutdown, prints that are still coming are waited for this long
 LOG_LINE_MAX_BYTES = 64 << 10  # longer lines are cut in pieces
 LOG_FOLD_S = 5.0  # the same line from several workers within this window is printed once (Ray)

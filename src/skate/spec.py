@@ -59,7 +59,6 @@ class ActorOptions(msgspec.Struct, array_like=True):
     is_async: bool = False
     in_order: bool = True
     detached: bool = False
-    get_if_exists: bool = False
     # Per method: (name, kind, has a default) of each parameter, so that every handle can check.
     signatures: dict[str, list[tuple[str, int, bool]]] = {}
     max_pending_calls: int = -1  # per handle; -1: any number
@@ -77,8 +76,6 @@ class JobConfig(msgspec.Struct, array_like=True):
     working_dir: bytes = b""
     entrypoint: str = ""
     log_to_driver: bool = True
-    main_file: str = ""
-    start_method: str = ""
 
 
 # The first byte of every payload says how it is written, so that another language can join.

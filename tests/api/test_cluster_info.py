@@ -13,6 +13,7 @@ import pytest
 
 import skate
 from skate import exceptions
+from skate.worker import runtime
 from tests.api.waiting import until
 
 MIB = 1 << 20
@@ -235,6 +236,30 @@ def test_the_timeline_has_a_row_for_each_worker_and_every_task(tmp_path: Path) -
     file = tmp_path / "trace.json"
     assert skate.timeline(str(file)) is None
     assert len(json.loads(file.read_text())) >= len(events)
+
+
+def test_the_task_table_shows_what_runs_and_what_waits(tmp_path: Path) -> None:
+    connected = runtime.current()
+    assert connected is not None
+
+    @skate.remote
+    def hold(path: str) -> str:
+        until(lambda: os.path.exists(path), 30)
+        return path
+
+    @skate.remote
+    def after(path: str) -> None:
+        pass
+
+    def table() -> dict[str, str]:
+        rows = connected.ask("tasks", {})
+        return {row["name"]: row["state"] for row in rows if row["name"] in ("hold", "after")}
+
+    last = after.remote(hold.remote(str(tmp_path / "go")))
+    until(lambda: table() == {"hold": "SENT", "after": "WAITING"})
+    (tmp_path / "go").touch()
+    skate.get(last)
+    until(lambda: table() == {})
 
 
 def test_tasks_without_events_are_not_shown() -> None:

@@ -126,6 +126,16 @@ def test_the_dead_are_history_and_bounded() -> None:
     table.check()
 
 
+def test_a_job_s_end_takes_no_name_that_another_actor_bears_by_now() -> None:
+    table = ActorTable()
+    table.reserve("n", "space", A, NODE)
+    table.end_node(NODE, "gone", 1.0)
+    table.reserve("n", "space", B, NODE)
+    table.end_job(A[:4])
+    assert name_holder(table, "n") == B
+    table.check()
+
+
 MOVES = st.one_of(
     st.tuples(st.just("reserve"), st.integers(0, 3), st.integers(0, 1)),
     st.tuples(st.just("release"), st.integers(0, 3), st.integers(0, 1)),

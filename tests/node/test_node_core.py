@@ -18,6 +18,7 @@ from skate.errors import decode_error
 from skate.ids import handle_id, return_id
 from skate.node.peer import Peer
 from skate.spec import ActorOptions, JobConfig, demand_of
+from skate.states import TaskState
 from tests.node.played_node import (
     CPU,
     KILLED,
@@ -717,3 +718,24 @@ def test_the_last_handle_may_go_with_the_arguments_of_a_dead_actor() -> None:
     assert node.said(host) == []
     driver.release(handle_id(outer))  # it could never have started
     assert [type(x) for x in node.said(host)] == [m.Exit]
+
+
+def test_the_task_table_is_told_of_tasks_that_last_and_of_their_end() -> None:
+    node, driver, worker = setting()
+    running, waiting = driver.submit(name="long"), driver.submit(name="next")
+    node.core.notes.flush()
+    node.core.now += 1.0
+    node.core.notes.flush()
+    [told] = [x for x in node.core.gcs if isinstance(x, m.TasksChanged)]  # young ones are not told
+    assert [(row[0], row[1]) for row in told.rows] == [
+        (running[:16], "long"),
+        (waiting[:16], "next"),
+    ]
+    node.core.gcs.clear()
+    node.core.notes.flush()
+    assert node.core.gcs == []  # nothing has changed
+    node.say(worker, done(running, 0))
+    node.core.notes.flush()
+    [told] = [x for x in node.core.gcs if isinstance(x, m.TasksChanged)]
+    assert told.ended == [running[:16]]
+    assert [row[2] for row in told.rows] == [int(TaskState.SENT)]  # "next" runs now

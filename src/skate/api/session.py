@@ -348,7 +348,6 @@ def _job_config(namespace: str | None, log_to_driver: bool | None) -> JobConfig:
     if log_to_driver is None:
         log_to_driver = os.environ.get("RAY_LOG_TO_DRIVER", "1") != "0"
     main = sys.modules.get("__main__")
-    main_file = getattr(main, "__file__", None) or ""
     try:
         folder = os.getcwd()
     except FileNotFoundError:  # it was removed under the program
@@ -358,7 +357,7 @@ def _job_config(namespace: str | None, log_to_driver: bool | None) -> JobConfig:
         os.path.normpath(os.path.join(folder, part)) if os.path.exists(part or ".") else part
         for part in sys.path
     ]
-    if not main_file and folder not in path:
+    if not getattr(main, "__file__", None) and folder not in path:
         path.insert(0, folder)
     return JobConfig(
         namespace=namespace or os.urandom(16).hex(),
@@ -367,7 +366,6 @@ def _job_config(namespace: str | None, log_to_driver: bool | None) -> JobConfig:
         working_dir=os.fsencode(folder),
         entrypoint=_printable(sys.argv[0]) if sys.argv else "",
         log_to_driver=log_to_driver,
-        main_file=_printable(main_file),
     )
 
 

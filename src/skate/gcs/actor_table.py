@@ -145,7 +145,9 @@ class ActorTable:
         """The job is over: whatever it has reserved and not created, it will not create."""
         for row in self.actors.rows():
             if not row.reported and job_of(row.actor_id) == job_id:
-                self._names.pop((row.namespace, row.name), None)
+                # A dead row still tells its name, which may be another actor's by now.
+                if row.state is not ActorState.DEAD:
+                    self._names.pop((row.namespace, row.name), None)
                 self.actors.remove(row.actor_id)
 
     def end_node(self, node_id: bytes, cause: str, now: float) -> list[ActorRow]:

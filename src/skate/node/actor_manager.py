@@ -247,7 +247,6 @@ class ActorManager:
         call = actor.in_flight.get(done.task_id)
         if call is None or call.attempt != done.attempt:
             return
-        actor.executed += 1
         if done.retry and call.retries_left != 0:
             call.retries_left -= call.retries_left > 0
             call.attempt += 1

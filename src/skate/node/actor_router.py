@@ -43,7 +43,6 @@ class Actor:
         "cause",
         "creation",
         "creator",
-        "executed",
         "gpus",
         "has_handles",
         "id",
@@ -75,7 +74,6 @@ class Actor:
         self.leaving = False  # asked to end after what was delivered
         self.placed = False  # holds its running demand
         self.gpus: list[int] | None = None
-        self.executed = 0
 
     def move(self, to: ActorState) -> None:
         """Change state; illegal moves raise."""

@@ -5,10 +5,10 @@ The rows' formats are those of gcs/event_log.py, which alone opens them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from skate import messages as m
-from skate.config import EVENT_BACKLOG
+from skate.gcs.event_log import EventBatch
 from skate.node.validity import read_error
 from skate.scheduler.local_scheduler import Task, Worker
 
@@ -21,8 +21,7 @@ class EventNotes:
 
     def __init__(self, core: NodeCore) -> None:
         self._core = core
-        self.events: list[tuple[Any, ...]] = []
-        self._dropped = 0
+        self.batch = EventBatch()
 
     def task(
         self,
@@ -46,7 +45,7 @@ class EventNotes:
         if error:
             record = read_error(error)
             error_type = str(record.fields.get("cause_type", record.kind))
-        self._note(
+        self.batch.add(
             (
                 "T",
                 task.id,
@@ -73,25 +72,19 @@ class EventNotes:
 
     def object(self, object_id: bytes, what: str, size: int, pid: int) -> None:
         """An object's life, for the event log."""
-        self._note(("O", object_id, what, size, self._core.now, pid, self._core.node_id))
+        self.batch.add(("O", object_id, what, size, self._core.now, pid, self._core.node_id))
 
     def state(self, kind: str, any_id: bytes, state: str, text: str, pid: int) -> None:
         """A node's, job's, actor's, worker's or function's change of state."""
-        self._note(("S", kind, any_id, state, self._core.now, text, pid))
-
-    def _note(self, event: tuple[Any, ...]) -> None:
-        if len(self.events) < EVENT_BACKLOG:
-            self.events.append(event)
-        else:
-            self._dropped += 1
+        self.batch.add(("S", kind, any_id, state, self._core.now, text, pid))
 
     def flush(self) -> None:
-        """Hand the events so far to the GCS as one opaque batch."""
-        if self.events or self._dropped:
-            events, self.events = self.events, []
-            self._core.gcs.append(m.Events(len(events), m.encode(events), self._dropped))
-            self._dropped = 0
+        """Hand the events so far to the GCS as one opaque batch, and what its tables lack."""
+        message = self.batch.take()
+        if message is not None:
+            self._core.gcs.append(message)
         store = self._core.store
         if store.dropped:
             dropped, store.dropped = store.dropped, []
             self._core.gcs.append(m.ObjectsChanged([], dropped))
+        self._core.task_report.flush()

@@ -1,6 +1,6 @@
 """What the workers of a node have printed since one last looked: their log files, read as lines.
 
-The node daemon watches a worker's two files from its start, polls every `config.LOG_POLL_S`, and
+The node daemon watches a worker's two files from its start, polls every `config.HEARTBEAT_S`, and
 sends the chunks on to the drivers. When the worker has ended it drains and forgets it.
 
 A worker names what it runs by a marker line in the same file (worker/named_output.py writes it), so

@@ -35,6 +35,7 @@ from skate.node.exit_status import NOT_STARTED, describe_status
 from skate.node.full_store import FullStore
 from skate.node.object_desk import ObjectDesk
 from skate.node.peer import Job, Peer
+from skate.node.task_report import TaskReport
 from skate.node.validity import check_call, check_template, read_error
 from skate.objects.arena import Arena
 from skate.objects.object_store import PENDING, ObjectStore, StoredObject
@@ -114,6 +115,7 @@ class NodeCore:
         self.desk = ObjectDesk(self)
         self.full_store = FullStore(self)
         self.notes = EventNotes(self)
+        self.task_report = TaskReport(self)
         self.asked: dict[int, tuple[Peer, int]] = {}  # forwarded questions
         self.ask_count = 0
         self.warnings: list[str] = []  # what every driver is told at its start

@@ -191,7 +191,6 @@ class NodeShell:
             lambda seconds, callback: self.loop.call_later(seconds, callback),
             self.write_out,
         )
-        self.awaited_forks: dict[bytes, Worker] = {}
         self.alive_workers: dict[bytes, Worker] = {}
         self.start_errors: dict[bytes, str] = {}  # of workers that there never was a process of
         self._zygote_backlog: deque[tuple[bytes, socket.socket | None]] = deque()

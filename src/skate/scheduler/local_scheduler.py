@@ -151,7 +151,6 @@ class Worker:
         "pid",
         "pool",
         "stalled",
-        "started_at",
         "state",
         "tasks",
     )
@@ -166,7 +165,6 @@ class Worker:
         self.tasks: dict[bytes, Task] = {}  # sent and not done, in the order they run
         self.load_s = 0.0  # expected run time of what is in ``tasks``
         self.stalled = False  # handed back because its task is long: sent nothing until done
-        self.started_at = now
         self.idle_since = now
         self.gpus: list[int] | None = None
         self.calls: dict[int, int] = {}  # per template with max_calls: how often

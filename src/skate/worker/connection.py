@@ -47,7 +47,6 @@ class Connection:
         self.before_flush: Callable[[list[Any]], None] = lambda outbox: None
         self.on_lost: Callable[[str], None] = lambda reason: None
         self.on_tick: Callable[[], float | None] = lambda: None
-        self.defer_flush: Callable[[], bool] = lambda: False
         self.outbox: list[Any] = []
         self.closed = ""  # why, once it is
         self._bytes = 0
@@ -96,7 +95,7 @@ class Connection:
         count = len(outbox)
         if count >= config.FLUSH_CALLS or self._bytes >= config.FLUSH_BYTES:
             self.flush_locked()
-        elif count == 1 and not self.defer_flush():
+        elif count == 1:
             if time.monotonic() - self._last_flush > config.LINE_IDLE_S:
                 self.flush_locked()
             else:
