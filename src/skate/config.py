@@ -62,6 +62,13 @@ ERROR_CAUSE_MAX_BYTES = 1 << 20  # a user's exception that pickles to more arriv
 FULL_STORE_GRACE_S = 2.0  # a creator waits so long without any space being freed (Ray's value)
 TRIM_AFTER_S = 10.0  # pages of freed extents go back to the machine after this much quiet
 
+# -- many nodes ----------------------------------------------------------------------------------
+SPILL_WAIT_S = 0.1  # a task that would wait longer here is offered to the global scheduler
+SPILL_RETRY_MAX_S = 0.5  # an offer in vain is repeated, ever later but at least this often
+OFFER_TASKS_MAX = 10_000  # of one class in one offer: bounds the GCS's work in one turn
+LOCALITY_BYTES = 1 << 20  # inputs elsewhere of at least so much: the global scheduler decides
+FORWARDS_MAX = 3  # a task that was given back so often stays where it is offered next
+
 # -- GCS -----------------------------------------------------------------------------------------
 HEARTBEAT_S = 0.1  # DESIGN 5: load and liveness
 NODE_SILENCE_S = 5.0  # a node not heard of for this long is given up

@@ -3,7 +3,8 @@
 A frame (net/frame.py) carries a MessagePack array of these. Structs are array-like, so fields are
 known by position: new fields go last, with a default; a retired tag stays listed here and is never
 given again. Tags 1-39 are between a client (driver or worker) and its node, 40-59 between a node
-and the GCS, 60-69 for both. User payloads are opaque bytes (objects/serialization.py): no daemon
+and the GCS, 60-69 for all, 70-89 between nodes (where the one that connected speaks as a client of
+the other, so most of 1-39 are said there too). User payloads are opaque bytes (objects/serialization.py): no daemon
 opens one.
 
 Retired tags: none yet.
@@ -15,13 +16,16 @@ from typing import Any
 
 import msgspec
 
-from skate.spec import ActorOptions, CallTemplate, JobConfig
+from skate.spec import ActorOptions, CallTemplate, Demand, JobConfig, Strategy
 
 # ---------------------------------------------------------------------------------- hello
 
 
 class Hello(msgspec.Struct, array_like=True, tag=1):
-    """The first message of a client: who it is. ``role`` is "driver", "worker" or "observer"."""
+    """The first message of a client: who it is.
+
+    ``role`` is "driver", "worker", "observer" or "node"; of a node, ``worker_id`` is its NodeID.
+    """
 
     protocol: int
     python: str  # "3.11": pickles do not travel between minor versions
@@ -78,10 +82,14 @@ class RegisterFunction(msgspec.Struct, array_like=True, tag=5):
 
 
 class RegisterTemplate(msgspec.Struct, array_like=True, tag=6):
-    """What later calls on this connection mean by ``number``; both directions."""
+    """What later calls on this connection mean by ``number``; both directions.
+
+    ``job_id`` is set between nodes, whose connection serves all jobs.
+    """
 
     number: int
     template: CallTemplate
+    job_id: bytes = b""
 
 
 class Submit(msgspec.Struct, array_like=True, tag=7, gc=False):
@@ -314,14 +322,31 @@ class NodeJoins(msgspec.Struct, array_like=True, tag=40):
     object_store_bytes: int
 
 
+class Demanded(msgspec.Struct, array_like=True):
+    """Work that waits on a node, for people: how many calls of what, and why they wait."""
+
+    name: str
+    demand: dict[str, int]
+    count: int
+    reason: str
+
+
 class Heartbeat(msgspec.Struct, array_like=True, tag=41):
-    """Liveness and load, every ``config.HEARTBEAT_S`` while anything changes."""
+    """Liveness and load, every ``config.HEARTBEAT_S``.
+
+    ``received`` counts all tasks that other nodes have forwarded here, ever: so the global scheduler
+    knows which of those that it has placed are in ``queued`` already. ``bandwidth`` is the average
+    of transfers to this node in bytes/s; 0: none yet.
+    """
 
     available: dict[str, int]
     queued: int
     running: int
     store_used_bytes: int
     average_task_s: float
+    received: int = 0
+    bandwidth: float = 0.0
+    pending: list[Demanded] = []
 
 
 class JobChanged(msgspec.Struct, array_like=True, tag=42):
@@ -359,10 +384,15 @@ class ActorChanged(msgspec.Struct, array_like=True, tag=44):
 
 
 class ObjectsChanged(msgspec.Struct, array_like=True, tag=45):
-    """Locations: objects (id, size in bytes) sealed on, and ids dropped from, the sending node."""
+    """Locations: objects (id, size in bytes) sealed on, and ids dropped from, the sending node.
+
+    ``freed`` are ids whose home is the sender and that nobody holds any more: every node that has
+    a copy is told (``Forget``).
+    """
 
     added: list[tuple[bytes, int]]
     dropped: list[bytes]
+    freed: list[bytes] = []
 
 
 class Events(msgspec.Struct, array_like=True, tag=46):
@@ -378,6 +408,247 @@ class TasksChanged(msgspec.Struct, array_like=True, tag=47):
 
     rows: list[tuple[bytes, str, int, bytes]]
     ended: list[bytes]
+
+
+class Offer(msgspec.Struct, array_like=True, tag=48):
+    """Choose nodes for ``count`` tasks of one kind; answered by ``Placed`` with the same number.
+
+    ``inputs`` are their inputs in other arenas: (nodes that have it, bytes). ``queued`` and
+    ``average_s`` are those of the class on the offering node. ``must_leave``: the offering node
+    itself cannot run them now (or ever). ``avoid`` are nodes that it cannot reach.
+    """
+
+    number: int
+    demand: Demand
+    count: int
+    queued: int
+    average_s: float
+    strategy: Strategy | None = None
+    inputs: list[tuple[list[bytes], int]] = []
+    must_leave: bool = False
+    avoid: list[bytes] = []
+
+
+class Placed(msgspec.Struct, array_like=True, tag=49):
+    """From the GCS: so many tasks of an offer to each of these nodes; the rest stays.
+
+    A task that must leave and is not placed waits in the GCS, which answers again (with the same
+    number) once there is a node; ``reason`` says why it waits. ``error`` is an encoded ErrorRecord:
+    it can never be placed, and has to fail.
+    """
+
+    number: int
+    places: list[tuple[bytes, int]]
+    reason: str = ""
+    error: bytes = b""
+
+
+class NodeInfo(msgspec.Struct, array_like=True):
+    """A node, as the others need to know it. ``address`` is HOST:PORT."""
+
+    node_id: bytes
+    address: str
+    resources: dict[str, int]
+    labels: dict[str, str]
+    alive: bool = True
+
+
+class NodesChanged(msgspec.Struct, array_like=True, tag=50):
+    """From the GCS, to every node: these have joined, changed or died. All of them at first."""
+
+    nodes: list[NodeInfo]
+
+
+class JobOver(msgspec.Struct, array_like=True, tag=51):
+    """From the GCS, to every node: the job has ended, wherever its driver was."""
+
+    job_id: bytes
+
+
+class Forget(msgspec.Struct, array_like=True, tag=52):
+    """From the GCS: nobody holds these any more; a copy is of no use."""
+
+    object_ids: list[bytes]
+
+
+class WatchActor(msgspec.Struct, array_like=True, tag=53):
+    """From a node: send me this actor's row (``ActorChanged``), now and whenever it changes."""
+
+    actor_id: bytes
+    watch: bool = True  # False: no longer
+
+
+class ReserveBundles(msgspec.Struct, array_like=True, tag=54):
+    """From the GCS, phase one: set these bundles (index, demand) of a group aside, or none."""
+
+    group_id: bytes
+    attempt: int
+    bundles: list[tuple[int, Demand]]
+
+
+class BundlesReserved(msgspec.Struct, array_like=True, tag=55):
+    """From a node: whether it has."""
+
+    group_id: bytes
+    attempt: int
+    is_reserved: bool
+
+
+class CommitBundles(msgspec.Struct, array_like=True, tag=56):
+    """From the GCS, phase two: tasks may use what was reserved."""
+
+    group_id: bytes
+    attempt: int
+
+
+class ReturnBundles(msgspec.Struct, array_like=True, tag=57):
+    """From the GCS: give back what this group has on the node; whatever uses it is ended."""
+
+    group_id: bytes
+    attempt: int = -1  # of a reservation that failed elsewhere; -1: whichever
+
+
+# ---------------------------------------------------------------------------------- node <-> node
+# Between the home of a task (which connected, as a client) and the node that is to run it.
+
+
+class Introduce(msgspec.Struct, array_like=True, tag=70):
+    """A job that the other node may not know; its driver is on ``driver_node``."""
+
+    job_id: bytes
+    job: JobConfig
+    driver_node: bytes
+    driver_pid: int
+
+
+class Input(msgspec.Struct, array_like=True, gc=False):
+    """A dependency: its inline value, or the nodes that have it in their arena (size > 0)."""
+
+    data: bytes = b""
+    size: int = 0
+    nodes: list[bytes] | None = None
+    contains: list[bytes] | None = None
+
+
+class Forward(msgspec.Struct, array_like=True, tag=71, gc=False):
+    """Run this task; ``Returned`` or ``GivenBack`` follows. The home holds its refs until then."""
+
+    task_id: bytes
+    attempt: int
+    template: int
+    arguments: bytes
+    dependencies: list[bytes] | None = None
+    nested: list[bytes] | None = None
+    inputs: list[Input] | None = None
+    depth: int = 0
+    retries_left: int = 0
+    is_bound: bool = False  # to this node, by its strategy or since it was given back too often
+
+
+class ForwardActor(msgspec.Struct, array_like=True, tag=72):
+    """Host this actor; ``ActorNews`` tells of its life."""
+
+    task_id: bytes
+    template: int
+    options: ActorOptions
+    arguments: bytes
+    dependencies: list[bytes] | None = None
+    nested: list[bytes] | None = None
+    inputs: list[Input] | None = None
+    restarts: int = 0
+
+
+class ForwardCall(msgspec.Struct, array_like=True, tag=73, gc=False):
+    """Call a method of an actor that is hosted there; ``Returned`` follows.
+
+    ``sequence`` counts from 0 per (connection, ``caller``, life of the actor's node), gapless.
+    """
+
+    task_id: bytes
+    actor_id: bytes
+    caller: bytes
+    sequence: int
+    attempt: int
+    template: int
+    arguments: bytes
+    dependencies: list[bytes] | None = None
+    nested: list[bytes] | None = None
+    inputs: list[Input] | None = None
+    retries_left: int = 0
+
+
+class Returned(msgspec.Struct, array_like=True, tag=74, gc=False):
+    """To the home: a task or call has ended; one result for each return.
+
+    A value with a size lies in the sender's arena. The sender keeps what lies there or contains
+    refs until the home releases it.
+    """
+
+    task_id: bytes
+    attempt: int
+    results: list[Result]
+    failed: bool = False
+
+
+class GivenBack(msgspec.Struct, array_like=True, tag=75):
+    """To the home: these tasks have not begun here and will not; place them again."""
+
+    task_ids: list[bytes]
+    reason: str
+    node_id: bytes = b""  # where to, if the global scheduler has said so
+
+
+class ActorNews(msgspec.Struct, array_like=True, tag=76):
+    """To the actor's home: a change in its life. ``cause`` is an encoded error once it is DEAD."""
+
+    actor_id: bytes
+    state: int
+    restarts: int
+    pid: int
+    cause: bytes = b""
+
+
+class EndActor(msgspec.Struct, array_like=True, tag=77):
+    """From the actor's home: no handle is left; end it after the calls that were made."""
+
+    actor_id: bytes
+
+
+class Located(msgspec.Struct, array_like=True, tag=78):
+    """To who wanted it: a value that lies in the arenas of these nodes."""
+
+    object_id: bytes
+    size: int
+    nodes: list[bytes]
+    contains: list[bytes] | None = None
+
+
+class Contents(msgspec.Struct, array_like=True, tag=79):
+    """Ahead of a ``Ready`` between nodes: the refs inside the value."""
+
+    object_id: bytes
+    contains: list[bytes]
+
+
+class Registered(msgspec.Struct, array_like=True, tag=80):
+    """To who sent ``Hold``: so many Hold messages of this connection are registered, all in all."""
+
+    count: int
+
+
+class ForDriver(msgspec.Struct, array_like=True, tag=81):
+    """To the node of a job's driver: show this there."""
+
+    job_id: bytes
+    message: LogLines | Notice
+
+
+class Unreachable(msgspec.Struct, array_like=True, tag=82):
+    """To an object's home: I cannot fetch it from these nodes; fetch it yourself, so that I can
+    have it from you (``Located`` follows)."""
+
+    object_id: bytes
+    nodes: list[bytes]
 
 
 # ---------------------------------------------------------------------------------- both
@@ -397,6 +668,15 @@ class Answer(msgspec.Struct, array_like=True, tag=61):
     number: int
     body: Any = None
     error: bytes = b""
+
+
+class Seen(msgspec.Struct, array_like=True, tag=69):
+    """On a line that outlives its connections (net/lasting.py): so many messages have come.
+
+    Not counted itself; what was sent up to there need not be kept for a resumption any more.
+    """
+
+    count: int
 
 
 ToNode = (
@@ -421,6 +701,14 @@ ToNode = (
     | Unpin
     | Want
     | Ask
+    | Seen
+    | Introduce
+    | Forward
+    | ForwardActor
+    | ForwardCall
+    | EndActor
+    | ForDriver
+    | Unreachable
 )
 ToClient = (
     Welcome
@@ -436,6 +724,13 @@ ToClient = (
     | Notice
     | SessionEnds
     | Answer
+    | Seen
+    | Returned
+    | GivenBack
+    | ActorNews
+    | Located
+    | Contents
+    | Registered
 )
 ToGcs = (
     NodeJoins
@@ -446,9 +741,23 @@ ToGcs = (
     | ObjectsChanged
     | Events
     | TasksChanged
+    | Offer
+    | WatchActor
+    | BundlesReserved
     | Ask
 )
-FromGcs = Refused | Answer
+FromGcs = (
+    Refused
+    | Answer
+    | Placed
+    | NodesChanged
+    | JobOver
+    | Forget
+    | ActorChanged
+    | ReserveBundles
+    | CommitBundles
+    | ReturnBundles
+)
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_node = msgspec.msgpack.Decoder(list[ToNode]).decode

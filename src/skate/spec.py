@@ -24,6 +24,32 @@ def resources_of(demand: Demand | dict[str, int]) -> dict[str, float]:
     return {name: units / RESOURCE_UNITS for name, units in pairs}
 
 
+class LabelRule(msgspec.Struct, array_like=True, frozen=True):
+    """One condition on a node's label ``key``; ``op`` is "in", "not in", "exists" or "absent"."""
+
+    key: str
+    op: str
+    values: tuple[str, ...] = ()
+
+
+class Strategy(msgspec.Struct, array_like=True, frozen=True):
+    """Which nodes a task or actor may go to. ``kind`` is DEFAULT, SPREAD or NODE.
+
+    NODE: to ``node_id``; if it is ``soft`` and that node cannot, to any other. ``rules`` have to
+    hold of the node; ``soft_rules`` only if some node with the resources meets them. If no living
+    node meets ``rules``, the ``fallbacks`` take their place one after the other.
+    """
+
+    kind: str = "DEFAULT"
+    node_id: bytes = b""
+    soft: bool = False
+    spill_if_busy: bool = False  # soft NODE: elsewhere also when it is only busy
+    fail_if_busy: bool = False  # NODE: an error, rather than waiting, when it is busy
+    rules: tuple[LabelRule, ...] = ()
+    soft_rules: tuple[LabelRule, ...] = ()
+    fallbacks: tuple[tuple[LabelRule, ...], ...] = ()
+
+
 class CallTemplate(msgspec.Struct, array_like=True, frozen=True):
     """All that repeated calls of one remote function (or method) share; registered once a line.
 
@@ -44,6 +70,10 @@ class CallTemplate(msgspec.Struct, array_like=True, frozen=True):
     threads: int = 1
     events: bool = True
     method: str = ""  # of a method: what to call; ``name`` is what people see
+    strategy: Strategy | None = None  # None: DEFAULT
+    group: bytes = b""  # its placement group; ``demand`` then names that group's resources
+    bundle: int = -1  # of the group; -1: any
+    capture: bool = False  # whether what it submits goes to the group as well
 
 
 class ActorOptions(msgspec.Struct, array_like=True):

@@ -17,6 +17,9 @@ class TaskState(IntEnum):
     SENT = 2  # to a worker, which alone decides when it begins (DESIGN 11)
     FINISHED = 3
     FAILED = 4
+    OFFERED = 5  # to the global scheduler, which chooses a node
+    FORWARDED = 6  # to another node, which answers with the results or gives it back
+    PULLING = 7  # to run here, once its inputs have come from other nodes
 
 
 class ActorState(IntEnum):
@@ -48,6 +51,7 @@ class ObjectState(IntEnum):
     INLINE = 1  # value kept by the node itself
     SEALED = 2  # value in the arena
     FREED = 3
+    REMOTE = 4  # value in the arena of other nodes, and not here
 
 
 class NodeState(IntEnum):
@@ -59,13 +63,35 @@ class NodeState(IntEnum):
 
 # The members under names of their own: looking one up through its class costs more than most of
 # what the schedulers do with it (measured: 13 % of the node's time for a task).
-TASK_WAITING, TASK_READY, TASK_SENT, TASK_FINISHED, TASK_FAILED = TaskState
+TASK_WAITING, TASK_READY, TASK_SENT, TASK_FINISHED, TASK_FAILED = list(TaskState)[:5]
+TASK_OFFERED, TASK_FORWARDED, TASK_PULLING = list(TaskState)[5:]
 WORKER_STARTING, WORKER_IDLE, WORKER_LEASED, WORKER_BLOCKED = list(WorkerState)[:4]
 WORKER_ACTOR, WORKER_ENDING, WORKER_DEAD = list(WorkerState)[4:]
 
 TASK_MOVES: dict[TaskState, tuple[TaskState, ...]] = {
-    TaskState.WAITING: (TaskState.READY, TaskState.FAILED),
-    TaskState.READY: (TaskState.SENT, TaskState.FAILED),
+    TaskState.WAITING: (
+        TaskState.READY,
+        TaskState.OFFERED,
+        TaskState.FORWARDED,
+        TaskState.PULLING,
+        TaskState.FAILED,
+    ),
+    TaskState.OFFERED: (
+        TaskState.READY,
+        TaskState.FORWARDED,
+        TaskState.PULLING,
+        TaskState.FAILED,
+    ),
+    # OFFERED again: given back, or its node died and a retry is left.
+    TaskState.FORWARDED: (TaskState.FINISHED, TaskState.FAILED, TaskState.OFFERED),
+    TaskState.PULLING: (TaskState.READY, TaskState.OFFERED, TaskState.FAILED),
+    # FORWARDED: it has waited here, and another node has room.
+    TaskState.READY: (
+        TaskState.SENT,
+        TaskState.OFFERED,
+        TaskState.FORWARDED,
+        TaskState.FAILED,
+    ),
     # READY again: handed back unbegun, or its worker died and a retry is left.
     TaskState.SENT: (TaskState.FINISHED, TaskState.FAILED, TaskState.READY),
     TaskState.FINISHED: (),
@@ -96,9 +122,21 @@ WORKER_MOVES: dict[WorkerState, tuple[WorkerState, ...]] = {
 }
 
 OBJECT_MOVES: dict[ObjectState, tuple[ObjectState, ...]] = {
-    ObjectState.PENDING: (ObjectState.INLINE, ObjectState.SEALED, ObjectState.FREED),
+    ObjectState.PENDING: (
+        ObjectState.INLINE,
+        ObjectState.SEALED,
+        ObjectState.REMOTE,
+        ObjectState.FREED,
+    ),
+    # PENDING again: every copy was on nodes that have died, and it is being made anew.
+    ObjectState.REMOTE: (
+        ObjectState.SEALED,
+        ObjectState.INLINE,
+        ObjectState.PENDING,
+        ObjectState.FREED,
+    ),
     ObjectState.INLINE: (ObjectState.FREED,),
-    ObjectState.SEALED: (ObjectState.FREED,),
+    ObjectState.SEALED: (ObjectState.REMOTE, ObjectState.FREED),
     ObjectState.FREED: (),
 }
 

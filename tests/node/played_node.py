@@ -130,7 +130,7 @@ class Client:
         else:
             self.peer = peer
             assert peer.job is not None and peer.worker is not None
-            self.ids = TaskIdCounter(peer.job.id, peer.worker.id[:6])
+            self.ids = TaskIdCounter(peer.job.id, node.core.new_submitter())
 
     def number(self, kind: str = "task", name: str = "f", **options: Any) -> int:
         values = {"max_retries": 3, "demand": () if kind == "method" else CPU, **options}

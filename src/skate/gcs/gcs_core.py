@@ -130,10 +130,11 @@ class GcsCore:
             return self._on_ask(peer, message)
         if isinstance(message, NodeJoins):
             return self._on_node_joins(peer, message, now)
-        if node_id is None:
+        handler = self._handlers.get(kind)
+        if node_id is None or handler is None:
             return [(peer, Refused(f"{kind.__name__} from a peer that is no node"))]
         try:
-            return self._handlers[kind](node_id, message, now)
+            return handler(node_id, message, now)
         except (IllegalMove, ValueError) as error:
             return [(peer, Refused(f"{kind.__name__}: {error}"))]
 

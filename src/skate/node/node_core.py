@@ -27,7 +27,7 @@ from skate.config import (
     WORKER_START_ATTEMPTS,
 )
 from skate.errors import encode_error, with_dependant
-from skate.ids import FIRST_RETURN, SUBMITTER_BYTES, return_id
+from skate.ids import FIRST_RETURN, HOME_BYTES, SUBMITTER_BYTES, return_id
 from skate.node.actor_manager import ActorManager
 from skate.node.error_payload import error_payload
 from skate.node.event_notes import EventNotes
@@ -108,6 +108,7 @@ class NodeCore:
         self.peers: dict[Peer, None] = {}
         self.dirty: list[Peer] = []  # peers with something in the outbox
         self.jobs: dict[bytes, Job] = {}
+        self.submitters = 0  # processes that were given a number so far
         self.functions: dict[bytes, m.RegisterFunction] = {}
         self.templates: dict[tuple[bytes, CallTemplate], Template] = {}
         self.template_count = 0
@@ -258,7 +259,7 @@ class NodeCore:
             m.Welcome(
                 node_id=self.node_id,
                 job_id=job_id,
-                submitter=self.shell.new_id()[:SUBMITTER_BYTES],
+                submitter=self.new_submitter(),
                 session=self.session,
                 arena_path=self.arena_path,
                 arena_bytes=self.store.arena.capacity_bytes,
@@ -275,6 +276,12 @@ class NodeCore:
         pool = self.scheduler.pool(job_id, 1)
         for _ in range(self.scheduler.total.get("CPU", 0) // 10_000):
             self._start_worker(pool)
+
+    def new_submitter(self) -> bytes:
+        """The id of a process as a creator of tasks and objects (ids.py)."""
+        self.submitters += 1
+        number = self.submitters.to_bytes(SUBMITTER_BYTES - HOME_BYTES, "big")
+        return self.node_id[:HOME_BYTES] + number
 
     def peer_lost(self, peer: Peer) -> None:
         """The connection is closed, by whatever end."""
@@ -650,7 +657,7 @@ class NodeCore:
             m.WorkerSetup(
                 job_id=job.id,
                 node_id=self.node_id,
-                submitter=worker.id[:SUBMITTER_BYTES],
+                submitter=self.new_submitter(),
                 session=self.session,
                 arena_path=self.arena_path,
                 arena_bytes=self.store.arena.capacity_bytes,
