@@ -4,8 +4,8 @@ A frame (net/frame.py) carries a MessagePack array of these. Structs are array-l
 known by position: new fields go last, with a default; a retired tag stays listed here and is never
 given again. Tags 1-39 are between a client (driver or worker) and its node, 40-59 between a node
 and the GCS, 60-69 for all, 70-89 between nodes (where the one that connected speaks as a client of
-the other, so most of 1-39 are said there too). User payloads are opaque bytes (objects/serialization.py): no daemon
-opens one.
+the other, so most of 1-39 are said there too). User payloads are opaque bytes
+(objects/serialization.py): no daemon opens one.
 
 Retired tags: none yet.
 """
@@ -334,9 +334,9 @@ class Demanded(msgspec.Struct, array_like=True):
 class Heartbeat(msgspec.Struct, array_like=True, tag=41):
     """Liveness and load, every ``config.HEARTBEAT_S``.
 
-    ``received`` counts all tasks that other nodes have forwarded here, ever: so the global scheduler
-    knows which of those that it has placed are in ``queued`` already. ``bandwidth`` is the average
-    of transfers to this node in bytes/s; 0: none yet.
+    ``received`` counts all tasks that other nodes have forwarded here, ever: so the global
+    scheduler knows which of those that it has placed are in ``queued`` already. ``bandwidth`` is
+    the average of transfers to this node in bytes/s; 0: none yet.
     """
 
     available: dict[str, int]
