@@ -131,7 +131,7 @@ def check_turn(core: NodeCore, *, full: bool) -> None:
     if len(scheduler.ready) == 1 and not scheduler.placing:
         queue = next(iter(scheduler.ready))
         assert not (queue.pool.idle and scheduler.fits(queue.demand)), "a worker and a task idle"
-    for worker_id in [*core.exits, *core.lost]:
+    for worker_id in [*core.workers.exits, *core.workers.lost]:
         worker = scheduler.workers[worker_id]
         assert worker.state in (WorkerState.STARTING, WorkerState.ENDING), "a dead worker has work"
     if full:
@@ -171,7 +171,7 @@ def check_idle(core: NodeCore, processes: list[Process]) -> None:
         assert worker.state is WorkerState.IDLE and not worker.tasks, worker.state.name
         assert not worker.load_s and worker.actor is None
     assert not core.actors.router.actors and not core.actors.lent_cpu
-    assert not core.exits and not core.lost
+    assert not core.workers.exits and not core.workers.lost
     cpus = scheduler.total["CPU"] // 10_000
     assert len(scheduler.workers) <= cpus, "idle workers beyond the CPUs"
 
@@ -186,5 +186,5 @@ def check_empty(core: NodeCore) -> None:
     assert not scheduler.workers and not scheduler.pools and not scheduler.classes
     assert not scheduler.ready and not scheduler.placing
     assert scheduler.available == scheduler.total
-    assert not core.actors.router.actors and not core.exits and not core.lost
-    assert not core.asked
+    assert not core.actors.router.actors and not core.workers.exits and not core.workers.lost
+    assert not core.questions.asked

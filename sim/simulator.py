@@ -136,7 +136,7 @@ class Simulator:
         """The zygote has reaped a worker."""
         self.tell("exit status", status, "of worker", worker.id)
         self.core.now = self.now
-        self.core.worker_exited(worker, status)
+        self.core.workers.exited(worker, status)
         self._turn_soon()
 
     def _turn_soon(self) -> None:

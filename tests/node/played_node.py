@@ -96,7 +96,7 @@ class Node:
         assert peer.worker is not None
         steps: list[Callable[[], None]] = [
             lambda: self.core.peer_lost(peer),
-            lambda: self.core.worker_exited(peer.worker, status),  # type: ignore[arg-type]
+            lambda: self.core.workers.exited(peer.worker, status),  # type: ignore[arg-type]
         ]
         for step in reversed(steps) if exit_first else steps:
             step()

@@ -307,7 +307,7 @@ def test_nothing_is_sent_to_a_worker_that_is_known_to_be_dying(first_sign: str) 
     node, driver, worker = setting()
     assert worker.worker is not None
     if first_sign == "exit":
-        node.core.worker_exited(worker.worker, KILLED)
+        node.core.workers.exited(worker.worker, KILLED)
     else:
         node.core.peer_lost(worker)
     ref = driver.submit(max_retries=0)
@@ -315,7 +315,7 @@ def test_nothing_is_sent_to_a_worker_that_is_known_to_be_dying(first_sign: str) 
     if first_sign == "exit":
         node.core.peer_lost(worker)
     else:
-        node.core.worker_exited(worker.worker, KILLED)
+        node.core.workers.exited(worker.worker, KILLED)
     node.turn()
     assert driver.errors() == {}
 
@@ -324,7 +324,7 @@ def test_the_last_words_of_a_dead_worker_count() -> None:
     node, driver, worker = setting()
     assert worker.worker is not None
     ref = driver.submit(max_retries=0)
-    node.core.worker_exited(worker.worker, 0)
+    node.core.workers.exited(worker.worker, 0)
     node.say(worker, done(ref))
     node.core.peer_lost(worker)
     node.turn()
@@ -336,7 +336,7 @@ def test_a_hello_from_the_grave_makes_no_worker() -> None:
     driver = Client(node)
     worker = node.started.pop(0)
     node.core.add_peer(worker.peer)
-    node.core.worker_exited(worker, 1)
+    node.core.workers.exited(worker, 1)
     node.say(worker.peer, m.Hello(PROTOCOL_VERSION, PYTHON, "worker", 1))
     ref = driver.submit()
     assert runs(node, worker.peer) == []
@@ -349,7 +349,7 @@ def test_a_process_that_dies_before_its_connection_is_up_is_buried_too() -> None
     node = Node()
     driver = Client(node)
     worker = node.started.pop(0)
-    node.core.worker_exited(worker, 1)
+    node.core.workers.exited(worker, 1)
     node.core.peer_lost(worker.peer)
     node.core.add_peer(worker.peer)  # the connection comes up after all
     ref = driver.submit()
@@ -372,7 +372,7 @@ def test_the_end_of_a_driver_leaves_nothing_whatever_was_under_way() -> None:
     assert len(node.ended) == 1 and worker.worker in node.killed
     node.say(worker, m.Submit(child.ids.next_task(), 0, b""), done(running))  # not heard any more
     assert worker.worker is not None
-    node.core.worker_exited(worker.worker, KILLED)
+    node.core.workers.exited(worker.worker, KILLED)
     node.turn()
     assert node.is_clean() and not node.core.jobs and not node.core.templates
     assert not node.core.scheduler.workers and not node.core.scheduler.classes
@@ -680,7 +680,7 @@ def test_a_restarted_actor_gets_its_unanswered_calls_first_and_in_order() -> Non
     node.core.peer_lost(host)
     later = driver.call(actor_id)  # between the EOF and the exit status: it has not run
     assert host.worker is not None
-    node.core.worker_exited(host.worker, KILLED)
+    node.core.workers.exited(host.worker, KILLED)
     node.turn()
     assert driver.errors() == {once: "ActorUnavailableError"}
     host = node.came_up()

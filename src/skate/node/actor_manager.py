@@ -70,7 +70,7 @@ class ActorManager:
         for actor_id in [i for i, unborn in self.unborn.items() if unborn.creator is peer]:
             unborn = self.unborn.pop(actor_id)
             body = {"name": unborn.name, "namespace": unborn.namespace, "actor_id": actor_id}
-            self.core.ask_gcs(peer, m.Ask(0, "release_actor_name", body))
+            self.core.questions.ask_gcs(peer, m.Ask(0, "release_actor_name", body))
             for call in unborn.calls:
                 if call.state is TaskState.WAITING:
                     self.core.fail_task(call, self._unknown(actor_id))
@@ -134,7 +134,7 @@ class ActorManager:
         core.scheduler.workers[worker.id] = worker
         task.state = advance(TASK_MOVES, task.state, TaskState.SENT)
         task.sent_at = core.now
-        core.start_process(worker, job, actor.id, actor.options)
+        core.workers.start_process(worker, job, actor.id, actor.options)
 
     def worker_ready(self, worker: Worker) -> None:
         """The process is up: run the constructor."""
@@ -368,7 +368,7 @@ class ActorManager:
         if actor.leaving:
             self._die(actor, actor.cause or self._cause(actor, "its last handle is gone"))
             return
-        how = self.core.describe_exit(worker, status)
+        how = self.core.workers.describe_exit(worker, status)
         cause = self._cause(
             actor,
             f"its process (pid {worker.pid}) died: {how}" if worker.pid else f"its process: {how}",

@@ -18,39 +18,24 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from skate import messages as m
-from skate.config import (
-    ACTOR_SHUTDOWN_GRACE_S,
-    EXIT_GRACE_S,
-    IDLE_WORKER_S,
-    PROTOCOL_VERSION,
-    STDERR_TAIL_LINES,
-    WORKER_START_ATTEMPTS,
-)
+from skate.config import PROTOCOL_VERSION
 from skate.errors import encode_error, with_dependant
 from skate.ids import FIRST_RETURN, HOME_BYTES, SUBMITTER_BYTES, return_id
 from skate.node.actor_manager import ActorManager
 from skate.node.error_payload import error_payload
 from skate.node.event_notes import EventNotes
-from skate.node.exit_status import NOT_STARTED, describe_status
 from skate.node.full_store import FullStore
 from skate.node.object_desk import ObjectDesk
 from skate.node.peer import Job, Peer
+from skate.node.question_desk import QuestionDesk
 from skate.node.task_report import TaskReport
 from skate.node.validity import check_call, check_template, read_error
+from skate.node.worker_keeper import WorkerKeeper
 from skate.objects.arena import Arena
 from skate.objects.object_store import PENDING, ObjectStore, StoredObject
-from skate.scheduler.local_scheduler import LocalScheduler, Pool, Task, Template, Worker
+from skate.scheduler.local_scheduler import LocalScheduler, Task, Template, Worker
 from skate.spec import FORMAT_ERROR, CallTemplate, resources_of
-from skate.states import (
-    TASK_FAILED,
-    TASK_FINISHED,
-    TASK_MOVES,
-    TASK_WAITING,
-    WORKER_ENDING,
-    WORKER_LEASED,
-    WORKER_STARTING,
-    advance,
-)
+from skate.states import TASK_FAILED, TASK_FINISHED, TASK_MOVES, TASK_WAITING, advance
 
 
 class Shell(Protocol):
@@ -101,8 +86,9 @@ class NodeCore:
         self.shell = shell
         self.now = 0.0
         self.store = ObjectStore(arena)
+        self.workers = WorkerKeeper(self)
         self.scheduler = LocalScheduler(
-            resources, self._send_task, self._start_worker, lambda task: self.actors.place(task)
+            resources, self._send_task, self.workers.start, lambda task: self.actors.place(task)
         )
         self.actors = ActorManager(self)
         self.peers: dict[Peer, None] = {}
@@ -117,15 +103,10 @@ class NodeCore:
         self.full_store = FullStore(self)
         self.notes = EventNotes(self)
         self.task_report = TaskReport(self)
-        self.asked: dict[int, tuple[Peer, int]] = {}  # forwarded questions
-        self.ask_count = 0
         self.warnings: list[str] = []  # what every driver is told at its start
         self.doomed: deque[tuple[Task, bytes]] = deque()  # tasks with a failed input
-        self.hopeless: dict[Pool, str] = {}  # no worker of theirs comes up; how the last one died
-        self.exits: dict[bytes, tuple[Worker, int]] = {}  # exit statuses ahead of their EOF
-        self.lost: dict[bytes, Worker] = {}  # EOFs ahead of their exit status
-        self.ending: dict[bytes, float] = {}  # workers that were to end: seen at which tick first
-        ask: dict[type, Callable[[Peer, Any], None]] = {m.Ask: self.on_ask}
+        self.questions = QuestionDesk(self)
+        ask: dict[type, Callable[[Peer, Any], None]] = {m.Ask: self.questions.on_ask}
         driver: dict[type, Callable[[Peer, Any], None]] = {
             m.RegisterFunction: self.on_register_function,
             m.RegisterTemplate: self.on_register_template,
@@ -222,7 +203,7 @@ class NodeCore:
             self._welcome_driver(peer, hello)
         elif hello.role == "worker" and peer.worker is not None:
             peer.worker.pid = hello.pid
-            if peer.worker.id in self.exits:
+            if peer.worker.id in self.workers.exits:
                 return  # it is dead already: only its last words are still coming
             if peer.worker.actor is not None:
                 self.scheduler.actor_worker_ready(peer.worker)
@@ -275,7 +256,7 @@ class NodeCore:
         )
         pool = self.scheduler.pool(job_id, 1)
         for _ in range(self.scheduler.total.get("CPU", 0) // 10_000):
-            self._start_worker(pool)
+            self.workers.start(pool)
 
     def new_submitter(self) -> bytes:
         """The id of a process as a creator of tasks and objects (ids.py)."""
@@ -305,18 +286,7 @@ class NodeCore:
         if role == "driver" and peer.job is not None:
             self._end_job(peer.job)
         if peer.worker is not None:
-            worker = peer.worker
-            self.lost[worker.id] = worker
-            if worker.id not in self.exits:
-                self.shell.kill_worker(worker)
-                self._worker_lost(worker)
-            self._bury(worker.id)
-
-    def _worker_lost(self, worker: Worker) -> None:
-        # The first sign of its end: nothing more goes there, or it would count as begun.
-        self.scheduler.lost(worker)
-        if worker.actor is not None:
-            worker.actor.window = 0
+            self.workers.connection_lost(peer)
 
     def _end_job(self, job: Job) -> None:
         self.jobs.pop(job.id, None)
@@ -331,7 +301,7 @@ class NodeCore:
         tasks += self.actors.end_job(job)
         for stored in self.store.objects.values():
             tasks += [t for t in stored.waiters or () if t.template.job_id == job.id]
-        self._drop_tasks(tasks)
+        self.drop_tasks(tasks)
         for key in [k for k in self.templates if k[0] == job.id]:
             del self.templates[key]
         for function_id in job.function_ids:
@@ -505,18 +475,7 @@ class NodeCore:
             return
         self.complete(task, done, worker)
         if task.template.spec.max_calls:
-            self._count_call(worker, task.template)
-
-    def _count_call(self, worker: Worker, template: Template) -> None:
-        calls = worker.calls.get(template.number, 0) + 1
-        worker.calls[template.number] = calls
-        if calls >= template.spec.max_calls and worker.state is WORKER_LEASED:
-            self.retire(worker, f"max_calls={template.spec.max_calls} of {template.spec.name}")
-
-    def retire(self, worker: Worker, reason: str) -> None:
-        """Ask a worker to end in good order."""
-        self.scheduler.end_worker(worker)
-        self.send(worker.peer, m.Exit(reason))
+            self.workers.count_call(worker, task.template)
 
     def complete(self, task: Task, done: m.Done, worker: Worker) -> None:
         """Store the results of a task that has run."""
@@ -594,7 +553,7 @@ class NodeCore:
         task.dependencies = task.nested = None
         task.arguments = b""
 
-    def _drop_tasks(self, tasks: list[Task]) -> None:
+    def drop_tasks(self, tasks: list[Task]) -> None:
         """Their job is over. First all go, then whoever of another job holds a result is told."""
         dropped = []
         for task in tasks:
@@ -640,119 +599,6 @@ class NodeCore:
 
     # ------------------------------------------------------------------ workers
 
-    def _start_worker(self, pool: Pool) -> None:
-        job = self.jobs.get(pool.job_id)
-        if job is None or pool.failed_starts >= WORKER_START_ATTEMPTS:
-            return
-        worker = Worker(self.shell.new_id(), pool, self.now)
-        self.scheduler.add_worker(worker)
-        self.start_process(worker, job, b"", None)
-
-    def start_process(
-        self, worker: Worker, job: Job, actor_id: bytes, actor: Any
-    ) -> None:
-        """Have the zygote fork a process for this worker."""
-        self.shell.start_worker(
-            worker,
-            m.WorkerSetup(
-                job_id=job.id,
-                node_id=self.node_id,
-                submitter=self.new_submitter(),
-                session=self.session,
-                arena_path=self.arena_path,
-                arena_bytes=self.store.arena.capacity_bytes,
-                job=job.config,
-                threads=worker.pool.threads,
-                actor_id=actor_id,
-                actor=actor,
-                worker_id=worker.id,
-            ),
-        )
-
-    def worker_exited(self, worker: Worker, status: int) -> None:
-        """The process is reaped; ``status`` is an exit code, or minus a signal."""
-        if worker.id in self.scheduler.workers:
-            self.exits[worker.id] = (worker, status)
-            if worker.id not in self.lost:
-                self._worker_lost(worker)
-            self._bury(worker.id)
-
-    def worker_not_started(self, worker: Worker) -> None:
-        """There never was a process, and maybe no connection either; ``stderr_tail`` tells why."""
-        self.worker_exited(worker, NOT_STARTED)
-        if worker.id in self.exits and worker.peer is None:
-            self.lost[worker.id] = worker
-            self._bury(worker.id)
-
-    def _bury(self, worker_id: bytes) -> None:
-        # Both the EOF and the exit status have to be in: what the worker said last comes before
-        # the EOF, and the status tells why it died.
-        if worker_id not in self.exits or worker_id not in self.lost:
-            return
-        worker, status = self.exits.pop(worker_id)
-        del self.lost[worker_id]
-        self.ending.pop(worker_id, None)
-        never_ran = worker.state is WORKER_STARTING
-        unfinished = self.scheduler.remove_worker(worker)
-        if worker.actor is not None:
-            self.actors.worker_died(worker, status)
-            return
-        if never_ran:
-            worker.pool.failed_starts += 1
-            if worker.pool.failed_starts == WORKER_START_ATTEMPTS:
-                self.hopeless[worker.pool] = self.describe_exit(worker, status)
-        if worker.pool.job_id not in self.jobs:
-            self._drop_tasks(unfinished)
-            return
-        if unfinished:  # the first one ran; those behind it had not begun
-            first = unfinished[0]
-            if first.retries_left == 0:
-                self.fail_task(first, self._crash_payload(worker, first, status))
-                del unfinished[0]
-            else:
-                first.retries_left -= first.retries_left > 0
-        for task in reversed(unfinished):  # each goes before those in the queue
-            task.attempt += 1
-            self.scheduler.requeue(task)
-
-    def _starts_failed(self, pool: Pool, how: str) -> None:
-        # While others of the pool run, there is hope: they may take the tasks, or a later start
-        # may succeed (the machine is short of processes, say). Otherwise nobody ever would.
-        workers = self.scheduler.workers.values()
-        if any(w.pool is pool and w.state is WORKER_LEASED for w in workers):
-            pool.failed_starts = WORKER_START_ATTEMPTS - 1
-            return
-        pool.failed_starts = 0
-        payload = error_payload(
-            "WorkerCrashedError",
-            f"No worker could be started, {WORKER_START_ATTEMPTS} times in a row. The last one: "
-            f"{how}",
-        )
-        for queue in [q for q in self.scheduler.ready if q.pool is pool]:
-            del self.scheduler.ready[queue]
-            for task in queue.clear():
-                self.fail_task(task, payload)
-
-    def _crash_payload(self, worker: Worker, task: Task, status: int) -> bytes:
-        return error_payload(
-            "WorkerCrashedError",
-            f"The worker process (pid {worker.pid}) died while it ran the task "
-            f"{task.template.spec.name}: {self.describe_exit(worker, status)}",
-            pid=worker.pid,
-            exit_status=status,
-            task_id=task.id.hex(),
-        )
-
-    def describe_exit(self, worker: Worker, status: int) -> str:
-        """How a process ended, and its last words, for an error message."""
-        tail = self.shell.stderr_tail(worker)[-STDERR_TAIL_LINES:]
-        text = describe_status(status)
-        if status == NOT_STARTED and tail:
-            return f"{text}: {tail[-1]}"
-        if tail:
-            text += "\nThe last lines of its stderr:\n    " + "\n    ".join(tail)
-        return text
-
     def on_leaving(self, peer: Peer, message: m.Leaving) -> None:
         """A client ends on purpose."""
         if peer.role == "driver":
@@ -763,117 +609,13 @@ class NodeCore:
 
     # ------------------------------------------------------------------ questions
 
-    def on_ask(self, peer: Peer, question: m.Ask) -> None:
-        """Answer here what is known here; the rest goes to the GCS and comes back."""
-        local = self._local_answers().get(question.method)
-        if local is not None:
-            self.send(peer, m.Answer(question.number, local(question.body)))
-        elif not self.shell.answer_locally(peer, question):
-            self.notes.flush()
-            number = self.ask_gcs(peer, question)
-            if question.method == "reserve_actor_name":
-                self.actors.reserving[number] = question.body
-
-    def ask_gcs(self, peer: Peer, question: m.Ask) -> int:
-        """Forward a question; the number that its answer will have."""
-        self.ask_count += 1
-        self.asked[self.ask_count] = (peer, question.number)
-        self.gcs.append(m.Ask(self.ask_count, question.method, question.body))
-        return self.ask_count
-
-    def on_gcs_answer(self, answer: m.Answer) -> None:
-        """The GCS has answered a question that was forwarded."""
-        peer, number = self.asked.pop(answer.number)
-        if answer.number in self.actors.reserving:
-            self.actors.on_reserved(peer, answer)
-        self.send(peer, m.Answer(number, answer.body, answer.error))
-
-    def _local_answers(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
-        return {
-            "cluster_resources": lambda body: resources_of(self.scheduler.total),
-            "available_resources": lambda body: {
-                name: x for name, x in resources_of(self.scheduler.available).items() if x > 0
-            },
-            "actor_info": self.actors.info,
-            "ping": lambda body: None,
-            "store": lambda body: {
-                "used_bytes": self.store.arena.used_bytes,
-                "capacity_bytes": self.store.arena.capacity_bytes,
-                "objects": len(self.store.objects),
-                "extents": len(self.store.arena),
-            },
-            "status": lambda body: self.status(),
-        }
-
-    def status(self) -> dict[str, Any]:
-        """What `skate status` shows of this node."""
-        pending = []
-        for queue in self.scheduler.classes.values():
-            if queue.count:
-                missing = self.scheduler.missing(queue.demand)
-                reason = (
-                    "no node has that: " + ", ".join(sorted(missing))
-                    if missing
-                    else "waits for free resources"
-                )
-                pending.append(
-                    {
-                        "name": queue.head().template.spec.name,
-                        "demand": resources_of(queue.demand),
-                        "count": queue.count,
-                        "reason": reason,
-                    }
-                )
-        for task in self.scheduler.placing:
-            demand = task.template.spec.demand
-            missing = self.scheduler.missing(demand)
-            pending.append(
-                {
-                    "name": task.template.spec.name,
-                    "demand": resources_of(demand),
-                    "count": 1,
-                    "reason": "no node has that: " + ", ".join(sorted(missing))
-                    if missing
-                    else "waits for free resources",
-                }
-            )
-        return {
-            "node_id": self.node_id.hex(),
-            "resources_total": resources_of(self.scheduler.total),
-            "resources_available": resources_of(self.scheduler.available),
-            "pending": pending,
-            "actors": self.actors.counts(),
-            "workers": len(self.scheduler.workers),
-            "object_store": {
-                "used_bytes": self.store.arena.used_bytes,
-                "capacity_bytes": self.store.arena.capacity_bytes,
-                "objects": len(self.store.objects),
-            },
-        }
-
     # ------------------------------------------------------------------ time
 
     def tick(self) -> None:
         """Every tenth of a second: end idle workers and stragglers, fail creators that wait."""
         if self.store.queue:
             self.full_store.tick()
-        if self.hopeless:
-            hopeless, self.hopeless = self.hopeless, {}
-            for pool, how in hopeless.items():
-                self._starts_failed(pool, how)
-        keep = self.scheduler.total.get("CPU", 0) // 10_000
-        for worker in self.scheduler.idle_beyond(keep, self.now, IDLE_WORKER_S):
-            self.retire(worker, "idle, and more workers than CPUs")
-        for worker in self.scheduler.workers.values():
-            if worker.state is WORKER_ENDING:
-                self._end_straggler(worker)
-
-    def _end_straggler(self, worker: Worker) -> None:
-        """Kill a worker that was asked to end, and whose exit handlers or last calls do not."""
-        since = self.ending.setdefault(worker.id, self.now)
-        grace_s = EXIT_GRACE_S if worker.actor is None else ACTOR_SHUTDOWN_GRACE_S
-        if self.now - since > grace_s:
-            self.shell.kill_worker(worker)
+        self.workers.tick()
 
     def check(self) -> None:
         """Assert the invariants of all parts; for tests and the simulator."""

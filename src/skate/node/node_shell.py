@@ -145,7 +145,7 @@ class GcsLink(asyncio.Protocol):
         core.now = self.shell.clock()
         for message in self.reader.feed(data):
             if isinstance(message, m.Answer):
-                core.on_gcs_answer(message)
+                core.questions.on_gcs_answer(message)
             else:
                 self.shell.end(f"the GCS refused this node: {message.reason}")
         self.shell.write_out()
@@ -235,7 +235,7 @@ class NodeShell:
         def tell() -> None:
             core = self.core
             core.now = self.clock()
-            core.worker_not_started(worker)
+            core.workers.not_started(worker)
             self.start_errors.pop(worker.id, None)
             self.logs.gone(worker)
             core.end_turn()
@@ -373,7 +373,7 @@ class NodeShell:
             self._not_started(worker, report["why"])
             return
         self.logs.died(worker)
-        core.worker_exited(worker, status)
+        core.workers.exited(worker, status)
         # A child that the worker forked may still hold its end of the line: the EOF would never
         # come. What the worker itself said has been read by then.
         self.loop.call_later(0.2, self._cut, worker)

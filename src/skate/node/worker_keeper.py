@@ -1,0 +1,202 @@
+"""The lives of a node's worker processes: started, lost, buried, retired. Pure.
+
+Part of the node core. A worker is buried (its tasks retried, its resources free) once both its EOF
+and its exit status are in, in either order: what the worker said last comes before the EOF, and
+the status tells why it died.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from skate import messages as m
+from skate.config import (
+    ACTOR_SHUTDOWN_GRACE_S,
+    EXIT_GRACE_S,
+    IDLE_WORKER_S,
+    RESOURCE_UNITS,
+    STDERR_TAIL_LINES,
+    WORKER_START_ATTEMPTS,
+)
+from skate.node.error_payload import error_payload
+from skate.node.exit_status import NOT_STARTED, describe_status
+from skate.node.peer import Job, Peer
+from skate.scheduler.local_scheduler import Pool, Task, Template, Worker
+from skate.states import WORKER_ENDING, WORKER_LEASED, WORKER_STARTING
+
+if TYPE_CHECKING:
+    from skate.node.node_core import NodeCore
+
+
+class WorkerKeeper:
+    """See the module's docstring."""
+
+    def __init__(self, core: NodeCore) -> None:
+        self._core = core
+        self.hopeless: dict[Pool, str] = {}  # no worker of theirs comes up; how the last one died
+        self.exits: dict[bytes, tuple[Worker, int]] = {}  # exit statuses ahead of their EOF
+        self.lost: dict[bytes, Worker] = {}  # EOFs ahead of their exit status
+        self.ending: dict[bytes, float] = {}  # workers that were to end: seen at which tick first
+
+    def connection_lost(self, peer: Peer) -> None:
+        """A worker's connection has ended."""
+        worker = peer.worker
+        assert worker is not None
+        self.lost[worker.id] = worker
+        if worker.id not in self.exits:
+            self._core.shell.kill_worker(worker)
+            self._going(worker)
+        self._bury(worker.id)
+
+    def _going(self, worker: Worker) -> None:
+        # The first sign of its end: nothing more goes there, or it would count as begun.
+        self._core.scheduler.lost(worker)
+        if worker.actor is not None:
+            worker.actor.window = 0
+
+    def start(self, pool: Pool) -> None:
+        """Start a process for this pool, unless that is hopeless."""
+        job = self._core.jobs.get(pool.job_id)
+        if job is None or pool.failed_starts >= WORKER_START_ATTEMPTS:
+            return
+        worker = Worker(self._core.shell.new_id(), pool, self._core.now)
+        self._core.scheduler.add_worker(worker)
+        self.start_process(worker, job, b"", None)
+
+    def start_process(
+        self, worker: Worker, job: Job, actor_id: bytes, actor: Any
+    ) -> None:
+        """Have the zygote fork a process for this worker."""
+        self._core.shell.start_worker(
+            worker,
+            m.WorkerSetup(
+                job_id=job.id,
+                node_id=self._core.node_id,
+                submitter=self._core.new_submitter(),
+                session=self._core.session,
+                arena_path=self._core.arena_path,
+                arena_bytes=self._core.store.arena.capacity_bytes,
+                job=job.config,
+                threads=worker.pool.threads,
+                actor_id=actor_id,
+                actor=actor,
+                worker_id=worker.id,
+            ),
+        )
+
+    def exited(self, worker: Worker, status: int) -> None:
+        """The process is reaped; ``status`` is an exit code, or minus a signal."""
+        if worker.id in self._core.scheduler.workers:
+            self.exits[worker.id] = (worker, status)
+            if worker.id not in self.lost:
+                self._going(worker)
+            self._bury(worker.id)
+
+    def not_started(self, worker: Worker) -> None:
+        """There never was a process, and maybe no connection either; ``stderr_tail`` tells why."""
+        self.exited(worker, NOT_STARTED)
+        if worker.id in self.exits and worker.peer is None:
+            self.lost[worker.id] = worker
+            self._bury(worker.id)
+
+    def _bury(self, worker_id: bytes) -> None:
+        # Both the EOF and the exit status have to be in: what the worker said last comes before
+        # the EOF, and the status tells why it died.
+        if worker_id not in self.exits or worker_id not in self.lost:
+            return
+        worker, status = self.exits.pop(worker_id)
+        del self.lost[worker_id]
+        self.ending.pop(worker_id, None)
+        never_ran = worker.state is WORKER_STARTING
+        unfinished = self._core.scheduler.remove_worker(worker)
+        if worker.actor is not None:
+            self._core.actors.worker_died(worker, status)
+            return
+        if never_ran:
+            worker.pool.failed_starts += 1
+            if worker.pool.failed_starts == WORKER_START_ATTEMPTS:
+                self.hopeless[worker.pool] = self.describe_exit(worker, status)
+        if worker.pool.job_id not in self._core.jobs:
+            self._core.drop_tasks(unfinished)
+            return
+        if unfinished:  # the first one ran; those behind it had not begun
+            first = unfinished[0]
+            if first.retries_left == 0:
+                self._core.fail_task(first, self._crash_payload(worker, first, status))
+                del unfinished[0]
+            else:
+                first.retries_left -= first.retries_left > 0
+        for task in reversed(unfinished):  # each goes before those in the queue
+            task.attempt += 1
+            self._core.scheduler.requeue(task)
+
+    def _starts_failed(self, pool: Pool, how: str) -> None:
+        # While others of the pool run, there is hope: they may take the tasks, or a later start
+        # may succeed (the machine is short of processes, say). Otherwise nobody ever would.
+        workers = self._core.scheduler.workers.values()
+        if any(w.pool is pool and w.state is WORKER_LEASED for w in workers):
+            pool.failed_starts = WORKER_START_ATTEMPTS - 1
+            return
+        pool.failed_starts = 0
+        payload = error_payload(
+            "WorkerCrashedError",
+            f"No worker could be started, {WORKER_START_ATTEMPTS} times in a row. The last one: "
+            f"{how}",
+        )
+        for queue in [q for q in self._core.scheduler.ready if q.pool is pool]:
+            del self._core.scheduler.ready[queue]
+            for task in queue.clear():
+                self._core.fail_task(task, payload)
+
+    def _crash_payload(self, worker: Worker, task: Task, status: int) -> bytes:
+        return error_payload(
+            "WorkerCrashedError",
+            f"The worker process (pid {worker.pid}) died while it ran the task "
+            f"{task.template.spec.name}: {self.describe_exit(worker, status)}",
+            pid=worker.pid,
+            exit_status=status,
+            task_id=task.id.hex(),
+        )
+
+    def describe_exit(self, worker: Worker, status: int) -> str:
+        """How a process ended, and its last words, for an error message."""
+        tail = self._core.shell.stderr_tail(worker)[-STDERR_TAIL_LINES:]
+        text = describe_status(status)
+        if status == NOT_STARTED and tail:
+            return f"{text}: {tail[-1]}"
+        if tail:
+            text += "\nThe last lines of its stderr:\n    " + "\n    ".join(tail)
+        return text
+
+    def count_call(self, worker: Worker, template: Template) -> None:
+        """A task with ``max_calls`` has run: retire the worker once it has run so many."""
+        calls = worker.calls.get(template.number, 0) + 1
+        worker.calls[template.number] = calls
+        if calls >= template.spec.max_calls and worker.state is WORKER_LEASED:
+            self.retire(worker, f"max_calls={template.spec.max_calls} of {template.spec.name}")
+
+    def retire(self, worker: Worker, reason: str) -> None:
+        """Ask a worker to end in good order."""
+        self._core.scheduler.end_worker(worker)
+        self._core.send(worker.peer, m.Exit(reason))
+
+    def _end_straggler(self, worker: Worker) -> None:
+        """Kill a worker that was asked to end, and whose exit handlers or last calls do not."""
+        since = self.ending.setdefault(worker.id, self._core.now)
+        grace_s = EXIT_GRACE_S if worker.actor is None else ACTOR_SHUTDOWN_GRACE_S
+        if self._core.now - since > grace_s:
+            self._core.shell.kill_worker(worker)
+
+    def tick(self) -> None:
+        """End idle workers and stragglers; tell the tasks of pools that cannot start any."""
+        core = self._core
+        if self.hopeless:
+            hopeless, self.hopeless = self.hopeless, {}
+            for pool, how in hopeless.items():
+                self._starts_failed(pool, how)
+        keep = core.scheduler.total.get("CPU", 0) // RESOURCE_UNITS
+        for worker in core.scheduler.idle_beyond(keep, core.now, IDLE_WORKER_S):
+            self.retire(worker, "idle, and more workers than CPUs")
+        for worker in core.scheduler.workers.values():
+            if worker.state is WORKER_ENDING:
+                self._end_straggler(worker)
