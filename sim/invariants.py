@@ -1,21 +1,113 @@
 """What must hold, always and at the end; and the ledger of what processes saw, to check it against.
 
-``Ledger`` is told of every begun task, every value read and every span of shared memory written or
-mapped. ``check_turn`` looks into the core after a turn, ``check_idle`` when all programs are over
-and all refs dropped, ``check_empty`` when the drivers have left.
+``Ledger`` is told of every begun task, every value read, every fault; ``Memory`` of every span of
+one arena that is written or mapped. ``check_turn`` looks into a core after a turn, ``check_idle``
+when all programs are over and all refs dropped, ``check_empty`` when the drivers have left.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sim.story import short
+from skate.errors import ErrorRecord
+from skate.ids import HOME_BYTES, home_of
 from skate.node.node_core import NodeCore
+from skate.scheduler.local_scheduler import SchedulingClass
 from skate.spec import CallTemplate
 from skate.states import WorkerState
 
 if TYPE_CHECKING:
+    from sim.node import SimulatedNode
     from sim.process import Process
     from sim.simulator import Simulator
+
+LOSSES = ("ObjectLostError", "OwnerDiedError")
+OF_NODE_DEATHS = (
+    "NodeDiedError",
+    "ActorDiedError",
+    "ActorUnavailableError",
+    "TaskUnschedulableError",
+    "ActorUnschedulableError",
+)
+WAITS_TICKS = 12  # over a second: so long no task may wait while another node idles
+
+
+class Memory:
+    """One arena: what lies in it, and who reads or writes it at this moment."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        # offset -> size, whose value was written there last, the refs inside it
+        self.extents: dict[int, tuple[int, bytes, list[bytes]]] = {}
+        self.maps: dict[tuple[Any, int], tuple[int, int]] = {}  # (who, offset) -> size, count
+        self.writing: dict[bytes, tuple[Any, int, int]] = {}
+        self._lent: dict[bytes, tuple[int, int]] = {}  # to transfers -> offset, count
+
+    def write(self, writer: Any, object_id: bytes, offset: int, size: int) -> None:
+        """Somebody writes an extent: nobody may read or write any of it meanwhile."""
+        end = offset + size
+        for (reader, start), (length, _) in self.maps.items():
+            assert end <= start or start + length <= offset, (
+                f"{self._name}: {object_id.hex()} is written where {reader.name} reads"
+            )
+        for lent, (start, _) in self._lent.items():
+            length = self.extents[start][0]
+            assert end <= start or start + length <= offset, (
+                f"{self._name}: {object_id.hex()} is written where {lent.hex()} is being sent from"
+            )
+        for other, (_, start, length) in self.writing.items():
+            assert end <= start or start + length <= offset, (
+                f"{self._name}: {object_id.hex()} and {other.hex()} are written to one place"
+            )
+        old = [s for s, e in self.extents.items() if s < end and offset < s + e[0]]
+        for start in old:
+            del self.extents[start]
+        self.writing[object_id] = (writer, offset, size)
+        self.extents[offset] = (size, object_id, [])
+
+    def contain(self, object_id: bytes, contains: list[bytes]) -> None:
+        """There are refs in the value that is being written."""
+        _, offset, size = self.writing[object_id]
+        self.extents[offset] = (size, object_id, contains)
+
+    def written(self, object_id: bytes) -> None:
+        """Its writer says that it is complete."""
+        self.writing.pop(object_id, None)
+
+    def map(self, reader: Any, object_id: bytes, offset: int, size: int) -> None:
+        """Somebody maps a span, which has to hold that object."""
+        found = self.extents.get(offset)
+        assert found is not None and found[:2] == (size, object_id), (
+            f"{self._name}: {object_id.hex()} is not at its place: {found}"
+        )
+        assert object_id not in self.writing, f"{object_id.hex()} is read before it is complete"
+        _, count = self.maps.get((reader, offset), (size, 0))
+        self.maps[reader, offset] = (size, count + 1)
+
+    def unmap(self, reader: Any, offset: int) -> None:
+        """The mapping is gone."""
+        size, count = self.maps.pop((reader, offset))
+        if count > 1:
+            self.maps[reader, offset] = (size, count - 1)
+
+    def lend(self, object_id: bytes, offset: int) -> None:
+        """It is being sent to another node."""
+        _, count = self._lent.get(object_id, (offset, 0))
+        self._lent[object_id] = (offset, count + 1)
+
+    def take_back(self, object_id: bytes) -> None:
+        """It has been sent."""
+        offset, count = self._lent.pop(object_id)
+        if count > 1:
+            self._lent[object_id] = (offset, count - 1)
+
+    def died(self, process: Any) -> None:
+        """A process's mappings and half-written extents go with it."""
+        for key in [key for key in self.maps if key[0] is process]:
+            del self.maps[key]
+        for object_id in [o for o, entry in self.writing.items() if entry[0] is process]:
+            del self.writing[object_id]
 
 
 class Run:
@@ -34,13 +126,18 @@ class Ledger:
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator
         self.runs: dict[bytes, list[Run]] = {}
-        self.attempts: set[tuple[bytes, int]] = set()
+        self.attempts: set[tuple[SimulatedNode, bytes, int]] = set()
         self.calls: dict[bytes, tuple[Process, int]] = {}  # call -> caller, number
         self.last_call: dict[tuple[Process, Process], int] = {}  # host, caller -> number
-        self.memory: dict[int, tuple[int, bytes]] = {}  # offset -> size, what was written last
-        self.maps: dict[tuple[Process, int], tuple[int, int]] = {}  # (who, offset) -> size, count
-        self.writing: dict[bytes, tuple[Process, int, int]] = {}
+        self.values: dict[bytes, list[bytes]] = {}  # what was read -> the refs inside it
+        self.made_at: dict[bytes, dict[SimulatedNode, None]] = {}  # large ones: by whom
+        self.disturbed: dict[SimulatedNode, None] = {}  # nodes that were cut off from others
+        # Of each node's queues: (task, node that could run it) -> for how many ticks.
+        self._idle_beside: dict[SimulatedNode, dict[tuple[bytes, SimulatedNode], int]] = {}
         self.deaths = 0
+        self.node_deaths = 0
+        self.cuts = 0
+        self.moved = 0  # tasks that began on another node than their home
         self.tasks = 0
         self.values_read = 0
         self.errors: dict[str, int] = {}
@@ -51,77 +148,125 @@ class Ledger:
         self, process: Process, task_id: bytes, attempt: int, spec: CallTemplate, in_order: bool
     ) -> None:
         """A worker has begun a task: at most once, unless it died with it or it was retried."""
-        assert (task_id, attempt) not in self.attempts, f"an attempt ran twice: {task_id.hex()}"
-        self.attempts.add((task_id, attempt))
+        node = process.node
         runs = self.runs.setdefault(task_id, [])
+        excused = any(run.process.node in self.disturbed for run in runs)
+        key = (node, task_id, attempt)
+        assert key not in self.attempts or excused, f"an attempt ran twice: {task_id.hex()}"
+        self.attempts.add(key)
         if runs and spec.kind != "actor":
             last = runs[-1]
-            assert last.retried or last.process.dead, f"a task ran twice: {task_id.hex()}"
+            assert last.retried or last.process.dead or excused, (
+                f"a task ran twice: {task_id.hex()}"
+            )
             assert spec.max_retries != 0, f"an at-most-once task ran twice: {task_id.hex()}"
-        if spec.kind == "method" and in_order and not any(run.retried for run in runs):
-            caller, number = self.calls[task_id]
-            last_number = self.last_call.get((process, caller), -1)
-            assert number > last_number, f"call {number} ran after {last_number}: {task_id.hex()}"
-            self.last_call[process, caller] = number
+            lost = len({run.process.node for run in runs if self._is_disturbed(run.process.node)})
+            assert spec.max_retries < 0 or len(runs) <= (spec.max_retries + 1) * (lost + 1) - 1, (
+                f"{task_id.hex()} was retried {len(runs)} times, allowed are {spec.max_retries}"
+            )
+        if spec.kind == "method" and in_order and not (runs and runs[-1].retried) and not excused:
+            self._check_order(process, task_id, attempt)
         runs.append(Run(process))
         self.tasks += 1
+        self.moved += home_of(task_id) != node.core.node_id[:HOME_BYTES]
+
+    def _check_order(self, process: Process, task_id: bytes, attempt: int) -> None:
+        caller, number = self.calls[task_id]
+        last_number = self.last_call.get((process, caller), -1)
+        if caller.node in self.disturbed and attempt:
+            return
+        if any(run.retried for run in self.runs[task_id]):
+            return
+        assert number > last_number, f"call {number} ran after {last_number}: {task_id.hex()}"
+        self.last_call[process, caller] = number
+
+    def _is_disturbed(self, node: SimulatedNode) -> bool:
+        return node.dead or node in self.disturbed
+
+    def look_at_queues(self, node: SimulatedNode) -> None:
+        """At each tick of a node: does a task wait there that another node could run at once?"""
+        if self._simulator.settings.is_disturbed(self._simulator.now):
+            self._idle_beside.clear()
+            return
+        before = self._idle_beside.get(node, {})
+        beside: dict[tuple[bytes, SimulatedNode], int] = {}
+        for queue in node.core.scheduler.ready:
+            task = next((t for t in queue if not t.is_bound and t.template.is_plain), None)
+            if task is None or queue.pool.failed_starts:
+                continue
+            for other in self._simulator.alive:
+                if other is node or self._simulator.settings.is_cut(node, other):
+                    continue
+                if _is_idle(other.core, queue):
+                    beside[task.id, other] = before.get((task.id, other), 0) + 1
+                    assert beside[task.id, other] < WAITS_TICKS, (
+                        f"{short(task.id)} waits on {node.name} while {other.name} is idle"
+                    )
+        self._idle_beside[node] = beside
 
     # ------------------------------------------------------------------ values
 
-    def read(self, object_id: bytes, written: bytes) -> None:
-        """A value has to be that of its object."""
+    def read(self, object_id: bytes, written: bytes, contains: list[bytes]) -> None:
+        """A value has to be that of its object, and the same for everybody."""
         assert written == object_id, f"{object_id.hex()} has the value of {written.hex()}"
+        before = self.values.setdefault(object_id, contains)
+        assert before == contains or self.cuts, f"{object_id.hex()} has two values"
         self.values_read += 1
 
-    def failed(self, object_id: bytes, kind: str, message: str) -> None:
+    def failed(self, object_id: bytes, record: ErrorRecord) -> None:
         """An error instead of a value: only such as this run's faults can cause."""
+        kind = record.kind
         self.errors[kind] = self.errors.get(kind, 0) + 1
-        allowed = self._simulator.settings.possible_errors()
-        assert kind in allowed, f"{object_id.hex()} became {kind}: {message}"
+        if kind in self._simulator.settings.possible_errors():
+            return
+        if self._is_excused(kind, record):
+            return
+        raise AssertionError(f"{object_id.hex()} became {kind}: {record.message}")
 
-    # ------------------------------------------------------------------ shared memory
+    def _is_excused(self, kind: str, record: ErrorRecord) -> bool:
+        if self.cuts:
+            return kind in OF_NODE_DEATHS or kind in LOSSES
+        if kind in OF_NODE_DEATHS:
+            return self.node_deaths > 0
+        if kind in LOSSES:
+            lost = bytes.fromhex(str(record.fields.get("object_ref_hex", "")))
+            nodes = list(self.made_at.get(lost, ()))
+            nodes += [n for n in self._simulator.nodes if n.core.node_id.startswith(home_of(lost))]
+            return any(node.dead for node in nodes)
+        return False
 
-    def write(self, process: Process, object_id: bytes, offset: int, size: int) -> None:
-        """Somebody writes an extent: nobody may read or write any of it meanwhile."""
-        end = offset + size
-        for (reader, start), (length, _) in self.maps.items():
-            assert end <= start or start + length <= offset, (
-                f"{object_id.hex()} is written where {reader.name} reads"
-            )
-        for other, (writer, start, length) in self.writing.items():
-            assert end <= start or start + length <= offset, (
-                f"{object_id.hex()} and {other.hex()} ({writer.name}) are written to one place"
-            )
-        old = [s for s, (length, _) in self.memory.items() if s < end and offset < s + length]
-        for start in old:
-            del self.memory[start]
-        self.writing[object_id] = (process, offset, size)
-        self.memory[offset] = (size, object_id)
+    # ------------------------------------------------------------------ faults
 
-    def written(self, object_id: bytes) -> None:
-        """Its writer says that it is complete."""
-        self.writing.pop(object_id, None)
-
-    def map(self, process: Process, object_id: bytes, offset: int, size: int) -> None:
-        """Somebody maps a span, which has to hold that object."""
-        found = self.memory.get(offset)
-        assert found == (size, object_id), f"{object_id.hex()} is not at its place: {found}"
-        _, count = self.maps.get((process, offset), (size, 0))
-        self.maps[process, offset] = (size, count + 1)
-
-    def unmap(self, process: Process, offset: int) -> None:
-        """The mapping is gone."""
-        size, count = self.maps.pop((process, offset))
-        if count > 1:
-            self.maps[process, offset] = (size, count - 1)
-
-    def died(self, process: Process) -> None:
-        """Its mappings and half-written extents go with it."""
+    def process_died(self) -> None:
+        """A process has ended."""
         self.deaths += 1
-        for key in [key for key in self.maps if key[0] is process]:
-            del self.maps[key]
-        for object_id in [o for o, entry in self.writing.items() if entry[0] is process]:
-            del self.writing[object_id]
+
+    def node_died(self, node: SimulatedNode) -> None:
+        """A machine is gone."""
+        self.node_deaths += 1
+
+    def cut_off(self, one: SimulatedNode, other: SimulatedNode) -> None:
+        """A line between two nodes was given up, though both may live."""
+        if not one.dead and not other.dead:
+            self.cuts += 1
+            self.disturbed[one] = None
+            self.disturbed[other] = None
+
+    def refused(self, node: SimulatedNode, reason: str) -> None:
+        """The GCS has refused a node, or given it up."""
+        assert node in self._simulator.settings.frozen, f"{node.name} was refused: {reason}"
+        self.cuts += 1
+        self.disturbed[node] = None
+
+
+def _is_idle(core: NodeCore, queue: SchedulingClass) -> bool:
+    scheduler = core.scheduler
+    return (
+        not scheduler.ready
+        and not scheduler.placing
+        and not core.store.queue
+        and scheduler.fits(queue.demand)
+    )
 
 
 def check_turn(core: NodeCore, *, full: bool) -> None:
@@ -151,6 +296,18 @@ def check_programs(processes: list[Any]) -> None:
             assert not getattr(process, "queue", None), f"{process.name} has calls not begun"
 
 
+def _check_nothing_stored(core: NodeCore) -> None:
+    store = core.store
+    rows = [
+        f"{short(stored.id)} {stored.state.name} holds={stored.holds} pins={stored.pins}"
+        f"{' foreign' if stored.is_foreign else ''}{' cached' if stored.id in store.cached else ''}"
+        for stored in store.objects.values()
+    ]
+    assert not rows, f"{short(core.node_id)} keeps {rows}"
+    assert not store.arena.used_bytes and not store.creations and not store.queue
+    assert not store.watched and not store.inline_bytes
+
+
 def check_idle(core: NodeCore, processes: list[Process]) -> None:
     """All programs are over and have dropped all refs: nothing is left but idle workers."""
     core.check()
@@ -160,17 +317,19 @@ def check_idle(core: NodeCore, processes: list[Process]) -> None:
             assert not process.peer.held, f"{process.name} holds {len(process.peer.held)}"
             assert not process.peer.pins
             assert not process.peer.deferred
-    store = core.store
-    assert not store.objects, [o.hex() for o in store.objects]
-    assert not store.arena.used_bytes and not store.creations and not store.queue
-    assert not store.watched and not store.inline_bytes
+    _check_nothing_stored(core)
     scheduler = core.scheduler
     assert not scheduler.queued() and not scheduler.ready and not scheduler.emptied
     assert scheduler.available == scheduler.total, scheduler.available
     for worker in scheduler.workers.values():
         assert worker.state is WorkerState.IDLE and not worker.tasks, worker.state.name
         assert not worker.load_s and worker.actor is None
-    assert not core.actors.router.actors and not core.actors.lent_cpu
+    actors = [
+        f"{short(actor.id)} {actor.state.name} handles={actor.has_handles}"
+        f"{' proxy' if actor.is_proxy else ''}{' hosted elsewhere' if actor.host else ''}"
+        for actor in core.actors.router.actors.values()
+    ]
+    assert not actors and not core.actors.lent_cpu, f"{short(core.node_id)} has {actors}"
     assert not core.workers.exits and not core.workers.lost
     cpus = scheduler.total["CPU"] // 10_000
     assert len(scheduler.workers) <= cpus, "idle workers beyond the CPUs"
@@ -179,10 +338,10 @@ def check_idle(core: NodeCore, processes: list[Process]) -> None:
 def check_empty(core: NodeCore) -> None:
     """The drivers have left: nothing remembers them."""
     core.check()
-    store, scheduler = core.store, core.scheduler
-    assert not core.peers and not core.jobs and not core.templates and not core.functions
-    assert not store.objects and not store.arena.used_bytes and not store.creations
-    assert not store.queue and not store.watched and not store.inline_bytes
+    scheduler = core.scheduler
+    peers = [peer for peer in core.peers if not peer.node_id]
+    assert not peers and not core.jobs and not core.templates and not core.functions
+    _check_nothing_stored(core)
     assert not scheduler.workers and not scheduler.pools and not scheduler.classes
     assert not scheduler.ready and not scheduler.placing
     assert scheduler.available == scheduler.total

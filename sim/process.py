@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from sim.wires import Line
 from skate import messages as m
 from skate.config import (
     FLUSH_CALLS,
@@ -33,7 +34,7 @@ from skate.scheduler.local_scheduler import Worker
 from skate.spec import FORMAT_ERROR, FORMAT_PICKLE, ActorOptions, CallTemplate, JobConfig
 
 if TYPE_CHECKING:
-    from sim.simulator import Simulator
+    from sim.node import SimulatedNode
 
 Program = Generator[Any, Any, Any]
 JOURNAL_FLUSH_S = 0.1  # a process that says nothing else sends its releases this often
@@ -60,6 +61,7 @@ class Fiber:
         self.program: Program
         self.refs: list[bytes] = []
         self.handles: list[bytes] = []  # ids of actors
+        self.weak: list[bytes] = []  # ids of actors that were found by name: not counted
         self.views: list[bytes] = []
         self.waits_for: Any = None
         self.blocked = False
@@ -94,12 +96,14 @@ class Fiber:
         arguments: bytes,
         dependencies: list[bytes],
         nested: list[bytes],
+        actor_id: bytes = b"",
     ) -> bytes:
         """Create an actor; its id, whose handle this fiber now has."""
         process = self.process
         number = process.template(spec)
-        actor_id = process.ids.next_task()
+        actor_id = actor_id or process.ids.next_task()
         process.counter.born_here(handle_id(actor_id))
+        process.simulator.in_order[actor_id] = options.in_order
         self.handles.append(actor_id)
         process.post(
             m.CreateActor(
@@ -133,6 +137,7 @@ class Fiber:
                 arguments,
                 dependencies or None,
                 nested or None,
+                process.simulator.in_order[actor_id],
             )
         )
         return refs
@@ -163,9 +168,9 @@ class Fiber:
         offset = yield from self.write_extent(object_id, size)
         process.counter.born_here(object_id)
         process.values[object_id] = m.Ready(object_id, b"", offset, size)
-        process.contents[object_id] = contains
+        process.node.memory.contain(object_id, contains)
         self.refs.append(object_id)
-        process.simulator.ledger.written(object_id)
+        process.node.memory.written(object_id)
         process.post(m.Seal(object_id, contains or None))
         return object_id
 
@@ -177,9 +182,10 @@ class Fiber:
         extent = yield ("extent", object_id)
         if extent.error:
             record = decode_error(extent.error[1:])
-            process.simulator.ledger.failed(object_id, record.kind, record.message)
+            process.simulator.ledger.failed(object_id, record)
             raise Failed(record.kind)
-        process.simulator.ledger.write(process, object_id, extent.offset, size)
+        process.node.memory.write(process, object_id, extent.offset, size)
+        process.simulator.ledger.made_at.setdefault(object_id, {})[process.node] = None
         yield ("sleep", size / 4e9)
         return extent.offset
 
@@ -195,9 +201,23 @@ class Fiber:
                 self.read(object_id, ready)
         return came
 
-    def wait(self, object_ids: Sequence[bytes], count: int, timeout_s: float | None) -> Program:
-        """Wait for some."""
-        yield ("values", list(object_ids), count, timeout_s)
+    def wait(
+        self,
+        object_ids: Sequence[bytes],
+        count: int,
+        timeout_s: float | None,
+        *,
+        anywhere: bool = False,
+    ) -> Program:
+        """Wait for some, here or (``anywhere``) on any node."""
+        yield ("anywhere" if anywhere else "values", list(object_ids), count, timeout_s)
+
+    def ask(self, method: str, body: dict[str, Any]) -> Program:
+        """The answer to a question."""
+        number = self.process.ask(method, body)
+        answer = yield ("answer", number)
+        assert not answer.error, decode_error(answer.error)
+        return answer.body
 
     def read(self, object_id: bytes, value: m.Ready | m.Value) -> str:
         """Look at a value; the kind of its error, or nothing."""
@@ -206,15 +226,15 @@ class Fiber:
         if value.size:
             process.map(object_id, value.offset, value.size)
             self.views.append(object_id)
-            ledger.read(object_id, ledger.memory[value.offset][1])
-            contains = process.contents[object_id]
+            _, written, contains = process.node.memory.extents[value.offset]
+            ledger.read(object_id, written, contains)
         elif value.data[:1] == FORMAT_ERROR:
             record = decode_error(value.data[1:])
-            ledger.failed(object_id, record.kind, record.message)
+            ledger.failed(object_id, record)
             return record.kind
         else:
             written, contains = _decode(value.data[1:])
-            ledger.read(object_id, written)
+            ledger.read(object_id, written, contains)
         for inner in contains:
             self.know(inner)
         return ""
@@ -249,15 +269,16 @@ class Fiber:
             self.process.unmap(object_id)
         self.refs.clear()
         self.handles.clear()
+        self.weak.clear()
         self.views.clear()
 
 
 class Process:
     """One connection, and all that runs behind it."""
 
-    def __init__(self, simulator: Simulator, peer: Peer, name: str) -> None:
-        from sim.simulator import Line
-
+    def __init__(self, node: SimulatedNode, peer: Peer, name: str) -> None:
+        simulator = node.simulator
+        self.node = node
         self.simulator = simulator
         self.peer = peer
         self.name = name
@@ -267,11 +288,12 @@ class Process:
         self.values: dict[bytes, m.Ready] = {}
         self.promised: set[bytes] = set()
         self.wanted: set[bytes] = set()
+        self.elsewhere: set[bytes] = set()  # values that are there, on another node
+        self.fetching: set[bytes] = set()  # promised ones that are to be fetched if they are
         self.sequences: dict[bytes, int] = {}
-        self.contents: dict[bytes, list[bytes]] = simulator.contents
         self.fibers: dict[Fiber, None] = {}
         self.inbound = Line(simulator, self._arrive)
-        self.outbound = Line(simulator, lambda item: simulator.from_client(peer, item))
+        self.outbound = Line(simulator, lambda item: node.from_client(peer, item))
         self._outbox: list[Any] = []
         self._last_flush = 0.0
         self._flush_due = False
@@ -280,6 +302,7 @@ class Process:
         self._functions: set[bytes] = set()
         self._views: dict[bytes, tuple[int, int]] = {}  # mapped: offset, count of views
         self._unpin: list[bytes] = []
+        self._asked = 0
 
     # ------------------------------------------------------------------ writing
 
@@ -313,8 +336,12 @@ class Process:
         if gone:
             batch.append(m.Release(gone))
             for object_id in gone:
-                self.values.pop(object_id, None)
-                self.promised.discard(object_id)  # its value will not come unasked any more
+                if self.values.pop(object_id, None) is None:
+                    # If a ref to it comes back, its value has to be asked for.
+                    self.promised.discard(object_id)
+                    self.wanted.discard(object_id)
+                    self.elsewhere.discard(object_id)
+                    self.fetching.discard(object_id)
         self._last_flush = self.simulator.now
         if batch:
             self.outbound.send(m.decode_to_node(m.encode(batch)))
@@ -329,6 +356,13 @@ class Process:
             number = self._numbers[spec] = len(self._numbers)
             self.post(m.RegisterTemplate(number, spec))
         return number
+
+    def ask(self, method: str, body: dict[str, Any]) -> int:
+        """Ask the node (or the GCS); the number of the answer to come."""
+        self._asked += 1
+        self.post(m.Ask(self._asked, method, body))
+        self.flush()
+        return self._asked
 
     # ------------------------------------------------------------------ refs and views
 
@@ -355,7 +389,7 @@ class Process:
         """One more view of a span; the first one maps it."""
         _, count = self._views.get(object_id, (offset, 0))
         if not count:
-            self.simulator.ledger.map(self, object_id, offset, size)
+            self.node.memory.map(self, object_id, offset, size)
             self.post(m.Pin([object_id]))
         self._views[object_id] = (offset, count + 1)
 
@@ -365,7 +399,7 @@ class Process:
         if count > 1:
             self._views[object_id] = (offset, count - 1)
         else:
-            self.simulator.ledger.unmap(self, offset)
+            self.node.memory.unmap(self, offset)
             self._unpin.append(object_id)
             self._journal_soon()
 
@@ -387,10 +421,20 @@ class Process:
         self.after_batch()
 
     def _on_ready(self, ready: m.Ready) -> None:
-        self.promised.discard(ready.object_id)
-        self.wanted.discard(ready.object_id)
-        if ready.object_id in self.counter.counts:
-            self.values[ready.object_id] = ready
+        object_id = ready.object_id
+        self.promised.discard(object_id)
+        self.wanted.discard(object_id)
+        if object_id not in self.counter.counts:
+            return
+        if ready.offset >= 0:
+            self.elsewhere.discard(object_id)
+            self.values[object_id] = ready
+            return
+        self.elsewhere.add(object_id)
+        if object_id in self.fetching:
+            self.fetching.discard(object_id)
+            self.wanted.add(object_id)
+            self.post(m.Want([object_id]))
 
     def on_message(self, message: Any) -> None:
         """Everything but values."""
@@ -400,6 +444,12 @@ class Process:
                     self.go_on(fiber, message)
                     return
             raise AssertionError(f"an extent that nobody waits for: {message.object_id.hex()}")
+        if isinstance(message, m.Answer):
+            for fiber in list(self.fibers):
+                if fiber.waits_for == ("answer", message.number):
+                    self.go_on(fiber, message)
+                    return
+            raise AssertionError(f"an answer that nobody waits for: {message}")
         assert not isinstance(message, m.Refused), message
 
     def after_batch(self) -> None:
@@ -429,12 +479,12 @@ class Process:
             if wait[0] == "sleep":
                 simulator.at(wait[1], self._slept, fiber, wait)
                 return
-            if wait[0] == "extent":
+            if wait[0] in ("extent", "answer"):
                 return
             if self._has_come(wait):
                 value = True
                 continue
-            self._want(wait[1])
+            self._want(wait[1], anywhere=wait[0] == "anywhere")
             if wait[3] is not None:
                 simulator.at(wait[3], self._timed_out, fiber, wait)
             self.block(fiber)
@@ -452,15 +502,23 @@ class Process:
 
     def _look(self, fiber: Fiber) -> None:
         wait = fiber.waits_for
-        if wait is not None and wait[0] == "values" and self._has_come(wait):
+        if wait is not None and wait[0] in ("values", "anywhere") and self._has_come(wait):
             self.unblock(fiber)
             self.go_on(fiber, True)
 
     def _has_come(self, wait: Any) -> bool:
-        return sum(object_id in self.values for object_id in wait[1]) >= int(wait[2])
+        came = sum(object_id in self.values for object_id in wait[1])
+        if wait[0] == "anywhere":
+            came += sum(object_id in self.elsewhere for object_id in wait[1])
+        return came >= int(wait[2])
 
-    def _want(self, object_ids: list[bytes]) -> None:
+    def _want(self, object_ids: list[bytes], *, anywhere: bool) -> None:
         random = self.simulator.random
+        if anywhere:
+            known = self.promised | self.elsewhere
+            object_ids = [object_id for object_id in object_ids if object_id not in known]
+        else:
+            self.fetching.update(self.promised.intersection(object_ids))
         missing = [
             object_id
             for object_id in object_ids
@@ -489,22 +547,27 @@ class Process:
         if self.dead:
             return
         self.simulator.tell(self.name, "ends with", status)
-        self.dead = True
-        self.fibers.clear()
-        self.simulator.ledger.died(self)
+        self.vanish()
         self.outbound.send(None)
+
+    def vanish(self) -> None:
+        """It is gone, and nobody is told."""
+        if not self.dead:
+            self.dead = True
+            self.fibers.clear()
+            self.node.memory.died(self)
+            self.simulator.ledger.process_died()
 
 
 class DriverProcess(Process):
     """A user's program."""
 
-    def __init__(self, simulator: Simulator, number: int) -> None:
-        super().__init__(simulator, Peer(), f"driver{number}")
+    def __init__(self, node: SimulatedNode, number: int) -> None:
+        super().__init__(node, Peer(), f"driver{number}")
         self.fiber: Fiber | None = None
-        simulator.connect(self.peer, self)
-        self.post(
-            m.Hello(PROTOCOL_VERSION, PYTHON, "driver", 100 + number, b"", JobConfig(f"n{number}"))
-        )
+        node.connect(self.peer, self)
+        job = JobConfig(f"n{number}")
+        self.post(m.Hello(PROTOCOL_VERSION, PYTHON, "driver", 100 + number, b"", job))
 
     def on_message(self, message: Any) -> None:
         """Welcome starts the program."""
@@ -532,8 +595,8 @@ class DriverProcess(Process):
 class WorkerProcess(Process):
     """A worker: of tasks, or of one actor."""
 
-    def __init__(self, simulator: Simulator, peer: Peer, worker: Worker) -> None:
-        super().__init__(simulator, peer, f"worker{len(simulator.processes)}")
+    def __init__(self, node: SimulatedNode, peer: Peer, worker: Worker) -> None:
+        super().__init__(node, peer, f"worker{len(node.simulator.processes)}")
         self.worker = worker
         self.queue: deque[m.Run] = deque()
         self.templates: dict[int, CallTemplate] = {}
@@ -660,8 +723,8 @@ class WorkerProcess(Process):
                 object_id = return_id(run.task_id, index)
                 if size:
                     offset = yield from fiber.write_extent(object_id, size)
-                    self.contents[object_id] = contains
-                    self.simulator.ledger.written(object_id)
+                    self.node.memory.contain(object_id, contains)
+                    self.node.memory.written(object_id)
                     value = m.Value(b"", offset, size)
                 else:
                     value = m.Value(payload(object_id, contains))
@@ -682,7 +745,7 @@ class WorkerProcess(Process):
             results = [m.Result(m.Value(error)) for _ in range(spec.num_returns)]
         retry = spec.retry_exceptions is True
         for index in range(spec.num_returns):
-            self.simulator.ledger.written(return_id(run.task_id, index))
+            self.node.memory.written(return_id(run.task_id, index))
         if retry:
             self.simulator.ledger.runs[run.task_id][-1].retried = True
         now = self.simulator.now
@@ -716,7 +779,7 @@ class WorkerProcess(Process):
             super().die(status)
             simulator = self.simulator
             delay = simulator.random.random() ** 3 * 0.02
-            simulator.at(delay, simulator.worker_exited, self.worker, status)
+            simulator.at(delay, self.node.worker_exited, self.worker, status)
 
 
 def payload(object_id: bytes, contains: list[bytes]) -> bytes:

@@ -8,10 +8,12 @@ its own making, and a run that hangs has found a bug.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Container
 from random import Random
 
 import msgspec
 
+from sim.node import SimulatedNode
 from sim.process import DriverProcess, Failed, Fiber, Process, Program, WorkerProcess
 from sim.simulator import Simulator
 from skate import messages as m
@@ -22,6 +24,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[bytes]).decode
 
 PAGE = 4_096
+NAMESPACE = "everybody's"  # of all names
 GOES_DEEPER_THAN = 3
 
 
@@ -57,6 +60,10 @@ GPU_ACTOR = CallTemplate("actor", b"Actor", "Actor", HALF_GPU, HALF_GPU)
 class Settings:
     """One run's machine, programs and faults, drawn from a seed."""
 
+    is_cluster = False
+    bytes_per_s = 1e9
+    frozen: Container[SimulatedNode] = ()  # nodes that the GCS gives up though they live
+
     def __init__(self, random: Random) -> None:
         cpus = random.choice([1, 2, 2, 3, 4])
         gpus = random.choice([0, 0, 1, 2])
@@ -90,6 +97,18 @@ class Settings:
         if gpus:
             self.templates += ON_GPU
         self.check_every = 1 if self.tasks_left < 60 else 20
+
+    def resources_of(self, number: int) -> dict[str, int]:
+        """What a node has."""
+        return self.resources
+
+    def is_cut(self, one: SimulatedNode, other: SimulatedNode) -> bool:
+        """Whether no connection can be made between two nodes now."""
+        return False
+
+    def is_disturbed(self, now: float) -> bool:
+        """Whether a fault between nodes may still be under way."""
+        return False
 
     def possible_errors(self) -> set[str]:
         """What a value may be instead of a value."""
@@ -135,11 +154,18 @@ class Settings:
         self._mishaps(fiber, spec)
         results = []
         for _ in range(spec.num_returns if spec.kind != "actor" else 0):
-            contains = sample(random, fiber.refs, 2) if spec.kind == "task" else []
-            if spec.kind == "task" and fiber.handles and random.random() < 0.3:
-                contains.append(handle_id(random.choice(fiber.handles)))
+            contains = self._contents(fiber, spec)
             results.append((self._size(random) if random.random() < 0.15 else 0, contains))
         return results
+
+    def _contents(self, fiber: Fiber, spec: CallTemplate) -> list[bytes]:
+        if spec.kind != "task":
+            return []
+        random = fiber.random
+        contains = sample(random, fiber.refs, 2)
+        if fiber.handles and random.random() < 0.3:
+            contains.append(handle_id(random.choice(fiber.handles)))
+        return contains
 
     def _method(self, fiber: Fiber) -> Program:
         random = fiber.random
@@ -202,7 +228,7 @@ class Settings:
 
     def _use_actors(self, fiber: Fiber, is_driver: bool) -> None:
         chance = fiber.random.random()
-        if chance < 0.25 or not fiber.handles:
+        if chance < 0.25 or not (fiber.handles or fiber.weak):
             self._create_actor(fiber)
         elif chance < 0.85:
             self._call_actor(fiber, is_driver)
@@ -227,27 +253,35 @@ class Settings:
         if not self._may_spawn():
             return
         random = fiber.random
-        spec = ACTOR
+        spec = self._actor_template(random)
+        options = self._actor_options(random)
+        nested = sample(random, fiber.refs, 1)
+        fiber.create_actor(spec, options, _encode(nested), sample(random, fiber.refs, 1), nested)
+
+    def _actor_template(self, random: Random) -> CallTemplate:
         if self.cpu_actors_left > 0 and random.random() < 0.3:
             self.cpu_actors_left -= 1
-            spec = CPU_ACTOR
-        elif self.gpu_actors_left > 0 and random.random() < 0.3:
+            return CPU_ACTOR
+        if self.gpu_actors_left > 0 and random.random() < 0.3:
             self.gpu_actors_left -= 1
-            spec = GPU_ACTOR
-        options = ActorOptions(
+            return GPU_ACTOR
+        return ACTOR
+
+    def _actor_options(self, random: Random, name: str = "") -> ActorOptions:
+        return ActorOptions(
+            name=name,
+            namespace=NAMESPACE if name else "",
             class_name="Actor",
             max_restarts=random.choice([0, 0, 1, -1]),
             max_task_retries=random.choice([0, 1, -1]),
             in_order=random.random() < 0.8,
         )
-        nested = sample(random, fiber.refs, 1)
-        fiber.create_actor(spec, options, _encode(nested), sample(random, fiber.refs, 1), nested)
 
     def _call_actor(self, fiber: Fiber, is_driver: bool) -> None:
-        if not fiber.handles:
+        if not fiber.handles and not fiber.weak:
             return
         random = fiber.random
-        actor_id = random.choice(fiber.handles)
+        actor_id = random.choice([*fiber.handles, *fiber.weak])
         for _ in range(random.choice([1, 2, 5])):
             if not self._may_spawn():
                 return
@@ -274,6 +308,8 @@ class Settings:
 
     def _end_actor(self, fiber: Fiber) -> None:
         random = fiber.random
+        if not fiber.handles:
+            return
         position = random.randrange(len(fiber.handles))
         if random.random() < self.kill_share:
             no_restart = random.random() < 0.7
@@ -287,6 +323,7 @@ class Settings:
         return self.task_s * random.random() * 3
 
     def _size(self, random: Random) -> int:
+        """Of a large value."""
         return random.randrange(1, 120) * PAGE
 
 
@@ -305,7 +342,8 @@ def run(seed: int, *, tell: bool = False) -> Simulator:
     random = Random(seed)
     simulator = Simulator(Settings(random), seed, tell=tell)
     try:
-        drivers = [DriverProcess(simulator, number) for number in range(simulator.settings.drivers)]
+        node = simulator.add_node()
+        drivers = [DriverProcess(node, number) for number in range(simulator.settings.drivers)]
         simulator.run_until_quiet()
         processes: list[Process] = list(simulator.processes.values())
         check_programs(processes)
@@ -313,11 +351,11 @@ def run(seed: int, *, tell: bool = False) -> Simulator:
             if isinstance(process, WorkerProcess) and process.kept is not None:
                 process.kept.drop_all()
         simulator.run_until_quiet()
-        check_idle(simulator.core, processes)
+        check_idle(node.core, processes)
         for driver in drivers:
             driver.leave()
         simulator.run_until_quiet()
-        check_empty(simulator.core)
+        check_empty(node.core)
     except Exception as error:
         error.simulator = simulator  # type: ignore[attr-defined]
         raise

@@ -16,6 +16,8 @@ DIRECTIONS = {
     "to_client": (messages.ToClient, messages.decode_to_client),
     "to_gcs": (messages.ToGcs, messages.decode_to_gcs),
     "from_gcs": (messages.FromGcs, messages.decode_from_gcs),
+    "to_sender": (messages.ToSender, messages.decode_to_sender),
+    "to_fetcher": (messages.ToFetcher, messages.decode_to_fetcher),
 }
 CASES = [
     pytest.param(message, decode, id=f"{direction}-{message.__name__}")

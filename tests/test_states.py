@@ -25,6 +25,11 @@ LIFE_CYCLES: list[tuple[dict[Any, Any], IntEnum, set[IntEnum]]] = [
     (states.WORKER_MOVES, states.WorkerState.STARTING, {states.WorkerState.DEAD}),
     (states.OBJECT_MOVES, states.ObjectState.PENDING, {states.ObjectState.FREED}),
     (states.NODE_MOVES, states.NodeState.ALIVE, {states.NodeState.DEAD}),
+    (
+        states.PLACEMENT_GROUP_MOVES,
+        states.PlacementGroupState.PENDING,
+        {states.PlacementGroupState.REMOVED},
+    ),
 ]
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from skate.status_view import format_bytes, live_sessions, node_table, pending_table, show_status
+from skate.api.session_folder import live_sessions
+from skate.status_view import format_bytes, node_table, pending_table, show_status
 
 
 @pytest.fixture

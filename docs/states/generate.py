@@ -15,13 +15,14 @@ TABLES: dict[str, Mapping[Any, tuple[Any, ...]]] = {
     "worker": states.WORKER_MOVES,
     "object": states.OBJECT_MOVES,
     "node": states.NODE_MOVES,
+    "placement_group": states.PLACEMENT_GROUP_MOVES,
 }
 
 
 def diagram(name: str, moves: Mapping[IntEnum, tuple[IntEnum, ...]]) -> str:
     """A Mermaid state diagram of one transition table."""
     first = next(iter(moves))
-    lines = [f"# Life of a {name}", "", "```mermaid", "stateDiagram-v2"]
+    lines = [f"# Life of a {name.replace('_', ' ')}", "", "```mermaid", "stateDiagram-v2"]
     lines.append(f"    [*] --> {first.name}")
     for state, targets in moves.items():
         lines += [f"    {state.name} --> {target.name}" for target in targets]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from skate import exceptions
+    from skate import exceptions, util
     from skate.api.actor_handle import (
         ActorClass,
         ActorHandle,
@@ -55,7 +55,7 @@ _HOMES = {
     "timeline": "skate.api.cluster",
     "wait": "skate.api.objects",
 }
-_SUBMODULES = ("actor", "exceptions")
+_SUBMODULES = ("actor", "exceptions", "util")
 
 __all__ = [
     "ActorClass",
@@ -78,6 +78,7 @@ __all__ = [
     "remote",
     "shutdown",
     "timeline",
+    "util",
     "wait",
 ]
 

@@ -7,10 +7,16 @@ start of a program under ``skate run`` cost next to nothing.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from skate.config import STOP_TIMEOUT_S
 from skate.program import Program, run_program
+
+if TYPE_CHECKING:
+    from skate.api.launching import NodeRequest
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -65,10 +71,170 @@ def microbenchmark(seconds: float, rounds: int, name_filter: str, as_json: bool)
     )
 
 
+def node_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what a node has, and by what it shows that it belongs."""
+    options = [
+        click.option("--num-cpus", type=float, help="CPUs for tasks [default: the machine's]."),
+        click.option("--num-gpus", type=float, help="GPUs for tasks [default: the machine's]."),
+        click.option("--resources", metavar="JSON", help="""Custom ones, as in '{"tape": 2}'."""),
+        click.option("--labels", metavar="K=V,K=V", help="For label selectors; or a JSON object."),
+        click.option(
+            "--object-store-memory",
+            metavar="BYTES",
+            type=float,
+            help="Size of the object store [default: 30 % of the memory].",
+        ),
+        click.option(
+            "--token-file",
+            metavar="FILE",
+            help="The cluster's token [default: $SKATE_TOKEN, $SKATE_TOKEN_FILE, or cluster_token "
+            "in the folder of sessions, which a head makes if it is not there].",
+        ),
+        click.option("--tls-cert", metavar="FILE", help="This machine's certificate, for TLS."),
+        click.option("--tls-key", metavar="FILE", help="Its private key."),
+        click.option("--tls-ca", metavar="FILE", help="Who has to have signed the others'."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @cli.command()
-@click.option("--address", help="Only this session: its name, its folder or its node's socket.")
+@click.option("--head", is_flag=True, help="Start a new cluster; this machine is its head.")
+@click.option("--address", metavar="HOST:PORT", help="Join the cluster whose head is there.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="TCP port of this node, 0 for any free one [default: 6379 for a head, else 0].",
+)
+@click.option(
+    "--node-ip-address",
+    metavar="IP",
+    default="",
+    help="This machine's address, which others dial [default: that of its route to the head].",
+)
+@click.option("--block", is_flag=True, help="Stay in the foreground; Ctrl-C stops the node.")
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Keep trying for so long if the head cannot be reached yet.",
+)
+@node_options
+def start(
+    head: bool,
+    address: str | None,
+    port: int | None,
+    node_ip_address: str,
+    block: bool,
+    wait_s: float,
+    **options: Any,
+) -> int:
+    """Start skate on this machine: the head of a new cluster, or a node of one."""
+    from skate.api.launching import HEAD_PORT
+    from skate.cluster_commands import start as start_node
+
+    if head == bool(address):
+        raise click.UsageError("say either --head or --address HOST:PORT")
+    request = _node_request(
+        options,
+        head_address=address or "",
+        port=port if port is not None else HEAD_PORT if head else 0,
+        ip=node_ip_address,
+        wait_s=wait_s,
+    )
+    return start_node(request, block=block)
+
+
+def _node_request(options: dict[str, Any], **fields: Any) -> NodeRequest:
+    from skate.api.launching import NodeRequest
+    from skate.cluster_commands import parse_labels, parse_resources
+    from skate.net.dialing import split_address
+
+    try:
+        if fields["head_address"]:
+            split_address(fields["head_address"])
+        options["resources"] = parse_resources(options["resources"] or "{}")
+        options["labels"] = parse_labels(options["labels"] or "")
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
+    return NodeRequest(**options, **fields)
+
+
+@cli.command()
+@click.option("-f", "--force", is_flag=True, help="Kill them at once.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Also the sessions that programs have of their own."
+)
+@click.option(
+    "-g",
+    "--grace-period",
+    type=click.FloatRange(min=0),
+    default=STOP_TIMEOUT_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="After this, what has not ended is killed.",
+)
+def stop(force: bool, everything: bool, grace_period: float) -> int:
+    """Stop the nodes of this user that `skate start` has made on this machine.
+
+    With the head's node the whole cluster ends. Sessions that programs have started for themselves
+    (init without a cluster) end with those programs, and are left alone.
+    """
+    from skate.cluster_commands import stop as stop_nodes
+
+    return stop_nodes(force=force, everything=everything, grace_s=grace_period)
+
+
+@cli.command(context_settings={"allow_interspersed_args": False})
+@click.option(
+    "--address", required=True, metavar="HOST:PORT", help="Of the head: one of these machines."
+)
+@click.option(
+    "--min-nodes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Run the command once so many machines are there, the head among them.",
+)
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(min=0),
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For the head to be reached, and for all nodes to come.",
+)
+@node_options
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def symmetric_run(
+    address: str, min_nodes: int, wait_s: float, command: tuple[str, ...], **options: Any
+) -> int:
+    """Make a cluster of the machines that run this, for one COMMAND.
+
+    Run the same on every machine, as Slurm's srun does:
+
+        skate symmetric-run --address HOST:PORT --min-nodes 4 -- python program.py
+
+    The machine that HOST is starts the head, the others join it. COMMAND runs on the head's machine
+    only, once all are there. When it ends everything ends, with its exit code.
+    """
+    from skate.symmetric_run import symmetric_run as run_symmetrically
+
+    request = _node_request(options, head_address=address)
+    return run_symmetrically(request, list(command), min_nodes, wait_s)
+
+
+@cli.command()
+@click.option(
+    "--address",
+    help="Only this: HOST:PORT of a cluster, or a session's name, folder or socket.",
+)
 def status(address: str | None) -> int:
-    """Show the live sessions of this user: nodes, resources, waiting work, stored objects."""
+    """Show what runs here: clusters and sessions, nodes, resources, waiting work, objects."""
     from skate.status_view import show_status
 
     return show_status(address)

@@ -67,11 +67,72 @@ SPILL_WAIT_S = 0.1  # a task that would wait longer here is offered to the globa
 SPILL_RETRY_MAX_S = 0.5  # an offer in vain is repeated, ever later but at least this often
 OFFER_TASKS_MAX = 10_000  # of one class in one offer: bounds the GCS's work in one turn
 LOCALITY_BYTES = 1 << 20  # inputs elsewhere of at least so much: the global scheduler decides
+ACTOR_UNKNOWN_S = 10.0  # a call to an actor that nobody has heard of fails after this
+AVOID_S = 5.0  # a node that could not be reached gets no tasks from here for so long
+PENDING_ROWS = 20  # kinds of waiting work that a node lists in a heartbeat, for people
+DEAD_NODES_KEPT = 1_000  # by a node: their lines are refused
+HOME_FETCHES_MAX = 3  # how often an object's home is asked to be the source of one pull
+ENDED_JOBS_KEPT = 1_000  # by a node: long enough for all that is under way to arrive
 FORWARDS_MAX = 3  # a task that was given back so often stays where it is offered next
+UNKNOWN_TASK_S = 0.1  # a task of unknown run time: it is offered after SPILL_WAIT_S, not over yet
+UNKNOWN_BYTES_PER_S = 100 << 20  # to a node that has received nothing yet: a network of 1 Gbit/s
+MOVE_GAIN_S = 0.02  # a task moves only to be earlier by this and
+MOVE_GAIN_SHARE = 0.1  # by this share of its wait: both figures are up to a heartbeat old
+PLACED_UNSEEN_S = 2.0  # a task placed and not heard of by then got lost on its way
+
+# -- moving objects between nodes ----------------------------------------------------------------
+UPLOADS_PER_OBJECT = 2  # by one node at a time: who is told "busy" soon finds another copy
+BUSY_RETRY_S = 0.01  # until who was told "busy" asks again; then each time twice as long,
+BUSY_RETRY_MAX_S = 0.1  # up to this: a copy made elsewhere is found soon, at ten requests a second
+LOCATE_AGAIN_S = 1.0  # an answer that got lost with the GCS is asked for again
+PULLS_AT_ONCE = 16  # objects coming to one node: enough to hide the latency of small ones
+PULL_BYTES_AT_ONCE = 1 << 30  # of these: the first to run is not kept waiting by the last
+TRANSFER_STREAMS = 2  # connections for one object: a cloud bounds each of them to 5 or 10 Gbit/s
+TRANSFER_CHUNK_BYTES = 64 << 20  # of an object: less is not worth a second connection
+TRANSFER_PIECE_BYTES = 1 << 20  # in one system call: as much as a pipe of a plain user may hold
+TRANSFER_THREADS = 16  # that receive, of a node: one for each pull
+TRANSFER_SERVED_MAX = 256  # data connections to one node; those beyond are told "busy"
+TRANSFER_SILENCE_S = 5.0  # without a byte: the other side is given up (as NODE_SILENCE_S)
+TRANSFER_IDLE_S = 30.0  # a data connection without use is closed, its thread ends
+DATA_MESSAGE_MAX_BYTES = 4 << 10  # on a data connection: some ids and numbers
+
+LINK_GIVE_UP_S = 5.0  # a line to another node that cannot be connected for so long (as silence)
+LINK_KEPT_S = 15.0  # what its other side keeps for it: longer, as it cannot know when that gave up
+DRIVER_KEPT_S = 30.0  # what a node keeps for a driver on another machine that is cut off
+
+# -- connections between machines ----------------------------------------------------------------
+UNAUTHENTICATED_MAX = 128  # strangers at a time, each for HELLO_TIMEOUT_S: bounds what they cost
+ACCEPTS_PER_TURN = 16  # of the event loop: a flood of connections may not stop the node's own work
+ACCEPT_AGAIN_S = 0.5  # after the system had no descriptor left for a connection: others must end
+HELLO_MAX_BYTES = 4 << 10  # a record of the handshake: some ids, or a sentence of refusal
+HELLO_REASON_MAX_CHARS = 1_000  # of that sentence: four bytes each at most, so it always fits
+DIAL_TIMEOUT_S = 10.0  # twice HELLO_TIMEOUT_S, so that a door full of strangers is outlasted
+DIAL_AGAIN_S = 0.05  # to a door that was full: the next attempt, then each twice as late,
+DIAL_AGAIN_MAX_S = 0.5  # up to this
+REFUSALS_LOGGED = 20  # log lines about refused connections within
+REFUSALS_LOGGED_WITHIN_S = 10.0  # this time; the rest is only counted: strangers fill no disk
+KEEPALIVE_IDLE_S = 5  # so the kernel notices a machine gone without a word: a line silent
+KEEPALIVE_INTERVAL_S = 5  # for so long is probed, this often,
+KEEPALIVE_PROBES = 3  # and given up when so many probes were not answered
+UNACKNOWLEDGED_S = 20.0  # the same for bytes sent: TCP itself would try for a quarter of an hour
+SEEN_AFTER_MESSAGES = 1_000  # received on a lasting line, before its sender is told that they are,
+SEEN_AFTER_BYTES = 256 << 10  # or so many bytes: what a sender keeps per quiet line stays small
+KEPT_MAX_BYTES = 256 << 20  # a lasting line without a connection keeps no more: it is given up
+TOKEN_MIN_CHARS = 16  # of the cluster token: a shorter one could be guessed from one handshake
+TOKEN_MAX_CHARS = 4_096  # a longer file is not a token but a mistake
+
+# -- placement groups ----------------------------------------------------------------------------
+BUNDLES_MAX = 10_000  # of one group: bounds the choice of their nodes, one turn of the GCS
+GROUP_RETRY_S = 0.1  # a group for which there is no room is tried again: one heartbeat later,
+GROUP_RETRY_MAX_S = 1.0  # then ever later, up to this (Ray's values); at once if there is more
+GROUPS_TRIED_COST = 20_000  # nodes looked at and bundles placed in one tick: some 20 ms
+RESERVE_TIMEOUT_S = 2.0  # a node that lives answers at once; others are tried before it is dead
 
 # -- GCS -----------------------------------------------------------------------------------------
 HEARTBEAT_S = 0.1  # DESIGN 5: load and liveness
 NODE_SILENCE_S = 5.0  # a node not heard of for this long is given up
+GCS_UNREAD_MAX_BYTES = 256 << 20  # four of the largest answers; a node that reads so slowly is lost
+GCS_CLOSE_WITHIN_S = 5.0  # a refused node has so long to read why
 EVENT_BATCH_S = 0.25  # task events travel to the GCS this often, as one opaque batch
 TASKS_REPORTED = 1_000  # of a node in the task table: more would be a load and no help
 TASKS_LOOKED_AT = 5_000  # for that, four times a second: under a millisecond
@@ -80,6 +141,7 @@ EVENT_LOG_TASKS = 100_000  # task events kept by the GCS (Ray's bound); older on
 
 # -- processes -----------------------------------------------------------------------------------
 START_TIMEOUT_S = 30.0  # GCS and node are up in 0.2 s; a machine under load may need longer
+HEAD_LOST_S = 60.0  # a node that cannot reach its head for this long ends (Ray's value)
 STOP_TIMEOUT_S = 1.5  # then SIGKILL: nothing may be left after 2 s
 SESSIONS_KEPT = 20  # log folders of ended sessions that stay for reading
 LOG_FLUSH_MAX_S = 10.0  # at shutdown, prints that are still coming are waited for this long

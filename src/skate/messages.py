@@ -4,8 +4,8 @@ A frame (net/frame.py) carries a MessagePack array of these. Structs are array-l
 known by position: new fields go last, with a default; a retired tag stays listed here and is never
 given again. Tags 1-39 are between a client (driver or worker) and its node, 40-59 between a node
 and the GCS, 60-69 for all, 70-89 between nodes (where the one that connected speaks as a client of
-the other, so most of 1-39 are said there too). User payloads are opaque bytes
-(objects/serialization.py): no daemon opens one.
+the other, so most of 1-39 are said there too), 90-99 on data connections. User payloads are opaque
+bytes (objects/serialization.py): no daemon opens one.
 
 Retired tags: none yet.
 """
@@ -121,7 +121,10 @@ class CreateActor(msgspec.Struct, array_like=True, tag=8):
 
 
 class CallActor(msgspec.Struct, array_like=True, tag=9, gc=False):
-    """Call a method. ``sequence`` counts from 0 per (calling connection, actor), gapless."""
+    """Call a method. ``sequence`` counts from 0 per (calling connection, actor), gapless.
+
+    ``in_order`` is the actor's option: a node that does not host it has to know.
+    """
 
     task_id: bytes
     actor_id: bytes
@@ -130,6 +133,7 @@ class CallActor(msgspec.Struct, array_like=True, tag=9, gc=False):
     arguments: bytes
     dependencies: list[bytes] | None = None
     nested: list[bytes] | None = None
+    in_order: bool = True
 
 
 class KillActor(msgspec.Struct, array_like=True, tag=10):
@@ -274,7 +278,10 @@ class Want(msgspec.Struct, array_like=True, tag=26):
 
 
 class Ready(msgspec.Struct, array_like=True, tag=27, gc=False):
-    """A value, to who submitted its task or wanted it."""
+    """A value, to who submitted its task or wanted it.
+
+    ``offset`` is -1 for one that lies on another node: who wants it here has to say so (``Want``).
+    """
 
     object_id: bytes
     data: bytes
@@ -413,9 +420,11 @@ class TasksChanged(msgspec.Struct, array_like=True, tag=47):
 class Offer(msgspec.Struct, array_like=True, tag=48):
     """Choose nodes for ``count`` tasks of one kind; answered by ``Placed`` with the same number.
 
-    ``inputs`` are their inputs in other arenas: (nodes that have it, bytes). ``queued`` and
-    ``average_s`` are those of the class on the offering node. ``must_leave``: the offering node
-    itself cannot run them now (or ever). ``avoid`` are nodes that it cannot reach.
+    ``inputs`` are their inputs in other arenas: (nodes that have it, bytes). ``queued`` (with the
+    offered ones) and ``average_s`` (0: not known) are those of the class on the offering node.
+    ``must_leave``: the offering node itself cannot run them now (or ever). ``avoid`` are nodes that
+    it cannot reach. ``name`` and ``is_actor`` are for people: in the list of what waits, and in the
+    error. A count of 0 takes back what waits under this number, and is not answered.
     """
 
     number: int
@@ -427,6 +436,8 @@ class Offer(msgspec.Struct, array_like=True, tag=48):
     inputs: list[tuple[list[bytes], int]] = []
     must_leave: bool = False
     avoid: list[bytes] = []
+    name: str = ""
+    is_actor: bool = False
 
 
 class Placed(msgspec.Struct, array_like=True, tag=49):
@@ -434,7 +445,7 @@ class Placed(msgspec.Struct, array_like=True, tag=49):
 
     A task that must leave and is not placed waits in the GCS, which answers again (with the same
     number) once there is a node; ``reason`` says why it waits. ``error`` is an encoded ErrorRecord:
-    it can never be placed, and has to fail.
+    what has no place (the offering node is then named too, if it has some) has to fail.
     """
 
     number: int
@@ -527,7 +538,6 @@ class Input(msgspec.Struct, array_like=True, gc=False):
     data: bytes = b""
     size: int = 0
     nodes: list[bytes] | None = None
-    contains: list[bytes] | None = None
 
 
 class Forward(msgspec.Struct, array_like=True, tag=71, gc=False):
@@ -620,14 +630,6 @@ class Located(msgspec.Struct, array_like=True, tag=78):
     object_id: bytes
     size: int
     nodes: list[bytes]
-    contains: list[bytes] | None = None
-
-
-class Contents(msgspec.Struct, array_like=True, tag=79):
-    """Ahead of a ``Ready`` between nodes: the refs inside the value."""
-
-    object_id: bytes
-    contains: list[bytes]
 
 
 class Registered(msgspec.Struct, array_like=True, tag=80):
@@ -649,6 +651,43 @@ class Unreachable(msgspec.Struct, array_like=True, tag=82):
 
     object_id: bytes
     nodes: list[bytes]
+
+
+# ---------------------------------------------------------------------------- data connections
+# Between the node that pulls an object (which connected) and one that has it; a frame carries one
+# message. For as long as pieces of one object are fetched, the sender keeps it where it is.
+
+
+class Fetch(msgspec.Struct, array_like=True, tag=90):
+    """Send me this piece of an object; answered by ``Lent``.
+
+    ``pull`` is the same on all connections over which one node fetches one object: a node that
+    serves many at a time counts them as one.
+    """
+
+    object_id: bytes
+    offset: int
+    length: int
+    pull: bytes
+
+
+class Lent(msgspec.Struct, array_like=True, tag=91):
+    """``why`` is "ok", and the bytes of the piece follow; or "busy" or "gone", and nothing does."""
+
+    why: str
+    size: int = 0  # of the whole object
+
+
+class Arrived(msgspec.Struct, array_like=True, tag=92):
+    """All pieces that were asked for on this connection are here; answered by ``Confirmed``."""
+
+
+class Confirmed(msgspec.Struct, array_like=True, tag=93):
+    """The object has been kept until now, so what has arrived is true.
+
+    Bytes under way may be the very pages of the sender's arena, not copies: without this answer,
+    they may be those of another object.
+    """
 
 
 # ---------------------------------------------------------------------------------- both
@@ -729,7 +768,6 @@ ToClient = (
     | GivenBack
     | ActorNews
     | Located
-    | Contents
     | Registered
 )
 ToGcs = (
@@ -759,8 +797,13 @@ FromGcs = (
     | ReturnBundles
 )
 
+ToSender = Fetch | Arrived
+ToFetcher = Lent | Confirmed
+
 encode = msgspec.msgpack.Encoder().encode
 decode_to_node = msgspec.msgpack.Decoder(list[ToNode]).decode
 decode_to_client = msgspec.msgpack.Decoder(list[ToClient]).decode
 decode_to_gcs = msgspec.msgpack.Decoder(list[ToGcs]).decode
 decode_from_gcs = msgspec.msgpack.Decoder(list[FromGcs]).decode
+decode_to_sender = msgspec.msgpack.Decoder(list[ToSender]).decode
+decode_to_fetcher = msgspec.msgpack.Decoder(list[ToFetcher]).decode

@@ -1,72 +1,26 @@
-"""What ``skate status`` prints: the live sessions of this user, found by their folders.
+"""What ``skate status`` prints: the live sessions and clusters of this user on this machine.
 
-A session is live if something listens on its node's socket; folders of sessions that have ended are
-passed over. What a session says of itself comes from ``skate.status.collect``; this module only
-finds sessions and lays out tables, and changes nothing.
+They are found by their folders (api/session_folder.py). A cluster is shown once, however many of
+its nodes are here. What a session says of itself comes from ``skate.status.collect``; this module
+only lays out tables, and changes nothing.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
-import os
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from skate.net import unix_socket
+from skate.api.session_folder import BY_INIT, LiveSession, live_sessions, sessions_root
 
-CONNECT_TIMEOUT_S = 2.0
 BYTE_RESOURCES = ("memory", "object_store_memory")
 ID_DIGITS_SHOWN = 12
-
-
-@dataclass(frozen=True)
-class LiveSession:
-    """A session folder whose node answers, and what ``session.json`` says in it."""
-
-    folder: Path
-    description: Mapping[str, Any]
-
-    def is_named(self, address: str) -> bool:
-        """Return whether a user means this session by ``address``."""
-        names = {self.folder.name, str(self.folder), str(self.description["node_socket"])}
-        return address in names or os.path.realpath(address) == os.path.realpath(self.folder)
-
-
-def session_root() -> Path:
-    """Return the folder that holds the session folders of this user."""
-    configured = os.environ.get("SKATE_TEMP_DIR")
-    return Path(configured or Path(tempfile.gettempdir()) / f"skate-{os.getuid()}")
-
-
-def live_sessions(root: Path) -> Iterator[LiveSession]:
-    """Yield the sessions under ``root`` that can be asked, the oldest first."""
-    for folder in sorted(root.glob("session_*")):
-        if folder.is_symlink():
-            continue  # a second name for one of the others
-        try:
-            description = json.loads((folder / "session.json").read_text())
-            node_socket = str(description["node_socket"])
-        except (OSError, ValueError, LookupError, TypeError):
-            continue  # being written, or being swept away
-        if _answers(node_socket):
-            yield LiveSession(folder, description)
-
-
-def _answers(socket_path: str) -> bool:
-    try:
-        unix_socket.connect(socket_path, CONNECT_TIMEOUT_S).close()
-    except OSError:
-        return False
-    return True
+HIDDEN_RESOURCES = ("node:",)  # one of each on each node, for tasks that are bound to it
 
 
 def show_status(address: str | None = None, *, console: Console | None = None) -> int:
@@ -75,10 +29,11 @@ def show_status(address: str | None = None, *, console: Console | None = None) -
     The exit code is 1 if there is no such session, or if none of them could be read.
     """
     console = console or Console()
-    root = session_root()
+    root = sessions_root()
     sessions = list(live_sessions(root))
     if address is not None:
-        sessions = [session for session in sessions if session.is_named(address)]
+        sessions = [session for session in sessions if _is_meant(session, address)]
+    sessions = _one_of_each(sessions)
     if not sessions:
         what = "No live skate session" if address is None else f"No live skate session {address}"
         console.print(Text(f"{what} in {root}."), soft_wrap=True)
@@ -86,16 +41,46 @@ def show_status(address: str | None = None, *, console: Console | None = None) -
     return 0 if sum([_show_session(session, console) for session in sessions]) else 1
 
 
+def _is_meant(session: LiveSession, address: str) -> bool:
+    if session.is_named(address):
+        return True
+    told = session.description
+    if not told.address or "/" in address or ":" not in address:
+        return False
+    from skate.api.addresses import is_same
+
+    return any(is_same(name, address) for name in {told.address, told.cluster_address})
+
+
+def _one_of_each(sessions: Sequence[LiveSession]) -> list[LiveSession]:
+    """Of a cluster with several nodes here one session, the head's if that is among them."""
+    clusters: dict[str, LiveSession] = {}
+    for session in sessions:
+        told = session.description
+        key = told.cluster_address or told.node_socket
+        if key not in clusters or told.is_head:
+            clusters[key] = session
+    return list(clusters.values())
+
+
 def _show_session(session: LiveSession, console: Console) -> bool:
     """Print all there is to say about one session; return whether it could be read."""
-    started = time.localtime(float(session.description.get("started", 0)))
+    told = session.description
+    started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(told.started))
+    pids = {
+        "driver": told.driver_pid if told.started_by == BY_INIT else 0,
+        "node": told.node_pid,
+        "gcs": told.gcs_pid,
+    }
     console.print()
-    console.print(Text(session.folder.name, style="bold"), soft_wrap=True)
+    if told.address:
+        console.print(Text(f"cluster at {told.cluster_address}", style="bold"), soft_wrap=True)
+        here = "its head" if told.is_head else "a node of it"
+        console.print(Text(f"  {here} is here: {told.address}, {session.folder.name}"))
+    else:
+        console.print(Text(session.folder.name, style="bold"), soft_wrap=True)
     console.print(
-        f"  since {time.strftime('%Y-%m-%d %H:%M:%S', started)}"
-        f", driver pid {session.description.get('driver_pid', '-')}"
-        f", node pid {session.description.get('node_pid', '-')}"
-        f", gcs pid {session.description.get('gcs_pid', '-')}",
+        f"  since {started}" + "".join(f", {role} pid {pid}" for role, pid in pids.items() if pid),
         highlight=False,
     )
     console.print(Text(f"  logs in {session.folder / 'logs'}"), soft_wrap=True)
@@ -110,6 +95,10 @@ def _show_session(session: LiveSession, console: Console) -> bool:
 
 def _show_report(report: Mapping[str, Any], console: Console) -> None:
     console.print(node_table(report["nodes"]))
+    alive = [node for node in report["nodes"] if node["alive"]]
+    if len(alive) > 1:
+        in_use = ", ".join(_in_use(*totals(alive)))
+        console.print(Text(f"  all {len(alive)} nodes: {in_use}"), soft_wrap=True)
     if report["pending"]:
         console.print(pending_table(report["pending"]))
     else:
@@ -124,19 +113,39 @@ def _show_report(report: Mapping[str, Any], console: Console) -> None:
     )
 
 
+def totals(nodes: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], dict[str, float]]:
+    """All resources of these nodes, and what of them is available."""
+    total: dict[str, float] = {}
+    available: dict[str, float] = {}
+    for node in nodes:
+        for name, amount in node["resources_total"].items():
+            total[name] = total.get(name, 0) + amount
+        for name, amount in node["resources_available"].items():
+            available[name] = available.get(name, 0) + amount
+    return total, available
+
+
+def _in_use(total: Mapping[str, float], available: Mapping[str, float]) -> list[str]:
+    return [
+        f"{name} {_amount(name, amount - available.get(name, 0))} of {_amount(name, amount)}"
+        for name, amount in sorted(total.items())
+        if not name.startswith(HIDDEN_RESOURCES)
+    ]
+
+
 def node_table(nodes: Sequence[Mapping[str, Any]]) -> Table:
     """Lay out the nodes: one row for each, with what of its resources is in use."""
     table = Table("node", "state", "in use", "labels", title="nodes", title_justify="left")
     for node in nodes:
-        available = node["resources_available"]
-        in_use = [
-            f"{name} {_amount(name, total - available.get(name, 0))} of {_amount(name, total)}"
-            for name, total in sorted(node["resources_total"].items())
-        ]
+        in_use = _in_use(node["resources_total"], node["resources_available"])
         labels = [f"{key}={value}" for key, value in sorted(node["labels"].items())]
         state = Text("alive", "green") if node["alive"] else Text("dead", "red")
-        short_id = str(node["node_id"])[:ID_DIGITS_SHOWN]
-        table.add_row(short_id, state, Text("\n".join(in_use)), Text("\n".join(labels)))
+        if not node["alive"] and node.get("cause"):
+            in_use = [str(node["cause"])]
+        name = str(node["node_id"])[:ID_DIGITS_SHOWN]
+        if node.get("address"):
+            name += f"\n{node['address']}"
+        table.add_row(Text(name), state, Text("\n".join(in_use)), Text("\n".join(labels)))
     return table
 
 

@@ -15,6 +15,7 @@ from skate.api.options import (
     check_task_options,
     demand_from_options,
 )
+from skate.api.placement_group import PlacementGroup
 
 
 def check_task(**options: Any) -> None:
@@ -31,10 +32,6 @@ def check_actor(**options: Any) -> None:
 
 def check_method(**options: Any) -> None:
     check_method_options(options)
-
-
-class NodeAffinitySchedulingStrategy:
-    pass
 
 
 # --- accepted -------------------------------------------------------------------------------------
@@ -189,6 +186,7 @@ def test_out_of_range(check: Any, option: str, value: Any) -> None:
         (check_task, "retry_exceptions", ValueError),
         (check_task, "retry_exceptions", [ValueError()]),
         (check_task, "scheduling_strategy", 3),
+        (check_task, "placement_group", object()),
         (check_task, "runtime_env", "env"),
         (check_task, "label_selector", ["a"]),
         (check_task, "name", 3),
@@ -215,19 +213,13 @@ def test_options_that_exclude_each_other() -> None:
         check_actor(max_concurrency=2, allow_out_of_order_execution=False)
     for check in (check_task, check_actor):
         with pytest.raises(ValueError, match="not in both"):
-            check(placement_group=object(), scheduling_strategy="SPREAD")
+            check(placement_group=PlacementGroup.empty(), scheduling_strategy="SPREAD")
 
 
 @pytest.mark.parametrize(
     ("check", "option", "value"),
     [
         (check_task, "runtime_env", {"pip": ["x"]}),
-        (check_task, "scheduling_strategy", NodeAffinitySchedulingStrategy()),
-        (check_task, "placement_group", object()),
-        (check_task, "placement_group_bundle_index", 0),
-        (check_task, "placement_group_capture_child_tasks", True),
-        (check_task, "label_selector", {"zone": "a"}),
-        (check_task, "fallback_strategy", [{"label_selector": {"zone": "a"}}]),
         (check_task, "num_returns", "streaming"),
         (check_task, "num_returns", "dynamic"),
         (check_task, "_generator_backpressure_num_objects", 4),

@@ -117,6 +117,22 @@ def test_a_dead_node_s_actors_die_with_their_reservations() -> None:
     assert table.end_node(NODE, "gone", 9.0) == []
 
 
+def test_an_actor_outlives_the_node_that_hosts_it_as_long_as_its_home_lives() -> None:
+    table, home = ActorTable(), b"H" * 16
+    table.change(home, report(A, ALIVE))  # it lives on NODE
+    assert table.end_node(NODE, "gone", 9.0) == []
+    assert table.change(home, report(A, RESTARTING))
+    assert [row.actor_id for row in table.end_node(home, "gone", 9.0)] == [A]
+
+
+def test_who_reports_an_actor_first_speaks_for_it_whoever_reserved_its_name() -> None:
+    table = ActorTable()
+    table.reserve("n", "space", A, reporter=b"R" * 16)
+    table.change(NODE, report(A, ALIVE, "n"))
+    assert table.end_node(b"R" * 16, "gone", 9.0) == []
+    assert [row.actor_id for row in table.end_node(NODE, "gone", 9.0)] == [A]
+
+
 def test_the_dead_are_history_and_bounded() -> None:
     table = ActorTable(dead_kept=2)
     for number in range(4):

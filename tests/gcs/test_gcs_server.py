@@ -16,7 +16,19 @@ import pytest
 
 from skate.config import PROTOCOL_VERSION
 from skate.errors import decode_error
-from skate.messages import Answer, Ask, Heartbeat, NodeJoins, Refused, decode_from_gcs
+from skate.messages import (
+    Answer,
+    Ask,
+    Heartbeat,
+    JobChanged,
+    JobOver,
+    NodeJoins,
+    NodesChanged,
+    Offer,
+    Placed,
+    Refused,
+    decode_from_gcs,
+)
 from skate.net.frame import FrameReader, frame
 
 NODE = b"N" * 16
@@ -25,8 +37,11 @@ ENDS_WITHIN_S = 2.0
 """The promise: this long after the parent has gone, the process and its files have gone too."""
 
 
-def joins(node_id: bytes = NODE, protocol: int = PROTOCOL_VERSION) -> NodeJoins:
-    return NodeJoins(protocol, node_id, os.getpid(), "/s/node.sock", "host", {"CPU": 10_000}, {}, 1)
+def joins(
+    node_id: bytes = NODE, protocol: int = PROTOCOL_VERSION, resource: str = "CPU"
+) -> NodeJoins:
+    total = {resource: 10_000}
+    return NodeJoins(protocol, node_id, os.getpid(), "/s/node.sock", "host", total, {}, 1)
 
 
 def command(folder: Path, listen_fd: int, lifeline_fd: int) -> list[str]:
@@ -57,9 +72,12 @@ class Client:
         return self._received.pop(0)
 
     def ask(self, method: str, **body: Any) -> Any:
+        """The body of the answer; what a node is told in between is passed over."""
         self.send(Ask(1, method, body))
         answer = self.receive()
-        assert isinstance(answer, Answer)
+        while not isinstance(answer, Answer):
+            assert answer is not None
+            answer = self.receive()
         assert answer.error == b"", decode_error(answer.error)
         return answer.body
 
@@ -196,14 +214,60 @@ def test_while_a_node_and_the_parent_live_sigterm_leaves_their_files(gcs: Gcs) -
     assert gcs.socket_path.exists()
 
 
+@pytest.mark.parametrize("gcs", [[], ["--local"]], indirect=True)
+def test_nodes_hear_of_each_other_and_what_waited_for_a_node_is_placed_on_it(gcs: Gcs) -> None:
+    first, second = gcs.connect(), gcs.connect()
+    first.send(joins(), Offer(7, (("GPU", 10_000),), 1, 1, 0.0))
+    assert [info.node_id for info in first.receive().nodes] == [NODE]
+    waits = first.receive()
+    assert (type(waits), waits.places) == (Placed, [])
+    assert "GPU" in waits.reason
+    second.send(joins(b"M" * 16, resource="GPU"))
+    assert [info.node_id for info in second.receive().nodes] == [NODE, b"M" * 16]
+    assert [info.node_id for info in first.receive().nodes] == [b"M" * 16]
+    assert first.receive() == Placed(7, [(b"M" * 16, 1)])
+    second.send(JobChanged(b"\0\0\0\1", 1, "", "", False, 1.0))
+    assert first.receive() == JobOver(b"\0\0\0\1")
+    second.socket.close()
+    gone = first.receive()
+    assert isinstance(gone, NodesChanged)
+    assert [(info.node_id, info.alive) for info in gone.nodes] == [(b"M" * 16, False)]
+
+
+@pytest.mark.slow
+def test_a_node_that_does_not_read_is_heard_until_too_much_waits_for_it(gcs: Gcs) -> None:
+    other = gcs.connect()
+    assert other.ask("kv_put", key=b"k", value=bytes(60 << 20))
+    node = gcs.connect()
+    node.send(joins(), *[Ask(number, "kv_get", {"key": b"k"}) for number in range(3)])
+    node.send(Heartbeat({"CPU": 1_000}, 0, 0, 0, 0.0))
+    while [row["available"] for row in other.ask("nodes")] != [{"CPU": 0.1}]:
+        pass
+    node.send(*[Ask(number, "kv_get", {"key": b"k"}) for number in range(3)])
+    while other.ask("nodes")[0]["Alive"]:
+        pass
+    assert "bytes wait to be read" in gcs.log()
+
+
 @pytest.mark.parametrize("gcs", [[]], indirect=True)
-def test_in_a_cluster_it_leaves_the_files_to_others_and_ends_at_once(gcs: Gcs) -> None:
+def test_in_a_cluster_sigterm_leaves_the_files_to_others(gcs: Gcs) -> None:
+    gcs.process.send_signal(signal.SIGTERM)
+    assert gcs.ended() == 0
+    assert gcs.socket_path.exists()
+
+
+@pytest.mark.parametrize("gcs", [[]], indirect=True)
+def test_in_a_cluster_it_ends_with_the_head_s_node_and_tidies_up_after_that(gcs: Gcs) -> None:
+    of_another_node = gcs.folder.parent / f"{gcs.folder.name}-other"
+    of_another_node.mkdir()
+    (of_another_node / "node.sock").touch()
     node = gcs.connect()
     node.send(joins())
     assert node.ask("nodes")
     gcs.cut_lifeline()
     assert gcs.ended() == 0
-    assert gcs.socket_path.exists()
+    assert not gcs.socket_path.exists()
+    assert (of_another_node / "node.sock").exists()
 
 
 def test_without_a_unix_socket_it_ends_loudly(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from skate.api.arguments import pack
 from skate.api.object_ref import ObjectRef
 from skate.api.options import check_actor_options, check_method_options, demand_from_options
+from skate.api.placement import placement_of
 from skate.api.remote_function import (
     Arity,
     Parameters,
@@ -110,7 +111,13 @@ class ActorMethod:
         else:
             data, dependencies, nested, _keep = b"", None, None, None
         object_ids = runtime.call_actor(
-            self._actor_id, self._number, data, dependencies, nested, self._returns
+            self._actor_id,
+            self._number,
+            data,
+            dependencies,
+            nested,
+            self._returns,
+            shared.options.in_order,
         )
         if self._returns == 1 and shared.max_pending_calls <= 0:
             return ObjectRef(object_ids[0])
@@ -416,14 +423,17 @@ class ActorClass:
             pickled = pickle_by_value(self._class, f"the actor class {name}")
             self._pickled = function_id_of(pickled, name), pickled
         function_id, pickled = self._pickled
-        placement, running = demand_from_options(self._options, is_actor=True)
+        placed_with, keeps = demand_from_options(self._options, is_actor=True)
+        demand, running_demand = demand_of(placed_with), demand_of(keeps)
+        placement = placement_of(self._options, runtime.surroundings, name, demand)
         spec = CallTemplate(
             kind="actor",
             function_id=function_id,
             name=name,
-            demand=demand_of(placement),
-            running_demand=demand_of(running),
-            threads=threads_for(running.get("CPU", 1)),
+            demand=placement.demand(demand),
+            running_demand=placement.demand(running_demand),
+            threads=threads_for(keeps.get("CPU", 1)),
+            **placement._asdict(),
         )
         return runtime.register(spec, pickled, name)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
+from pathlib import Path
 from typing import Any
 
 from skate.api.actor_handle import ActorHandle
 from skate.api.remote_function import connected
+from skate.scheduler.group_names import parse_name
+from skate.spec import Demand, resources_of
 from skate.worker import worker_main
 from skate.worker.runtime import Runtime, current_run
 
@@ -103,8 +106,8 @@ class RuntimeContext:
         return worker.setup.actor.name if worker and worker.setup.actor else None
 
     def get_placement_group_id(self) -> str | None:
-        """None: placement groups are not supported yet."""
-        return None
+        """The placement group in which the running task or actor is; None if there is none."""
+        return self._runtime.surroundings.group.hex() or None
 
     def get_node_labels(self) -> dict[str, str]:
         """The labels of this node."""
@@ -147,16 +150,18 @@ class RuntimeContext:
         return str(sessions_root())
 
     def get_assigned_resources(self) -> dict[str, float]:
-        """What the running task (or actor) holds; RuntimeError in a driver."""
-        from skate.spec import resources_of
+        """What the running task (or actor) holds; RuntimeError in a driver.
+
+        In a placement group, what it holds of the bundle.
+        """
 
         run = current_run.get()
         worker = self._worker
         if worker is None or run is None:
             raise RuntimeError("get_assigned_resources() can only be called in a task or actor")
         if worker.actor_template is not None:
-            return resources_of(worker.actor_template.running_demand)
-        return resources_of(worker.templates[run.template].demand)
+            return _plain_names(worker.actor_template.running_demand)
+        return _plain_names(worker.templates[run.template].demand)
 
     def get_accelerator_ids(self) -> dict[str, list[str]]:
         """The devices that the running task was given."""
@@ -169,8 +174,8 @@ class RuntimeContext:
 
     @property
     def should_capture_child_tasks_in_placement_group(self) -> bool:
-        """False: placement groups are not supported yet."""
-        return False
+        """Whether what is submitted here goes to this placement group, unless it says otherwise."""
+        return self._runtime.surroundings.captures
 
     @property
     def namespace(self) -> str:
@@ -195,8 +200,26 @@ class RuntimeContext:
 
     @property
     def gcs_address(self) -> str:
-        """Where the GCS listens."""
-        return os.path.join(self.get_temp_dir(), self._runtime.session, "gcs.sock")
+        """The address of the cluster; where the GCS listens, in a session of one's own."""
+        from skate.api.session_folder import read_description
+
+        folder = Path(self.get_temp_dir(), self._runtime.session)
+        with contextlib.suppress(OSError, ValueError):
+            if address := read_description(folder).cluster_address:
+                return address
+        return str(folder / "gcs.sock")
+
+
+def _plain_names(demand: Demand) -> dict[str, float]:
+    """A demand's amounts, by the names that the resources have outside of placement groups."""
+    plain = {}
+    for name, amount in resources_of(demand).items():
+        in_group = parse_name(name)
+        if in_group is None:
+            plain[name] = amount
+        elif in_group[0] != "bundle":
+            plain[in_group[0]] = amount
+    return plain
 
 
 def get_runtime_context() -> RuntimeContext:

@@ -1,32 +1,42 @@
-"""The GCS and the node daemon of a local session, as the driver that started them sees them.
+"""The node daemon of a session, and its GCS if that is here, as whoever started them sees them.
 
-The session (its only caller) starts them with listening sockets that it bound itself, asks what
-became of them when the connection breaks, and stops them. They end on the EOF of a pipe that only
-this process holds, so they end however it ends.
+A driver's own session, `skate start`, `symmetric-run` and `cluster_utils` start them through
+``Daemons``, with listening sockets that are bound first, so that errors are immediate. The session
+asks what became of them when the connection breaks, and stops them. ``JoinedNode`` is the same for
+a driver that found a node running: it starts and stops nothing.
 
-Invariants: after ``stop`` no process of the session is left; nothing of the driver but its
-interpreter, its flags and its environment reaches the daemons: no folder of modules of its own,
-which might shadow one of the standard library.
+Who ends when: the node ends on the EOF of a pipe, its lifeline, that only the process which started
+it holds; a detached one has none and ends when it is told to (SIGTERM), or with its GCS. The GCS of
+a driver's own session has such a lifeline too; that of a cluster has one that the head's node
+holds, so it ends with that node.
+
+Invariants: after ``stop`` no process of the session is left; nothing of the starting process but
+its interpreter, its flags and its environment reaches the daemons: no folder of modules of its own,
+which might shadow one of the standard library, and no cluster token.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import os
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
+
+import msgspec
 
 from skate import config
-from skate.api.session_folder import SessionFolder
+from skate.api.session_folder import BY_INIT, Description, LiveSession, SessionFolder
 from skate.errors import SystemFailureError
 from skate.net import unix_socket
 from skate.node.exit_status import describe_status
-from skate.node.leftovers import kill_session
+from skate.node.leftovers import kill_session, marked
+from skate.node.node_config import NodeConfig
 
 DEATH_NOTICED_WITHIN_S = 0.5
 """After the connection broke, how long to wait for the exit status that tells why."""
@@ -36,87 +46,159 @@ LOG_LINES_QUOTED = 15
 
 _NAMES = {"node": "the node daemon", "gcs": "the GCS"}
 _NEEDED = ("skate", "msgspec", "uvloop", "cloudpickle")
+_NOT_FOR_DAEMONS = frozenset({"PYTHONPATH", "SKATE_TOKEN"})
+
+
+class NodeHost(Protocol):
+    """A node on this machine, as the session of a driver that is connected to it sees it."""
+
+    path: Path  # the session's folder
+    node_socket: str
+    description: Description  # what session.json says
+
+    def check_started(self, deadline: float) -> None:
+        """Raise what keeps the node from answering, if something does, or the deadline is over."""
+
+    def await_death(self) -> None:
+        """The connection has broken: let become known why."""
+
+    def obituary(self, said: str) -> str:
+        """What has died, and how. ``said`` is what the node told at its end."""
+
+    def stop(self, deadline: float) -> None:
+        """The session is over."""
+
+    def abandon(self) -> None:
+        """The session is over, and there is no time left."""
+
+    def abandon_in_child(self) -> None:
+        """This process is a fork of the one whose session it is."""
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """What a node is started with. ``host`` is this machine as other nodes know it."""
+
+    resources: dict[str, int]
+    store_bytes: int
+    host: str
+    labels: dict[str, str] = field(default_factory=dict)
+    head_address: str = ""
+    token_file: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_ca: str = ""
 
 
 class Daemons:
-    """See the module's docstring."""
+    """See the module's docstring. ``detached``: they outlive this process."""
 
-    def __init__(self, folder: SessionFolder) -> None:
+    def __init__(
+        self, folder: SessionFolder, *, started_by: str = BY_INIT, detached: bool = False
+    ) -> None:
         self._folder = folder
+        self._started_by = started_by
+        self._detached = detached
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._lifelines: list[int] = []
+        self.path = folder.path
         self.gcs_socket = str(folder.path / "gcs.sock")
         self.node_socket = str(folder.path / "node.sock")
+        self.description = Description(self.node_socket, folder.name)
 
     # ------------------------------------------------------------------ start
 
-    def start(
-        self, resources: dict[str, int], store_bytes: int, labels: dict[str, str], address: str
-    ) -> None:
-        """Bind the sockets and start both; OSError if that cannot be."""
-        folder = self._folder
-        gcs_listener = unix_socket.listen(self.gcs_socket)
-        node_listener = unix_socket.listen(self.node_socket)
-        with gcs_listener, node_listener:
-            node_config = {
-                "session_dir": str(folder.path),
-                "session": folder.name,
-                "node_id": os.urandom(16).hex(),
-                "listen_fd": node_listener.fileno(),
-                "gcs_socket": self.gcs_socket,
-                "resources": resources,
-                "object_store_bytes": store_bytes,
-                "labels": labels,
-                "address": address,
-            }
+    def start(self, settings: NodeSettings, tcp: socket.socket | None = None) -> None:
+        """Bind the unix sockets and start what belongs here; OSError if that cannot be.
+
+        ``tcp`` listens for the rest of a cluster; without it the session is its driver's alone.
+        """
+        with contextlib.ExitStack() as stack:
+            listener = stack.enter_context(unix_socket.listen(self.node_socket))
+            cfg = self._node_config(settings, listener, tcp)
+            if self._detached:
+                cfg.held_fds.append(self._folder.lock)
+            else:
+                cfg.lifeline_fd = self._lifeline(stack)
+            gcs: tuple[int, int] | None = None
+            if not settings.head_address:
+                gcs_listener = stack.enter_context(unix_socket.listen(self.gcs_socket))
+                lifeline = self._lifeline(stack) if tcp is None else _held_by_node(cfg, stack)
+                gcs = gcs_listener.fileno(), lifeline
             self._spawn(
-                "node",
-                node_listener.fileno(),
-                lambda lifeline: [
-                    "--config", json.dumps({**node_config, "lifeline_fd": lifeline})
-                ],
-            )  # fmt: skip
-            self._spawn(
-                "gcs",
-                gcs_listener.fileno(),
-                lambda lifeline: [
-                    "--session-dir", str(folder.path),
-                    "--listen-fd", str(gcs_listener.fileno()),
-                    "--lifeline-fd", str(lifeline),
-                    "--local",
-                ],
-            )  # fmt: skip
-        folder.write_description(
-            session=folder.name,
-            driver_pid=os.getpid(),
+                "node", cfg.inherited_fds(), ["--config", msgspec.json.encode(cfg).decode()]
+            )
+            if gcs is not None:
+                self._spawn("gcs", list(gcs), [
+                    "--session-dir", str(self.path),
+                    "--listen-fd", str(gcs[0]),
+                    "--lifeline-fd", str(gcs[1]),
+                    *(["--local"] if tcp is None else []),
+                ])  # fmt: skip
+        self.description = Description(
+            self.node_socket,
+            session=self._folder.name,
+            started_by=self._started_by,
+            driver_pid=0 if self._detached else os.getpid(),
             node_pid=self._processes["node"].pid,
-            gcs_pid=self._processes["gcs"].pid,
-            node_socket=self.node_socket,
+            gcs_pid=0 if gcs is None else self._processes["gcs"].pid,
+            node_id=cfg.node_id,
+            host=settings.host,
+            address="" if tcp is None else cfg.address,
+            head_address=cfg.head_address,
+            token_file=cfg.token_file,
             started=time.time(),
         )
+        self._folder.write_description(self.description)
 
-    def _spawn(self, role: str, listen_fd: int, arguments: Callable[[int], list[str]]) -> None:
+    def _node_config(
+        self, settings: NodeSettings, listener: socket.socket, tcp: socket.socket | None
+    ) -> NodeConfig:
+        return NodeConfig(
+            session_dir=str(self.path),
+            session=self._folder.name,
+            node_id=os.urandom(16).hex(),
+            listen_fd=listener.fileno(),
+            gcs_socket=self.gcs_socket,
+            resources=settings.resources,
+            object_store_bytes=settings.store_bytes,
+            labels=settings.labels,
+            address=settings.host if tcp is None else _address(settings.host, tcp),
+            local=tcp is None,
+            tcp_fd=-1 if tcp is None else tcp.fileno(),
+            head_address=settings.head_address,
+            token_file=settings.token_file,
+            tls_cert=settings.tls_cert,
+            tls_key=settings.tls_key,
+            tls_ca=settings.tls_ca,
+        )
+
+    def _lifeline(self, stack: contextlib.ExitStack) -> int:
+        """The read end of a pipe whose write end only this process has."""
         read_end, write_end = os.pipe()
         self._lifelines.append(write_end)
+        stack.callback(os.close, read_end)
+        return read_end
+
+    def _spawn(self, role: str, fds: list[int], arguments: list[str]) -> None:
         logs = self._folder.logs
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         out = os.open(logs / f"{role}.out", flags, 0o600)
         err = os.open(logs / f"{role}.err", flags, 0o600)
         try:
             self._processes[role] = subprocess.Popen(
-                [*_interpreter(), role, *arguments(read_end)],
+                [*_interpreter(), role, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                pass_fds=(listen_fd, read_end),
+                pass_fds=fds,
                 env=_environment(self._folder.name),
                 cwd="/",
-                start_new_session=True,  # the terminal's Ctrl-C is for the driver alone
+                start_new_session=True,  # the terminal's Ctrl-C is for who started them alone
             )
         finally:
             os.close(out)
             os.close(err)
-            os.close(read_end)
 
     def check_started(self, deadline: float) -> None:
         """While they start: SystemFailureError, with its log, if one has died or takes too long."""
@@ -177,9 +259,26 @@ class Daemons:
                 return dead
             time.sleep(0.005)
 
+    @property
+    def pids(self) -> dict[str, int]:
+        """The daemons' processes, by role ("node", "gcs"); also of those that have ended."""
+        return {role: process.pid for role, process in self._processes.items()}
+
+    def ended(self) -> dict[str, str]:
+        """The daemons that have ended, by role, and how."""
+        statuses = {role: process.poll() for role, process in self._processes.items()}
+        return {role: _how(status) for role, status in statuses.items() if status is not None}
+
+    def kill(self) -> None:
+        """SIGKILL to the node daemon: the machine goes down without a word."""
+        self._processes["node"].kill()
+
     def stop(self, deadline: float) -> None:
-        """End both and all of their processes: by themselves until the deadline, then by force."""
+        """End all and their processes: by themselves until the deadline, then by force."""
         self.abandon()
+        if self._detached:
+            for process in self._processes.values():
+                process.terminate()
         for process in self._processes.values():
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
@@ -188,6 +287,7 @@ class Daemons:
                 process.wait()
         if any(process.returncode for process in self._processes.values()):
             kill_session(self._folder.name)
+        self._folder.close()
 
     def abandon(self) -> None:
         """Let go of the pipes: the daemons end once no other process holds them."""
@@ -195,17 +295,90 @@ class Daemons:
             with contextlib.suppress(OSError):
                 os.close(self._lifelines.pop())
 
+    def abandon_in_child(self) -> None:
+        """After a fork: the parent's daemons live by the parent's pipe ends alone."""
+        self.abandon()
+        self._folder.unlock()
+
+
+class JoinedNode:
+    """A node that was running, and that goes on when this process leaves it."""
+
+    def __init__(self, session: LiveSession) -> None:
+        self.path = session.folder
+        self.description = session.description
+        self.node_socket = session.description.node_socket
+
+    def check_started(self, deadline: float) -> None:
+        """SystemFailureError if it has not answered by the deadline."""
+        if time.monotonic() > deadline:
+            raise SystemFailureError(
+                f"the node daemon of {self._name} (pid {self.description.node_pid}) did not answer "
+                f"within {config.START_TIMEOUT_S:.0f} s. Its log: {self._log}"
+            )
+
+    def await_death(self) -> None:
+        """Nothing: its exit status is for whoever started it."""
+
+    def obituary(self, said: str) -> str:
+        """What has become of it, as far as a stranger can tell."""
+        told = self.description
+        deadline = time.monotonic() + DEATH_NOTICED_WITHIN_S
+        while is_alive := told.node_pid in marked(told.session):
+            if said or time.monotonic() > deadline:
+                break
+            time.sleep(0.005)
+        what = said or (
+            f"the node daemon (pid {told.node_pid}) "
+            + ("has closed the connection to this program" if is_alive else "died")
+        )
+        return (
+            f"{what[0].upper()}{what[1:]}. This program has lost its place in {self._name}: its "
+            f"tasks, actors and objects are gone. The node's log: {self._log}"
+        )
+
+    def stop(self, deadline: float) -> None:
+        """Nothing: it is not ours to end."""
+
+    def abandon(self) -> None:
+        """Nothing."""
+
+    def abandon_in_child(self) -> None:
+        """Nothing."""
+
+    @property
+    def _name(self) -> str:
+        return f"the cluster at {self.description.cluster_address}"
+
+    @property
+    def _log(self) -> Path:
+        return self.path / "logs" / "node.err"
+
+
+def _held_by_node(cfg: NodeConfig, stack: contextlib.ExitStack) -> int:
+    """The read end of a pipe whose write end only the node has."""
+    read_end, write_end = os.pipe()
+    for end in (read_end, write_end):
+        stack.callback(os.close, end)
+    cfg.held_fds.append(write_end)
+    return read_end
+
+
+def _address(host: str, listener: socket.socket) -> str:
+    port = listener.getsockname()[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
 
 def _interpreter() -> list[str]:
-    """The driver's interpreter and its flags, about to run this very skate."""
+    """This process's interpreter and its flags, about to run this very skate."""
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     # -P: neither the folder of what it runs nor the current one becomes a place of modules.
     return [sys.executable, *flags, "-P", str(Path(__file__).resolve().parents[1] / "__main__.py")]
 
 
 def _environment(session: str) -> dict[str, str]:
-    """The driver's, but for its modules: those that skate needs are named one by one."""
-    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    """This process's, but for its modules: those that skate needs are named one by one."""
+    environ = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_DAEMONS}
     folders: dict[str, None] = {}
     for name in _NEEDED:
         spec = importlib.util.find_spec(name)

@@ -72,6 +72,8 @@ def node_resources(
     resources: dict[str, float] | None,
     object_store_bytes: int,
     address: str,
+    *,
+    is_head: bool = True,
 ) -> dict[str, int]:
     """The node's resources in fixed-point units, under Ray's names."""
     if num_cpus is not None:
@@ -86,8 +88,9 @@ def node_resources(
         "memory": max(0, int(memory_bytes() * 0.7)),
         "object_store_memory": object_store_bytes,
         f"node:{address}": 1.0,
-        "node:__internal_head__": 1.0,
     }
+    if is_head:
+        total["node:__internal_head__"] = 1.0
     for name, amount in (resources or {}).items():
         if not isinstance(name, str) or not name:
             raise TypeError(f"the name of a resource has to be a string, not {name!r}")

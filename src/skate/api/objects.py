@@ -75,7 +75,8 @@ def wait(
     """(ready, not ready): returns once ``num_returns`` are ready, or after ``timeout`` seconds.
 
     Never more than ``num_returns`` ready ones, even if more are; both lists in input order. A
-    failed task counts as ready. Ray: ``ray.wait``.
+    failed task counts as ready. What other nodes have is fetched first, unless ``fetch_local`` is
+    False. Ray: ``ray.wait``.
     """
     global _checked
     refs: Any = ray_waitables
@@ -97,7 +98,9 @@ def wait(
                 positions = [position]
                 break
     if not positions:
-        positions = runtime.wait([ref._id for ref in refs], num_returns, timeout)
+        positions = runtime.wait(
+            [ref._id for ref in refs], num_returns, timeout, anywhere=not fetch_local
+        )
     ready = [refs[position] for position in positions]
     if len(positions) == 1:
         position = positions[0]

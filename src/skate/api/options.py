@@ -8,7 +8,8 @@ Invariants: an option is checked or refused, never silently ignored. None always
 Errors: unknown name or value out of range `ValueError`, wrong type `TypeError`, known but not
 supported yet `NotImplementedError`.
 
-Not here: what an option does, options that need the cluster to be checked, environment variables.
+Not here: what an option does, what needs the cluster to be checked (whether a node or a bundle
+exists: placement.py), environment variables.
 """
 
 from __future__ import annotations
@@ -86,6 +87,11 @@ def _unit_amount(name: str, value: Any) -> None:
         raise ValueError(f"{name!r} above 1 must be a whole number, not {value}")
 
 
+def check_amount(name: str, value: Any, resource: str) -> None:
+    """TypeError or ValueError unless ``value`` may be an amount of this resource."""
+    (_unit_amount if resource in UNIT_RESOURCES else _amount)(name, value)
+
+
 def _resources(name: str, value: Any) -> None:
     if not isinstance(value, dict):
         raise _type_error(name, value, "a dict of resource name to amount")
@@ -96,7 +102,7 @@ def _resources(name: str, value: Any) -> None:
             raise ValueError(f"use the option {_OWN_OPTION[resource]!r}, not {name}[{resource!r}]")
         if not resource or resource == "bundle":
             raise ValueError(f"{resource!r} cannot be the name of a resource in {name!r}")
-        (_unit_amount if resource in UNIT_RESOURCES else _amount)(f"{name}[{resource!r}]", amount)
+        check_amount(f"{name}[{resource!r}]", amount, resource)
 
 
 def _text(name: str, value: Any) -> None:
@@ -148,27 +154,64 @@ def _lifetime(name: str, value: Any) -> None:
         raise ValueError(f"option {name!r} must be 'detached' or 'non_detached', not {value!r}")
 
 
-_STRATEGY_CLASSES = frozenset(
-    {
-        "NodeAffinitySchedulingStrategy",
-        "NodeLabelSchedulingStrategy",
-        "PlacementGroupSchedulingStrategy",
-    }
-)
-
-
 def _scheduling_strategy(name: str, value: Any) -> None:
     if isinstance(value, str):
         if value not in ("DEFAULT", "SPREAD"):
-            raise ValueError(f"option {name!r} must be 'DEFAULT' or 'SPREAD', not {value!r}")
-    # By name: the classes are in a higher layer, and programs may bring their own of that shape.
-    elif type(value).__name__ not in _STRATEGY_CLASSES:
+            raise ValueError(
+                f"option {name!r} must be 'DEFAULT', 'SPREAD' or an instance of a class of "
+                f"skate.util.scheduling_strategies, not {value!r}"
+            )
+        return
+    from skate.api.scheduling_strategies import (
+        NodeAffinitySchedulingStrategy,
+        NodeLabelSchedulingStrategy,
+        PlacementGroupSchedulingStrategy,
+    )
+
+    known = (
+        NodeAffinitySchedulingStrategy
+        | NodeLabelSchedulingStrategy
+        | PlacementGroupSchedulingStrategy
+    )
+    if not isinstance(value, known):
         raise _type_error(name, value, "'DEFAULT', 'SPREAD' or a scheduling strategy")
 
 
+def _label_selector(name: str, value: Any) -> None:
+    from skate.api.label_syntax import selector_rules
+
+    try:
+        selector_rules(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"option {name!r}: {error}") from None
+
+
+def _fallback_strategy(name: str, value: Any) -> None:
+    if not isinstance(value, list | tuple):
+        raise _type_error(name, value, "a list of dicts such as {'label_selector': {'zone': 'a'}}")
+    for index, alternative in enumerate(value):
+        what = f"{name}[{index}]"
+        if not isinstance(alternative, dict):
+            raise _type_error(what, alternative, "a dict with the key 'label_selector'")
+        if set(alternative) != {"label_selector"}:
+            raise ValueError(
+                f"option {what!r} must have the key 'label_selector' and no other: {alternative!r}"
+            )
+        if alternative["label_selector"] is not None:
+            _label_selector(f"{what}['label_selector']", alternative["label_selector"])
+
+
 def _placement_group(name: str, value: Any) -> None:
-    if isinstance(value, str) and value != "default":
-        raise ValueError(f"option {name!r} must be a placement group or 'default', not {value!r}")
+    if isinstance(value, str):
+        if value != "default":
+            raise ValueError(
+                f"option {name!r} must be a placement group, None or 'default', not {value!r}"
+            )
+        return
+    from skate.api.placement_group import PlacementGroup
+
+    if not isinstance(value, PlacementGroup):
+        raise _type_error(name, value, "a placement group, None or 'default'")
 
 
 def _concurrency_groups(name: str, value: Any) -> None:
@@ -196,7 +239,6 @@ def _row(name: str, check: _Check, **defaults: Any) -> Option:
 
 _bool = _instance("a bool", bool)
 _dict = _instance("a dict", dict)
-_list = _instance("a list", list, tuple)
 
 # Places: `decorator` is @remote on a function and nothing else; `task` is that and .options();
 # `actor` and `method` are the decorator and .options() alike.
@@ -210,8 +252,8 @@ _TABLE = (
     _row("accelerator_type", _filled_text, task=None, actor=None),
     # where it runs
     _row("scheduling_strategy", _scheduling_strategy, task=None, actor=None),
-    _row("label_selector", _dict, task=None, actor=None),
-    _row("fallback_strategy", _list, task=None, actor=None),
+    _row("label_selector", _label_selector, task=None, actor=None),
+    _row("fallback_strategy", _fallback_strategy, task=None, actor=None),
     _row("runtime_env", _dict, task=None, actor=None),
     _row("placement_group", _placement_group, task="default", actor="default"),
     _row("placement_group_bundle_index", _at_least(-1), task=-1, actor=-1),
@@ -260,12 +302,6 @@ def _is_minus_one(value: Any) -> bool:
 # To support one is to remove its entry.
 _NOT_YET: dict[str, Callable[[Any], bool]] = {
     "runtime_env": _is_empty,
-    "scheduling_strategy": lambda value: isinstance(value, str),
-    "placement_group": lambda value: isinstance(value, str),
-    "placement_group_bundle_index": _is_minus_one,
-    "placement_group_capture_child_tasks": _is_false,
-    "label_selector": _is_empty,
-    "fallback_strategy": _is_empty,
     "num_returns": lambda value: not isinstance(value, str),
     "_generator_backpressure_num_objects": _is_minus_one,
     "_actor_generator_backpressure_num_objects": _is_minus_one,
@@ -405,10 +441,21 @@ def _unknown(name: str, rows: dict[str, _Check], what: str) -> ValueError:
 
 
 def _check_one_placement(options: Mapping[str, Any]) -> None:
+    if options.get("scheduling_strategy") is None:
+        return
     group = options.get("placement_group")
-    named = group is not None and not (isinstance(group, str) and group == "default")
-    if named and options.get("scheduling_strategy") is not None:
+    if group is not None and not isinstance(group, str):
         raise ValueError("give the placement group in 'scheduling_strategy' or alone, not in both")
+    # Beside a strategy, Ray passes over these without a word.
+    for name, unset in (
+        ("placement_group_bundle_index", -1),
+        ("placement_group_capture_child_tasks", False),
+    ):
+        if options.get(name) not in (None, unset):
+            raise ValueError(
+                f"option {name!r} does not go with 'scheduling_strategy': give it to a "
+                "PlacementGroupSchedulingStrategy"
+            )
 
 
 def _check_supported(options: Mapping[str, Any]) -> None:

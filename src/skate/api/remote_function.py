@@ -11,12 +11,13 @@ from typing import Any
 from skate.api.arguments import pack
 from skate.api.object_ref import ObjectRef
 from skate.api.options import check_task_options, demand_from_options
+from skate.api.placement import placement_of
 from skate.objects.culprit import explain_failure
 from skate.objects.reference_counter import process_journal
 from skate.objects.serialization import pickling
 from skate.spec import CallTemplate, demand_of
 from skate.worker import runtime as runtime_module
-from skate.worker.runtime import Runtime, function_id_of
+from skate.worker.runtime import Runtime, Surroundings, function_id_of
 
 DEFAULT_MAX_RETRIES = 3
 
@@ -119,7 +120,7 @@ class RemoteFunction:
         self._options = options
         self._name = str(options.get("name") or getattr(function, "__name__", repr(function)))
         self._arity: Arity | None = None
-        self._runtime: Runtime | None = None
+        self._surroundings: Surroundings | None = None  # of the runtime: what _number is good for
         self._number = 0
         self._pickled: tuple[bytes, bytes] | None = None  # function id, pickle
         self._origin: RemoteFunction | None = None  # whose options() made this one
@@ -159,7 +160,7 @@ class RemoteFunction:
         TypeError if the arguments do not fit the signature or cannot be pickled.
         """
         runtime = connected()
-        if runtime is not self._runtime:
+        if runtime.surroundings is not self._surroundings:
             self._export(runtime)
         assert self._arity is not None
         self._arity.check(self._name, args, kwargs)
@@ -183,11 +184,14 @@ class RemoteFunction:
         return self._pickled
 
     def _export(self, runtime: Runtime) -> None:
+        surroundings = runtime.surroundings
         if self._arity is None:
             self._arity = Arity(self._function)
         function_id, pickled = self._pickle()
         options = self._options
-        demand, _ = demand_from_options(options, is_actor=False)
+        amounts, _ = demand_from_options(options, is_actor=False)
+        demand = demand_of(amounts)
+        placement = placement_of(options, surroundings, self._name, demand)
         retries = options.get("max_retries")
         if retries is None:
             retries = int(os.environ.get("RAY_TASK_MAX_RETRIES", DEFAULT_MAX_RETRIES))
@@ -198,16 +202,17 @@ class RemoteFunction:
             kind="task",
             function_id=function_id,
             name=self._name,
-            demand=demand_of(demand),
+            demand=placement.demand(demand),
             num_returns=self._returns,
             max_retries=retries,
             retry_exceptions=pickled_exceptions(options.get("retry_exceptions")),
             max_calls=calls,
-            threads=threads_for(demand.get("CPU", 0)),
+            threads=threads_for(amounts.get("CPU", 0)),
             events=options.get("enable_task_events") is not False,
+            **placement._asdict(),
         )
         self._number = runtime.register(spec, pickled, self._name)
-        self._runtime = runtime
+        self._surroundings = surroundings
 
 
 def pickle_by_value(value: Any, what: str) -> bytes:

@@ -1,9 +1,10 @@
-"""init, shutdown, is_initialized: a driver's session and the daemons that it starts.
+"""init, shutdown, is_initialized: a driver's session, on daemons of its own or in a cluster.
 
-``init()`` binds both sockets itself, hands them to a GCS and a node daemon as it starts them, and
-connects at once: nobody polls for anybody. The daemons end on the EOF of a pipe that only this
-process holds, so they end however it ends. When one of them dies, the session ends: the courier
-notices within a tenth of a second, says what died and where its log is, and leaves nothing behind.
+If there is no cluster to join (api/joining.py), ``init()`` starts a GCS and a node daemon that live
+for this process, on sockets that it has bound itself, and connects at once: nobody polls for
+anybody. Else it connects to the node that this machine has in the cluster, and leaves it as it was.
+When a daemon of its own, or that node, dies, the session ends: the courier notices within a tenth
+of a second, says what died and where its log is, and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -15,14 +16,19 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from skate import config
 from skate import messages as m
-from skate.api import machine
-from skate.api.daemons import Daemons
+from skate.api import joining, machine
+from skate.api.daemons import Daemons, JoinedNode, NodeHost, NodeSettings
 from skate.api.driver_log import DriverLog
-from skate.api.session_folder import SessionFolder, sessions_root
+from skate.api.session_folder import (
+    Description,
+    SessionFolder,
+    read_description,
+    sessions_root,
+)
 from skate.errors import GetTimeoutError, LocalNodeDiedError, RuntimeClosedError, SystemFailureError
 from skate.net import unix_socket
 from skate.spec import JobConfig
@@ -30,7 +36,7 @@ from skate.worker import runtime as runtime_module
 from skate.worker.connection import Connection
 from skate.worker.runtime import Runtime
 
-ADDRESS = "127.0.0.1"  # of this node: all of a local session is on one machine
+ADDRESS = "127.0.0.1"  # of a node of this process's own: nobody else comes to it
 
 _lock = threading.RLock()
 _session: Session | None = None
@@ -63,7 +69,7 @@ _NOT_YET = frozenset(
 class SkateContext:
     """What ``init()`` returns; as a context manager it shuts down at its end."""
 
-    def __init__(self, runtime: Runtime, folder: Path) -> None:
+    def __init__(self, runtime: Runtime, folder: Path, told: Description) -> None:
         from skate import __version__
 
         self.dashboard_url = ""
@@ -71,9 +77,9 @@ class SkateContext:
         self.ray_version = self.skate_version = __version__
         self.ray_commit = ""
         self.address_info = {
-            "node_ip_address": ADDRESS,
-            "address": str(folder),
-            "gcs_address": str(folder / "gcs.sock"),
+            "node_ip_address": told.host,
+            "address": told.cluster_address or str(folder),
+            "gcs_address": told.cluster_address or str(folder / "gcs.sock"),
             "session_dir": str(folder),
             "object_store_address": runtime.mapping.path,
             "raylet_socket_name": str(folder / "node.sock"),
@@ -99,36 +105,32 @@ class SkateContext:
 
 
 class Session:
-    """A local session: its daemons, its connection, its end."""
+    """A driver's session: the node that it is connected to, the connection, its end."""
 
-    def __init__(self, job: JobConfig, resources: dict[str, int], store_bytes: int,
-                 labels: dict[str, str]) -> None:  # fmt: skip
+    def __init__(self, job: JobConfig, host: NodeHost) -> None:
         self.pid = os.getpid()
-        self.folder = SessionFolder()
+        self.host = host
         self.ended = False
         self.end_reason = ""  # what the node said, then what became of it
         self._described = False
         self._describing = threading.Lock()
         self._ending = threading.RLock()
-        self.daemons = Daemons(self.folder)
         self.log = DriverLog()
         try:
-            self.daemons.start(resources, store_bytes, labels, ADDRESS)
             self.connection = self._connect()
             self.runtime = self._join(job)
         except BaseException:
-            self.daemons.stop(time.monotonic() + config.STOP_TIMEOUT_S)
-            self.folder.close()
+            host.stop(time.monotonic() + config.STOP_TIMEOUT_S)
             raise
 
     # ------------------------------------------------------------------ start
 
     def _connect(self) -> Connection:
         try:
-            return Connection(unix_socket.connect(self.daemons.node_socket))
+            return Connection(unix_socket.connect(self.host.node_socket))
         except OSError:  # nobody listens: the node has died already
-            self.daemons.await_death()
-            self.daemons.check_started(time.monotonic() + config.START_TIMEOUT_S)
+            self.host.await_death()
+            self.host.check_started(time.monotonic() + config.START_TIMEOUT_S)
             raise
 
     def _join(self, job: JobConfig) -> Runtime:
@@ -150,10 +152,10 @@ class Session:
                 m.Hello(config.PROTOCOL_VERSION, config.PYTHON, "driver", self.pid, job=job)
             )
             while not connection.wait_for(lambda: welcomes or refusals, 0.05):
-                self.daemons.check_started(deadline)
+                self.host.check_started(deadline)
         except RuntimeClosedError as error:
-            self.daemons.await_death()
-            self.daemons.check_started(deadline)
+            self.host.await_death()
+            self.host.check_started(deadline)
             raise SystemFailureError(f"the session ended while it started: {error}") from None
         if refusals:
             raise SystemFailureError(f"the node refused this driver: {refusals[0].reason}")
@@ -194,7 +196,7 @@ class Session:
     def _describe_end(self) -> None:
         with self._describing:
             if not self._described:
-                self.end_reason = self.daemons.obituary(self.end_reason)
+                self.end_reason = self.host.obituary(self.end_reason)
                 self._described = True
 
     def _raise_closed(self) -> None:
@@ -239,16 +241,14 @@ class Session:
             if self.ended:
                 return
             self.connection.close("shutdown")
-            self.daemons.stop(deadline or time.monotonic() + config.STOP_TIMEOUT_S)
+            self.host.stop(deadline or time.monotonic() + config.STOP_TIMEOUT_S)
             self.runtime.mapping.close()
-            self.folder.close()
             self.log.finish()
             self.ended = True
 
-    def abandon_in_child(self) -> None:
-        """After a fork: the parent's daemons live by the parent's pipe ends alone."""
-        self.daemons.abandon()
-        self.folder.unlock()
+    def context(self) -> SkateContext:
+        """What ``init()`` returns."""
+        return SkateContext(self.runtime, self.host.path, self.host.description)
 
 
 # ---------------------------------------------------------------------------- public functions
@@ -268,12 +268,19 @@ def init(
     log_to_driver: bool | None = None,
     **others: Any,
 ) -> SkateContext:
-    """Start skate on this machine and connect to it.
+    """Connect to a cluster, or start skate on this machine and connect to that.
 
-    ``num_cpus``, ``num_gpus``: what tasks may use (default: what the machine has; fractions are
-    fine). ``resources``: custom ones, name to amount. ``object_store_memory``: bytes (default 30 %
-    of the memory, at least 75 MiB). ``namespace``: where named actors are looked up (default: one
-    of its own). ``log_to_driver``: whether prints of tasks appear here (default True).
+    ``address``: "HOST:PORT" of a cluster that this machine has a node of; "auto" for the one that
+    `skate start` runs here; "local" for a session of this program's own. By default SKATE_ADDRESS
+    or RAY_ADDRESS says it, or what runs here is joined, or else a session is started.
+
+    Of a session of its own: ``num_cpus``, ``num_gpus``: what tasks may use (default: what the
+    machine has; fractions are fine). ``resources``: custom ones, name to amount. ``labels`` of the
+    node. ``object_store_memory``: bytes (default 30 % of the memory, at least 75 MiB). A cluster
+    has what its nodes were started with: ValueError.
+
+    ``namespace``: where named actors are looked up (default: one of its own). ``log_to_driver``:
+    whether prints of tasks appear here (default True).
     Raises RuntimeError on a second call, unless ``ignore_reinit_error``. Ray: ``ray.init``.
     """
     global _session
@@ -282,18 +289,64 @@ def init(
         if runtime is not None and (is_initialized() or not runtime.is_driver):
             if not ignore_reinit_error:
                 raise RuntimeError(_TWICE if runtime.is_driver else _INSIDE)
-            folder = sessions_root() / runtime.session if _session is None else _session.folder.path
-            return SkateContext(runtime, folder)
+            return _context_of(runtime)
         _check_others(local_mode, others)
-        _check_address(address)
         _check_strings(resources, labels, namespace)
+        wanted = joining.wanted(address)
+        if wanted.is_remote:
+            _connect_remote(wanted.address)
+        found = joining.find(wanted)
+        if found is not None:
+            joining.refuse_settings(
+                found,
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                resources=resources,
+                labels=labels,
+                object_store_memory=object_store_memory,
+                _system_config=others.get("_system_config"),
+                _node_name=others.get("_node_name"),
+            )
         _forget_ended()
-        store = machine.store_bytes(object_store_memory)
-        total = machine.node_resources(num_cpus, num_gpus, resources, store, ADDRESS)
         job = _job_config(namespace, log_to_driver)
-        _session = Session(job, total, store, dict(labels or {}))
+        if found is not None:
+            _session = Session(job, JoinedNode(found))
+        else:
+            store = machine.store_bytes(object_store_memory)
+            total = machine.node_resources(num_cpus, num_gpus, resources, store, ADDRESS)
+            settings = NodeSettings(total, store, ADDRESS, dict(labels or {}))
+            _session = Session(job, _start_daemons(settings))
         runtime_module.set_current(_session.runtime)
-        return SkateContext(_session.runtime, _session.folder.path)
+        return _session.context()
+
+
+def _context_of(runtime: Runtime) -> SkateContext:
+    if _session is not None:
+        return _session.context()
+    folder = sessions_root() / runtime.session  # in a worker
+    try:
+        told = read_description(folder)
+    except (OSError, ValueError):
+        told = Description(str(folder / "node.sock"))
+    return SkateContext(runtime, folder, told)
+
+
+def _start_daemons(settings: NodeSettings) -> Daemons:
+    daemons = Daemons(SessionFolder())
+    try:
+        daemons.start(settings)
+    except BaseException:
+        daemons.stop(time.monotonic() + config.STOP_TIMEOUT_S)
+        raise
+    return daemons
+
+
+def _connect_remote(address: str) -> NoReturn:
+    """A session with a node on another machine: skate://HOST:PORT."""
+    raise NotImplementedError(
+        f"connecting to {address} from a machine that is no part of the cluster is not supported "
+        "yet: run `skate start --address HOST:PORT` on this machine, and init() joins the cluster"
+    )
 
 
 def _check_others(local_mode: bool, others: dict[str, Any]) -> None:
@@ -310,36 +363,13 @@ def _check_others(local_mode: bool, others: dict[str, Any]) -> None:
             raise RuntimeError(f"Unknown keyword argument(s) for init(): {name}")
 
 
-def _check_address(address: str | None) -> None:
-    source = "init(address=...)"
-    if address is None:
-        for variable in ("SKATE_ADDRESS", "RAY_ADDRESS"):
-            if os.environ.get(variable):
-                address, source = os.environ[variable], variable
-                break
-    if address is not None and not isinstance(address, str):
-        raise TypeError(f"address has to be a string, not {address!r}")
-    if address in (None, "", "local"):
-        return
-    if address == "auto":
-        raise ConnectionError(
-            f"Could not find a running skate cluster ({source} is 'auto'): this version of skate "
-            "runs on one machine, which init() without an address starts."
-        )
-    raise NotImplementedError(
-        f"{source} is {address!r}: joining a cluster is not supported yet; this version of skate "
-        "runs on one machine, which init() without an address starts."
-    )
-
-
 def _check_strings(resources: Any, labels: Any, namespace: Any) -> None:
     if resources is not None and not isinstance(resources, dict):
         raise TypeError(f"resources has to be a dict of name to amount, not {resources!r}")
-    if labels is not None and not (
-        isinstance(labels, dict)
-        and all(isinstance(x, str) for pair in labels.items() for x in pair)
-    ):
-        raise TypeError(f"labels has to be a dict of strings to strings, not {labels!r}")
+    if labels is not None:
+        from skate.api.label_syntax import check_node_labels
+
+        check_node_labels(labels)
     if namespace is not None and not (isinstance(namespace, str) and namespace):
         raise ValueError(f"namespace has to be a string that is not empty, not {namespace!r}")
 
@@ -423,7 +453,7 @@ def connected() -> Runtime:
 
 
 def current_session() -> Session | None:
-    """The session that this driver started."""
+    """The session that this driver is in."""
     return _session
 
 
@@ -431,7 +461,7 @@ def _after_fork() -> None:
     global _session, _lock
     _lock = threading.RLock()
     if _session is not None:
-        _session.abandon_in_child()
+        _session.host.abandon_in_child()
         _session = None
 
 
@@ -440,7 +470,7 @@ def _at_exit() -> None:
         shutdown()
     except KeyboardInterrupt:  # a second Ctrl-C: at once, then; the daemons tidy up by themselves
         if _session is not None:
-            _session.daemons.abandon()
+            _session.host.abandon()
 
 
 atexit.register(_at_exit)

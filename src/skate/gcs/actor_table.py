@@ -8,8 +8,8 @@ Invariants, all asserted by `check()`: a name belongs to an actor that is not de
 it; an actor bears its name from reservation to death; living actors are never dropped, of the dead
 the newest `DEAD_KEPT` stay.
 
-It places and restarts nothing: the actor's node does. An actor's `spec` (options, methods) is
-opaque bytes of its node.
+It places and restarts nothing: the actor's home node does, which is the one that reports, wherever
+the actor lives. An actor's `spec` (options, methods) is opaque bytes of its node.
 """
 
 from __future__ import annotations
@@ -130,7 +130,9 @@ class ActorTable:
         news = row is None or not row.reported or row.state is not state
         if row is None:
             row = ActorRow(message.actor_id, reporter)
-        elif row.reported and news and state not in _REACHABLE[row.state]:
+        elif not row.reported:
+            row.reporter = reporter  # of a reservation: whoever asked for it
+        elif news and state not in _REACHABLE[row.state]:
             raise IllegalMove(f"ActorState {row.state.name} -> {state.name}: {row.actor_id.hex()}")
         claims = message.name and not row.name and not row.reported
         if claims and state is not ActorState.DEAD:
@@ -151,11 +153,14 @@ class ActorTable:
                 self.actors.remove(row.actor_id)
 
     def end_node(self, node_id: bytes, cause: str, now: float) -> list[ActorRow]:
-        """The node is dead; returns its actors, which die with it, the oldest first."""
+        """The node is dead; returns the actors that it spoke for, the oldest first: they are dead.
+
+        One that lived there and whose reporter lives is that one's affair: it may be restarted.
+        """
         lost = [
             row
             for row in self.actors.rows()
-            if row.state is not ActorState.DEAD and node_id in (row.node_id, row.reporter)
+            if row.state is not ActorState.DEAD and row.reporter == node_id
         ]
         for row in lost:
             row.state, row.cause, row.changed = ActorState.DEAD, cause, now

@@ -13,7 +13,7 @@ forms, with times in seconds of the wall clock (0.0: did not happen) and ids as 
           `what` is "PUT", "STORED" (in the node's own memory), "SEALED" (in the arena), "WANTED",
           "DELIVERED", "FREED" or "PULLED"; size in bytes
     ("S", kind, id, state, at, text, pid)
-          `kind` is "node", "job", "actor", "worker" or "function"
+          `kind` is "node", "job", "actor", "worker", "function" or "placement_group"
 
 A row, which is what readers get, is one state change as plain data with ids in hex: "time", "kind"
 ("task", "object" or the kind of an S event), "id", "name", "state", "node_id", "worker_pid" are in

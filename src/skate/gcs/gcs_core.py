@@ -2,23 +2,28 @@
 
 The shell (gcs_server.py, or a simulator) numbers its connections as peers and calls `handle` with
 each message, `peer_lost` once when a connection ends, and `tick` every `membership.TICK_S` if
-there may be silent nodes. What comes back are (peer, message) pairs; after a `Refused` the shell
-closes that connection.
+there may be silent nodes, and within `config.HEARTBEAT_S` whenever `is_tick_due`. What comes back
+are (peer, message) pairs; after a `Refused` the shell closes that connection.
 
 A peer that sends `NodeJoins` speaks for that node until its connection ends, and then the node is
-dead: its jobs end, its actors die, its objects and tasks are forgotten. Every other peer may ask
-and nothing else. Changes of nodes, jobs, actors and functions enter the event log here, so nodes
-need not report them as events too.
+dead: its jobs end, the actors that it spoke for die, its objects and tasks are forgotten. Every
+other peer may ask and nothing else. Changes of nodes, jobs, actors and functions enter the event
+log here, so nodes need not report them as events too.
+
+Nodes are told what concerns them all: who joined, changed or died (`NodesChanged`; a new node reads
+of all living ones first), which job is over, which copies nobody needs; and what becomes of the
+actors that they watch. What they offer goes to the global scheduler; placement groups are reserved
+and committed on them (placement_groups.py).
 
 Invariants: every `Ask` has exactly one `Answer`, unless its peer is lost; what a peer does wrong
 is told to that peer alone and harms nobody else's rows.
 
-Deliberately absent: placement, restarts, storage.
+Deliberately absent: restarts, storage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -27,26 +32,48 @@ from skate.config import EVENT_LOG_TASKS, NODE_SILENCE_S
 from skate.errors import ErrorRecord, encode_error
 from skate.gcs import questions
 from skate.gcs.actor_table import ActorRow, ActorTable, view_actor
+from skate.gcs.actor_watch import ActorWatch
 from skate.gcs.event_log import EventLog, encode_events
 from skate.gcs.function_table import FunctionTable, KeyValueStore
-from skate.gcs.membership import Membership, view_job, view_node
+from skate.gcs.global_scheduler import GlobalScheduler
+from skate.gcs.membership import (
+    Membership,
+    NodeRow,
+    available_on,
+    for_people,
+    info_of,
+    view_job,
+    view_node,
+)
 from skate.gcs.object_table import ObjectRow, ObjectTable, view_object
+from skate.gcs.placement_groups import Changes, GroupRow, PlacementGroups, view_group
 from skate.gcs.table import Table
 from skate.gcs.task_table import TaskTable, view_task
+from skate.ids import home_of
 from skate.messages import (
     ActorChanged,
     Answer,
     Ask,
+    BundlesReserved,
+    Demanded,
     Events,
+    Forget,
     FunctionStored,
     Heartbeat,
     JobChanged,
+    JobOver,
     NodeJoins,
+    NodesChanged,
     ObjectsChanged,
+    Offer,
+    Placed,
     Refused,
     TasksChanged,
+    WatchActor,
 )
-from skate.states import ActorState, IllegalMove, NodeState
+from skate.scheduler.group_names import uses_group
+from skate.spec import resources_of
+from skate.states import ActorState, IllegalMove, NodeState, PlacementGroupState
 
 Send = tuple[int, msgspec.Struct]
 Body = Any  # plain MessagePack data
@@ -63,11 +90,16 @@ class GcsCore:
     """All tables of the cluster, and who is connected.
 
     `silence_s` is how long a node may say nothing before it is given up; None if its connection
-    tells all, as on one machine. `max_events` bounds the event log.
+    tells all, as on one machine. `max_events` bounds the event log. `random` gives a number in
+    [0, 1): it breaks the ties of the global scheduler.
     """
 
     def __init__(
-        self, silence_s: float | None = NODE_SILENCE_S, max_events: int = EVENT_LOG_TASKS
+        self,
+        silence_s: float | None = NODE_SILENCE_S,
+        max_events: int = EVENT_LOG_TASKS,
+        *,
+        random: Callable[[], float],
     ) -> None:
         self.membership = Membership(silence_s)
         self.actors = ActorTable()
@@ -76,7 +108,11 @@ class GcsCore:
         self.functions = FunctionTable()
         self.key_values = KeyValueStore()
         self.events = EventLog(max_events)
+        self.scheduler = GlobalScheduler(random)
+        self.groups = PlacementGroups(self._on_group_state, self._on_group_resources)
+        self._actor_watch = ActorWatch()
         self._node_of: dict[int, bytes] = {}
+        self._now = 0.0  # of the stimulus at hand
         self._handlers: dict[type, Callable[[bytes, Any, float], list[Send]]] = {
             Heartbeat: self._on_heartbeat,
             JobChanged: self._on_job_changed,
@@ -85,6 +121,9 @@ class GcsCore:
             ObjectsChanged: self._on_objects_changed,
             Events: self._on_events,
             TasksChanged: self._on_tasks_changed,
+            Offer: self._on_offer,
+            WatchActor: self._on_watch_actor,
+            BundlesReserved: self._on_bundles_reserved,
         }
         self._answers: dict[str, Callable[[int, int, Any], Body]] = {
             "nodes": lambda *_: [view_node(row) for row in self.membership.nodes.rows()],
@@ -107,6 +146,14 @@ class GcsCore:
             "kv_del": lambda _p, _n, q: self.key_values.delete(q.namespace, q.key, q.by_prefix),
             "kv_list": lambda _p, _n, q: self.key_values.keys(q.namespace, q.prefix),
             "kv_exists": lambda _p, _n, q: self.key_values.get(q.namespace, q.key) is not None,
+            "create_placement_group": self._create_group,
+            "remove_placement_group": lambda _p, _n, q: self.groups.remove(q.group_id, self._now),
+            "wait_placement_group": self._wait_group,
+            "placement_group_table": self._group_table,
+            "get_placement_group": self._get_group,
+            "cluster_resources": lambda *_: self._cluster_resources(),
+            "available_resources": lambda *_: self._available_resources(),
+            "pending": lambda *_: self._pending(),
             "summary": lambda *_: self.summary(),
             "watch": self._watch,
         }
@@ -116,12 +163,18 @@ class GcsCore:
             "actors": (self.actors.actors, view_actor),
             "tasks": (self.tasks.tasks, view_task),
             "objects": (self.objects.objects, view_object),
+            "placement_groups": (self.groups.groups, view_group),
         }
 
     # ------------------------------------------------------------------------------ stimuli
 
     def handle(self, peer: int, message: msgspec.Struct, now: float) -> list[Send]:
         """Take one message of a peer; what is to be sent. `now` is wall seconds, here and below."""
+        self._now = now
+        sends = self._handle(peer, message, now)
+        return sends + self.groups.take_sends()
+
+    def _handle(self, peer: int, message: msgspec.Struct, now: float) -> list[Send]:
         kind = type(message)
         node_id = self._node_of.get(peer)
         if node_id is not None:
@@ -141,24 +194,43 @@ class GcsCore:
     def peer_lost(self, peer: int, now: float) -> list[Send]:
         """The connection has ended; its node, if it spoke for one, is dead."""
         self.objects.forget_peer(peer)
+        self.groups.forget_peer(peer)
         node_id = self._node_of.get(peer)
-        if node_id is not None:
-            self._end_node(peer, node_id, "its connection to the GCS has ended", now)
-        return []
+        if node_id is None:
+            return []
+        sends = self._end_node(peer, node_id, "its connection to the GCS has ended", now)
+        return sends + self.groups.take_sends()
 
     def tick(self, now: float) -> list[Send]:
-        """Give up nodes that are silent for too long; they are told."""
+        """Give up nodes that are silent for too long (they are told), and place what waits."""
         sends: list[Send] = []
         for row in self.membership.silent(now):
             cause = f"it was silent for {now - row.heard:.1f} s"
-            self._end_node(row.peer, row.node_id, cause, now)
+            sends += self._end_node(row.peer, row.node_id, cause, now)
             sends.append((row.peer, Refused(f"this node was given up: {cause}")))
+        self.groups.tick(now)
+        sends += self.groups.take_sends()
+        sends += self._answers_to_offers(self.scheduler.tick(now))
         return sends
+
+    @property
+    def is_tick_due(self) -> bool:
+        """Whether something that waits may have found its place: `tick` within HEARTBEAT_S."""
+        return self.scheduler.is_tick_due or self.groups.is_tick_due
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether any node is to be told what becomes of any actor."""
+        return bool(self._actor_watch.watched())
 
     @property
     def node_count(self) -> int:
         """How many connected peers are nodes."""
         return len(self._node_of)
+
+    def is_node(self, peer: int) -> bool:
+        """Whether this peer speaks for a living node."""
+        return peer in self._node_of
 
     # ---------------------------------------------------------------------- reports of nodes
 
@@ -169,11 +241,17 @@ class GcsCore:
         if refusal:
             return [(peer, Refused(refusal))]
         self._node_of[peer] = message.node_id
+        self.scheduler.node_joined(message.node_id, message.resources, message.labels)
+        self.groups.node_joined(message.node_id, peer, message.resources, message.labels, now)
         self._record("node", message.node_id, "ALIVE", now, message.hostname, message.pid)
-        return []
+        alive = [info_of(row) for row in self.membership.alive()]
+        sends: list[Send] = [(peer, NodesChanged(alive))]
+        return sends + self._tell_nodes(NodesChanged(alive[-1:]), but=peer)
 
     def _on_heartbeat(self, node_id: bytes, message: Heartbeat, now: float) -> list[Send]:
         self.membership.load(node_id, message)
+        self.scheduler.heartbeat(node_id, message)
+        self.groups.heartbeat(node_id, message.available)
         return []
 
     def _on_job_changed(self, node_id: bytes, message: JobChanged, now: float) -> list[Send]:
@@ -183,6 +261,8 @@ class GcsCore:
             self._record("job", message.job_id, state, message.at, text, pid)
             if not message.alive:
                 self.actors.end_job(message.job_id)
+                self.groups.end_job(message.job_id, now)
+                return self._tell_nodes(JobOver(message.job_id), but=self._peer_of(node_id))
         return []
 
     def _on_function_stored(
@@ -193,11 +273,13 @@ class GcsCore:
         return []
 
     def _on_actor_changed(self, node_id: bytes, message: ActorChanged, now: float) -> list[Send]:
+        before = self.actors.actors.get(message.actor_id)
+        is_late = before is not None and before.state is ActorState.DEAD
         if self.actors.change(node_id, message):
             state = ActorState(message.state).name
             text = message.cause or message.class_name
             self._record("actor", message.actor_id, state, message.at, text, message.pid)
-        return []
+        return [] if is_late else self._tell_watchers(message.actor_id)
 
     def _on_objects_changed(
         self, node_id: bytes, message: ObjectsChanged, now: float
@@ -210,6 +292,12 @@ class GcsCore:
                 sends += [(peer, Answer(number, body)) for peer, number in waiters]
         for object_id in message.dropped:
             self.objects.drop(node_id, object_id)
+        copies: dict[bytes, list[bytes]] = {}
+        for object_id in message.freed:
+            for holder in self.objects.free(object_id):
+                if holder != node_id:
+                    copies.setdefault(holder, []).append(object_id)
+        sends += [(self._peer_of(holder), Forget(ids)) for holder, ids in copies.items()]
         return sends
 
     def _on_events(self, node_id: bytes, message: Events, now: float) -> list[Send]:
@@ -223,18 +311,116 @@ class GcsCore:
             self.tasks.end(task_id)
         return []
 
-    def _end_node(self, peer: int, node_id: bytes, cause: str, now: float) -> None:
+    def _on_offer(self, node_id: bytes, message: Offer, now: float) -> list[Send]:
+        why = self.groups.why_gone(message.demand) if message.count else ""
+        if why:
+            return [(self._peer_of(node_id), _group_is_gone(message, why))]
+        return self._answers_to_offers(self.scheduler.offer(node_id, message, now))
+
+    def _on_bundles_reserved(
+        self, node_id: bytes, message: BundlesReserved, now: float
+    ) -> list[Send]:
+        self.groups.reserved(node_id, message, now)
+        return []
+
+    def _on_group_state(self, row: GroupRow, now: float) -> list[Send]:
+        text = row.reason or row.name
+        self._record("placement_group", row.group_id, row.state.name, now, text, 0)
+        if row.state is not PlacementGroupState.REMOVED:
+            return []
+        hopeless = self.scheduler.give_up(lambda offer: uses_group(offer.demand, row.group_id))
+        return [
+            (self._peer_of(node_id), _group_is_gone(offer, self.groups.why_gone(offer.demand)))
+            for node_id, offer in hopeless
+        ]
+
+    def _on_group_resources(self, changes: Changes) -> list[Send]:
+        for node_id, resources in changes.items():
+            self.membership.change_resources(node_id, resources)
+            self.scheduler.node_changed(node_id, resources)
+        return self._tell_nodes(NodesChanged([info_of(self._row_of(i)) for i in changes]))
+
+    def _on_watch_actor(self, node_id: bytes, message: WatchActor, now: float) -> list[Send]:
+        peer, actor_id = self._peer_of(node_id), message.actor_id
+        if not message.watch:
+            self._actor_watch.unwatch(peer, actor_id)
+            return []
+        self._actor_watch.watch(peer, actor_id)
+        news = self._news_of(actor_id, now)
+        if news is None:
+            return []
+        if news.state == ActorState.DEAD:
+            self._actor_watch.unwatch(peer, actor_id)
+        return [(peer, news)]
+
+    def _end_node(self, peer: int, node_id: bytes, cause: str, now: float) -> list[Send]:
         del self._node_of[peer]
-        row = self.membership.nodes.get(node_id)
+        self._actor_watch.forget_peer(peer)
+        row = self._row_of(node_id)
         jobs = self.membership.end_node(node_id, cause, now)
-        self._record("node", node_id, "DEAD", now, cause, 0 if row is None else row.pid)
+        self.scheduler.node_left(node_id)
+        self.groups.node_lost(node_id, now)
+        sends = self._tell_nodes(NodesChanged([info_of(row)]))
+        self._record("node", node_id, "DEAD", now, cause, row.pid)
         why = f"node {node_id.hex()} is dead: {cause}"
         for job in jobs:
             self._record("job", job.job_id, "FINISHED", now, why, job.driver_pid)
+            self.actors.end_job(job.job_id)
+            self.groups.end_job(job.job_id, now)
+            sends += self._tell_nodes(JobOver(job.job_id))
         for actor in self.actors.end_node(node_id, why, now):
             self._record("actor", actor.actor_id, "DEAD", now, why, actor.pid)
+        # Also those that it never came to report: nobody else will.
+        for actor_id in self._actor_watch.watched():
+            sends += self._tell_watchers_of_end(actor_id, now)
         self.objects.drop_node(node_id)
         self.tasks.drop_node(node_id)
+        return sends
+
+    # -------------------------------------------------------------------------- telling nodes
+
+    def _row_of(self, node_id: bytes) -> NodeRow:
+        row = self.membership.nodes.get(node_id)
+        assert row is not None, f"no row of node {node_id.hex()}"
+        return row
+
+    def _peer_of(self, node_id: bytes) -> int:
+        return self._row_of(node_id).peer
+
+    def _tell_nodes(self, message: msgspec.Struct, but: int = -1) -> list[Send]:
+        return [(peer, message) for peer in self._node_of if peer != but]
+
+    def _answers_to_offers(self, answers: Iterable[tuple[bytes, Placed]]) -> list[Send]:
+        return [(self._peer_of(node_id), placed) for node_id, placed in answers]
+
+    def _news_of(self, actor_id: bytes, now: float) -> ActorChanged | None:
+        """What a watcher is to know of the actor; None as long as nobody has reported it."""
+        row = self.actors.actors.get(actor_id)
+        if row is not None and row.reported:
+            return _row_as_news(row)
+        home = home_of(actor_id)
+        if self.membership.home(home) is not None:
+            return None
+        cause = f"the node that created it, {home.hex()}..., is dead"
+        dead = int(ActorState.DEAD)
+        return ActorChanged(actor_id, dead, "", "", "", b"", 0, cause, now)
+
+    def _tell_watchers(self, actor_id: bytes) -> list[Send]:
+        row = self.actors.actors.get(actor_id)
+        peers = self._actor_watch.watchers(actor_id)
+        if row is None or not peers:
+            return []
+        if row.state is ActorState.DEAD:
+            self._actor_watch.end_actor(actor_id)
+        return [(peer, _row_as_news(row)) for peer in peers]
+
+    def _tell_watchers_of_end(self, actor_id: bytes, now: float) -> list[Send]:
+        news = self._news_of(actor_id, now)
+        if news is None or news.state != ActorState.DEAD:
+            return []
+        peers = self._actor_watch.watchers(actor_id)
+        self._actor_watch.end_actor(actor_id)
+        return [(peer, news) for peer in peers]
 
     def _record(self, kind: str, any_id: bytes, state: str, at: float, text: str, pid: int) -> None:
         self.events.append(encode_events([("S", kind, any_id, state, at, text, pid)]), 1, 0)
@@ -294,6 +480,41 @@ class GcsCore:
     def _kv_put(self, _p: int, _n: int, ask: questions.KvPut) -> Body:
         return self.key_values.put(ask.namespace, ask.key, ask.value, ask.overwrite)
 
+    def _create_group(self, _p: int, _n: int, ask: questions.CreatePlacementGroup) -> Body:
+        job = self.membership.jobs.get(ask.job_id)
+        if job is not None and not job.alive and not ask.detached:
+            raise ValueError(f"job {ask.job_id.hex()} has ended, and its groups with it")
+        bundles = [tuple(sorted(bundle.items())) for bundle in ask.bundles]
+        row = GroupRow(
+            ask.group_id,
+            ask.name,
+            ask.namespace,
+            bundles,
+            ask.strategy,
+            ask.job_id,
+            ask.detached,
+            ask.bundle_rules,
+            ask.soft_target,
+            self._now,
+            [b""] * len(bundles),
+            [0] * len(bundles),
+        )
+        self.groups.create(row)
+
+    def _wait_group(self, peer: int, number: int, ask: questions.WaitPlacementGroup) -> Body:
+        self.groups.wait(ask.group_id, (peer, number))
+        return _LATER
+
+    def _group_table(self, _p: int, _n: int, ask: questions.PlacementGroupTable) -> Body:
+        if ask.group_id is None:
+            return [view_group(row) for row in self.groups.groups.rows()]
+        row = self.groups.groups.get(ask.group_id)
+        return [] if row is None else [view_group(row)]
+
+    def _get_group(self, _p: int, _n: int, ask: questions.GetPlacementGroup) -> Body:
+        row = self.groups.find(ask.name, ask.namespace)
+        return None if row is None else view_group(row)
+
     def _watch(self, _p: int, _n: int, ask: questions.Watch) -> Body:
         if ask.table not in self._watched:
             raise ValueError(f"no table {ask.table!r}, only {', '.join(self._watched)}")
@@ -305,6 +526,22 @@ class GcsCore:
             "removed": [key.hex() for key in changes.removed],
             "complete": changes.complete,
         }
+
+    def _cluster_resources(self) -> Body:
+        return for_people(_sum(row.resources for row in self.membership.alive()))
+
+    def _available_resources(self) -> Body:
+        free = for_people(_sum(available_on(row) for row in self.membership.alive()))
+        return {name: amount for name, amount in free.items() if amount > 0}
+
+    def _pending(self) -> Body:
+        rows = []
+        for node in self.membership.alive():
+            for demanded in node.load.pending if node.load is not None else ():
+                rows.append(_view_demanded(node.node_id, demanded))
+        for node_id, demanded in self.scheduler.pending_by_node():
+            rows.append(_view_demanded(node_id, demanded))
+        return rows + self.groups.pending()
 
     def summary(self) -> dict[str, Any]:
         """Counts for each table, as plain data."""
@@ -321,6 +558,7 @@ class GcsCore:
             "object_bytes": self.objects.total_bytes,
             "functions": len(self.functions.functions),
             "key_values": len(self.key_values),
+            "placement_groups": self.groups.counts(),
             "events": {"kept": self.events.kept, "dropped": self.events.dropped},
         }
 
@@ -328,12 +566,19 @@ class GcsCore:
         """Assert the invariants of all tables, and that they agree with each other."""
         for part in (self.membership, self.actors, self.objects, self.tasks, self.events):
             part.check()
+        self.scheduler.check()
+        self.groups.check()
+        self._actor_watch.check()
         self.functions.functions.check()
         alive = {row.peer: row.node_id for row in self.membership.alive()}
         assert alive == self._node_of
         living = set(alive.values())
         for row in self.objects.objects.rows():
             assert row.nodes.keys() <= living
+        for actor_id in self._actor_watch.watched():
+            actor = self.actors.actors.get(actor_id)
+            assert actor is None or actor.state is not ActorState.DEAD
+            assert all(peer in self._node_of for peer in self._actor_watch.watchers(actor_id))
 
 
 def _actor_for_nodes(row: ActorRow) -> dict[str, Any]:
@@ -342,6 +587,44 @@ def _actor_for_nodes(row: ActorRow) -> dict[str, Any]:
         "actor_id": row.actor_id,
         "node_id": row.node_id,
         "spec": row.spec,
+    }
+
+
+def _row_as_news(row: ActorRow) -> ActorChanged:
+    return ActorChanged(
+        row.actor_id,
+        int(row.state),
+        row.class_name,
+        row.name,
+        row.namespace,
+        row.node_id,
+        row.pid,
+        row.cause,
+        row.changed,
+        row.restarts,
+    )
+
+
+def _group_is_gone(offer: Offer, why: str) -> Placed:
+    kind = "ActorPlacementGroupRemoved" if offer.is_actor else "TaskPlacementGroupRemoved"
+    return Placed(offer.number, [], error=encode_error(ErrorRecord(kind, why)))
+
+
+def _sum(parts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for part in parts:
+        for name, units in part.items():
+            total[name] = total.get(name, 0) + units
+    return total
+
+
+def _view_demanded(node_id: bytes, demanded: Demanded) -> dict[str, Any]:
+    return {
+        "name": demanded.name,
+        "demand": resources_of(demanded.demand),
+        "count": demanded.count,
+        "reason": demanded.reason,
+        "node_id": node_id.hex(),
     }
 
 

@@ -8,6 +8,9 @@ Invariants: what a connection does wrong closes that one, with its reason in the
 an unexpected exception ends the process with its traceback and exit code 1, since a GCS that goes
 on with half a change done is worse than none; SIGINT is for the driver and is ignored here.
 
+A node that does not read what it is told is closed when too much of it waits; any other peer, that
+can only ask, is not heard until it has read its answers.
+
 Nothing here runs periodically in a local session: a connection on one machine ends with its
 process, so silence needs no watching, and an idle GCS costs nothing.
 """
@@ -19,6 +22,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import signal
 import socket
 import struct
@@ -30,7 +34,13 @@ from typing import Any, cast
 import msgspec
 import uvloop
 
-from skate.config import HELLO_TIMEOUT_S, NODE_SILENCE_S
+from skate.config import (
+    GCS_CLOSE_WITHIN_S,
+    GCS_UNREAD_MAX_BYTES,
+    HEARTBEAT_S,
+    HELLO_TIMEOUT_S,
+    NODE_SILENCE_S,
+)
 from skate.errors import ErrorRecord, encode_error
 from skate.gcs.gcs_core import GcsCore, Send
 from skate.gcs.membership import TICK_S
@@ -85,24 +95,35 @@ class _Connection(asyncio.Protocol):
 
     def send(self, batch: list[msgspec.Struct]) -> None:
         """Write one frame."""
-        if self._transport is not None:
-            self._transport.write(_frame(batch))
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        transport.write(_frame(batch))
+        unread = transport.get_write_buffer_size()
+        if unread > GCS_UNREAD_MAX_BYTES:
+            self.is_deaf = True
+            log.warning("connection %d closed: %d bytes wait to be read", self.peer, unread)
+            transport.abort()
 
     def close(self, reason: str) -> None:
-        """Close once everything is written, and say why in the log."""
+        """Close once everything is written and read, or soon, and say why in the log."""
         self.is_deaf = True
         if self._transport is not None and not self._transport.is_closing():
             log.warning("connection %d closed: %s", self.peer, reason)
             self._transport.close()
+            asyncio.get_running_loop().call_later(GCS_CLOSE_WITHIN_S, self.abort)
 
     def abort(self) -> None:
         """Close at once."""
         if self._transport is not None:
             self._transport.abort()
 
-    # A peer that does not read its answers may ask nothing more until it does.
+    # A peer that does not read its answers may ask nothing more until it does. A node has to be
+    # heard all the same, or it would be given up for its silence.
 
     def pause_writing(self) -> None:
+        if self._server.core.is_node(self.peer):
+            return
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
@@ -131,6 +152,7 @@ class GcsServer:
         self._loop = asyncio.get_running_loop()
         self._outgoing: dict[int, list[msgspec.Struct]] = {}
         self._peers = 0
+        self._is_tick_coming = False
         self._no_nodes = asyncio.Event()
         self._no_nodes.set()
         self._loop.set_exception_handler(self._on_exception)
@@ -152,6 +174,9 @@ class GcsServer:
             if isinstance(message, Refused):
                 connection.is_deaf = True  # `_flush` closes it
         self._watch_nodes()
+        if self.core.is_tick_due and not self._is_tick_coming:
+            self._is_tick_coming = True
+            self._loop.call_later(HEARTBEAT_S, self._tick)
 
     def on_connection_lost(self, peer: int) -> None:
         """The connection is closed, by whichever side."""
@@ -168,6 +193,10 @@ class GcsServer:
         """Let the core find nodes that have gone silent, from now on."""
         self.perform(self.core.tick(time.time()))
         self._loop.call_later(TICK_S, self.watch_silence)
+
+    def _tick(self) -> None:
+        self._is_tick_coming = False
+        self.perform(self.core.tick(time.time()))
 
     async def nodes_left(self) -> bool:
         """Whether all nodes have closed within the time that they have."""
@@ -247,7 +276,8 @@ class _Lifeline:
 
 async def _serve(listen_fd: int, lifeline_fd: int, session_dir: str, local: bool) -> None:
     parent = os.getppid()
-    server = GcsServer(GcsCore(silence_s=None if local else NODE_SILENCE_S))
+    silence_s = None if local else NODE_SILENCE_S
+    server = GcsServer(GcsCore(silence_s, random=random.random))
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, server.stop, "SIGTERM")
     lifeline = _Lifeline(lifeline_fd, server)
@@ -262,10 +292,11 @@ async def _serve(listen_fd: int, lifeline_fd: int, session_dir: str, local: bool
     log.info("ends: %s", reason)
     listening.close()
     # Files in use stay; but once the parent has gone nobody else would ever take them away.
-    if local and (await server.nodes_left() or lifeline.is_cut):
+    if (local or lifeline.is_cut) and (await server.nodes_left() or lifeline.is_cut):
         _remove_session_files(session_dir)
-        if os.getppid() != parent:
+        if not local or os.getppid() != parent:
             # The driver is dead and the node may be: what they would have ended is ours to end.
+            # (The lifeline of a cluster's GCS is held by the head's node: that one is dead.)
             kill_session(os.path.basename(session_dir))
     await server.close_connections()
 

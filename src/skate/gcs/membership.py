@@ -3,8 +3,9 @@
 `GcsCore` calls it when a node joins, speaks or leaves, and asks `silent` now and then. A node that
 was given up never comes back under its id: whoever wants to rejoin does so as a new node.
 
-Invariants, all asserted by `check()`: a peer speaks for at most one living node; a job runs only
-on a living node; living nodes and running jobs are never dropped, of the others the newest stay.
+Invariants, all asserted by `check()`: a peer speaks for at most one living node; no two living
+nodes begin with the same `HOME_BYTES`, by which ids name their home; a job runs only on a living
+node; living nodes and running jobs are never dropped, of the others the newest stay.
 
 What a node's end means for actors, objects and tasks is not decided here.
 """
@@ -17,8 +18,10 @@ import msgspec
 
 from skate.config import NODE_SILENCE_S, PROTOCOL_VERSION
 from skate.gcs.table import Table
-from skate.ids import JOB_ID_BYTES, NODE_ID_BYTES
-from skate.messages import Heartbeat, JobChanged, NodeJoins
+from skate.ids import HOME_BYTES, JOB_ID_BYTES, NODE_ID_BYTES
+from skate.messages import Heartbeat, JobChanged, NodeInfo, NodeJoins
+from skate.scheduler.group_names import parse_name
+from skate.scheduler.label_rules import labels_of
 from skate.spec import resources_of
 from skate.states import NODE_MOVES, NodeState, advance
 
@@ -72,6 +75,7 @@ class Membership:
         self.nodes: Table[bytes, NodeRow] = Table(history=ENDED_KEPT)
         self.jobs: Table[bytes, JobRow] = Table(history=ENDED_KEPT)
         self._silence_s = silence_s
+        self._homes: dict[bytes, NodeRow] = {}  # the living ones, in the order they joined
         self._ticked = 0.0
         self._last_job = 0
 
@@ -87,6 +91,11 @@ class Membership:
         known = self.nodes.get(message.node_id)
         if known is not None:
             return f"node {message.node_id.hex()} is known already, as {known.state.name}"
+        if self.home(message.node_id[:HOME_BYTES]) is not None:
+            return (
+                f"another living node's id begins with {message.node_id[:HOME_BYTES].hex()} too, by"
+                " which objects name their home: start this node again, it gets a new id"
+            )
         row = NodeRow(
             message.node_id,
             peer,
@@ -100,7 +109,12 @@ class Membership:
             heard=now,
         )
         self.nodes.put(row.node_id, row)
+        self._homes[row.node_id[:HOME_BYTES]] = row
         return ""
+
+    def home(self, prefix: bytes) -> NodeRow | None:
+        """The living node whose id begins with these `HOME_BYTES`."""
+        return self._homes.get(prefix)
 
     def hear(self, node_id: bytes, now: float) -> None:
         """The node has said something."""
@@ -133,7 +147,14 @@ class Membership:
 
     def alive(self) -> list[NodeRow]:
         """The living nodes, in the order in which they joined."""
-        return [row for row in self.nodes.rows() if row.state is NodeState.ALIVE]
+        return list(self._homes.values())
+
+    def change_resources(self, node_id: bytes, resources: dict[str, int]) -> None:
+        """The node's totals are these now: bundles of a placement group have come or gone."""
+        row = self.nodes.get(node_id)
+        if row is not None:
+            row.resources = resources
+            self.nodes.put(node_id, row)
 
     def end_node(self, node_id: bytes, cause: str, now: float) -> list[JobRow]:
         """The node is dead; returns its jobs, which end with it. IllegalMove if it was already."""
@@ -141,6 +162,7 @@ class Membership:
         if row is None:
             raise KeyError(node_id)
         row.state = advance(NODE_MOVES, row.state, NodeState.DEAD)
+        del self._homes[node_id[:HOME_BYTES]]
         row.ended, row.cause = now, cause
         self.nodes.put(node_id, row)
         self.nodes.retire(node_id)
@@ -184,10 +206,30 @@ class Membership:
         """Assert the invariants above."""
         self.nodes.check()
         self.jobs.check()
-        peers = [row.peer for row in self.alive()]
+        alive = [row for row in self.nodes.rows() if row.state is NodeState.ALIVE]
+        assert alive == self.alive()
+        assert [row.node_id[:HOME_BYTES] for row in alive] == list(self._homes)
+        peers = [row.peer for row in alive]
         assert len(peers) == len(set(peers))
         living = {row.node_id for row in self.alive()}
         assert all(job.node_id in living for job in self.jobs.rows() if job.alive)
+
+
+def info_of(row: NodeRow) -> NodeInfo:
+    """A node as the other nodes need to know it."""
+    alive = row.state is NodeState.ALIVE
+    return NodeInfo(row.node_id, row.address, row.resources, row.labels, alive)
+
+
+def available_on(row: NodeRow) -> dict[str, int]:
+    """What is free on the node, as of its last heartbeat."""
+    return row.resources if row.load is None else row.load.available
+
+
+def for_people(resources: dict[str, int]) -> dict[str, float]:
+    """Amounts as users write them; the names that placement groups make are left out."""
+    own = {name: units for name, units in resources.items() if parse_name(name) is None}
+    return resources_of(own)
 
 
 def view_node(row: NodeRow) -> dict[str, Any]:
@@ -213,16 +255,14 @@ def view_node(row: NodeRow) -> dict[str, Any]:
         "NodeName": host or row.address,
         "ObjectStoreSocketName": row.address if local else "",
         "RayletSocketName": row.address if local else "",
-        "Resources": resources_of(row.resources) if alive else {},
-        "Labels": row.labels,
+        "Resources": for_people(row.resources) if alive else {},
+        "Labels": labels_of(row.node_id, row.labels),
         "DeathReason": 0 if alive else 1,
         "DeathReasonMessage": row.cause,
         "pid": row.pid,
         "joined": row.joined,
         "ended": row.ended,
-        "available": resources_of(row.resources if load is None else load.available)
-        if alive
-        else {},
+        "available": for_people(available_on(row)) if alive else {},
         "queued": load.queued if load and alive else 0,
         "running": load.running if load and alive else 0,
         "object_store_bytes": row.object_store_bytes,

@@ -68,6 +68,14 @@ class ObjectTable:
             self.objects.remove(object_id)
             self.total_bytes -= row.size
 
+    def free(self, object_id: bytes) -> list[bytes]:
+        """Nobody holds the object any more; the nodes that had a copy. Unknown ones have none."""
+        row = self.objects.get(object_id)
+        nodes = [] if row is None else list(row.nodes)
+        for node_id in nodes:
+            self.drop(node_id, object_id)
+        return nodes
+
     def drop_node(self, node_id: bytes) -> None:
         """Everything that the node held is gone from there."""
         for object_id in list(self._on_node.get(node_id, ())):

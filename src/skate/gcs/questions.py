@@ -14,9 +14,12 @@ import msgspec
 
 from skate.gcs.event_log import ROWS_MAX
 from skate.ids import ACTOR_ID_BYTES, OBJECT_ID_BYTES
+from skate.scheduler.group_names import GROUP_ID_BYTES
+from skate.spec import LabelRule
 
 ActorID = Annotated[bytes, msgspec.Meta(min_length=ACTOR_ID_BYTES, max_length=ACTOR_ID_BYTES)]
 ObjectID = Annotated[bytes, msgspec.Meta(min_length=OBJECT_ID_BYTES, max_length=OBJECT_ID_BYTES)]
+GroupID = Annotated[bytes, msgspec.Meta(min_length=GROUP_ID_BYTES, max_length=GROUP_ID_BYTES)]
 AnyID = Annotated[bytes, msgspec.Meta(min_length=1)]
 Limit = Annotated[int, msgspec.Meta(ge=0, le=ROWS_MAX)]
 
@@ -162,12 +165,72 @@ class KvExists(msgspec.Struct):
     namespace: str = ""
 
 
+class CreatePlacementGroup(msgspec.Struct):
+    """None. The group is there from now on, and created once its bundles are reserved.
+
+    `bundles` are resources in fixed-point units; `bundle_rules` none, or a list for each bundle.
+    """
+
+    group_id: GroupID
+    bundles: list[dict[str, int]]
+    strategy: str = "PACK"
+    name: str = ""
+    namespace: str = ""
+    job_id: bytes = b""
+    detached: bool = False
+    bundle_rules: list[tuple[LabelRule, ...]] = []
+    soft_target: bytes = b""
+
+
+class RemovePlacementGroup(msgspec.Struct):
+    """Whether there was such a group; now what it had is being given back."""
+
+    group_id: GroupID
+
+
+class WaitPlacementGroup(msgspec.Struct):
+    """True, once the group is created; an error if it was removed, or never was."""
+
+    group_id: GroupID
+
+
+class PlacementGroupTable(msgspec.Struct):
+    """A list of dicts in the keys of Ray's `placement_group_table`: of all groups (the newest
+    removed ones too), or of the one that is asked for, if it is known."""
+
+    group_id: GroupID | None = None
+
+
+class GetPlacementGroup(msgspec.Struct):
+    """The row, as in the table, of the group of this name that is not removed; or None."""
+
+    name: str
+    namespace: str = ""
+
+
+class ClusterResources(msgspec.Struct):
+    """A dict of what the living nodes have all together; resources of placement groups left out."""
+
+
+class AvailableResources(msgspec.Struct):
+    """Likewise of what is free, as of their last heartbeats; what is used up is left out."""
+
+
+class Pending(msgspec.Struct):
+    """A list of dicts: what waits on the nodes, and for a node, and why.
+
+    "name", "demand" (amounts), "count", "reason", and the "node_id" where it waits or was offered.
+    """
+
+
 class Summary(msgspec.Struct):
     """A dict of counts for each table, and of events kept and dropped."""
 
 
 class Watch(msgspec.Struct):
-    """What changed in a table ("nodes", "jobs", "actors", "tasks", "objects") since a version.
+    """What changed in a table since a version.
+
+    Tables are "nodes", "jobs", "actors", "tasks", "objects" and "placement_groups".
 
     {"version": ask with this next time, "rows": [...], "removed": [ids in hex], "complete": bool};
     if not complete, the rows are the whole table. Version 0 asks for everything.
@@ -198,6 +261,14 @@ BODIES: dict[str, type[msgspec.Struct]] = {
     "kv_del": KvDel,
     "kv_list": KvList,
     "kv_exists": KvExists,
+    "create_placement_group": CreatePlacementGroup,
+    "wait_placement_group": WaitPlacementGroup,
+    "remove_placement_group": RemovePlacementGroup,
+    "placement_group_table": PlacementGroupTable,
+    "get_placement_group": GetPlacementGroup,
+    "cluster_resources": ClusterResources,
+    "available_resources": AvailableResources,
+    "pending": Pending,
     "summary": Summary,
     "watch": Watch,
 }

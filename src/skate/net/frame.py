@@ -45,6 +45,15 @@ def frames(batch: Sequence[msgspec.Struct]) -> list[bytes]:
     return [*frames(batch[:half]), *frames(batch[half:])]
 
 
+def counted_frames(batch: Sequence[msgspec.Struct]) -> list[tuple[bytes, int]]:
+    """The same frames, each with the number of its messages."""
+    payload = messages.encode(batch)
+    if len(payload) <= READ_TURN_BYTES or len(batch) == 1:
+        return [(_with_length(payload), len(batch))]
+    half = len(batch) // 2
+    return [*counted_frames(batch[:half]), *counted_frames(batch[half:])]
+
+
 def _with_length(payload: bytes) -> bytes:
     if len(payload) > MAX_FRAME_BYTES:
         raise FrameTooLarge(

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from skate import messages as m
 from skate.errors import ErrorRecord, decode_error, encode_error
-from skate.ids import handle_id
+from skate.ids import handle_id, job_of
 from skate.node.actor_router import Actor, ActorRouter
 from skate.node.peer import Job, Peer
 from skate.node.validity import check_call, read_error
+from skate.objects.object_store import REMOTE
+from skate.scheduler.group_names import is_cpu
 from skate.scheduler.local_scheduler import Task, Worker
 from skate.spec import FORMAT_ERROR
 from skate.states import TASK_MOVES, ActorState, TaskState, WorkerState, advance
@@ -73,7 +75,7 @@ class ActorManager:
             self.core.questions.ask_gcs(peer, m.Ask(0, "release_actor_name", body))
             for call in unborn.calls:
                 if call.state is TaskState.WAITING:
-                    self.core.fail_task(call, self._unknown(actor_id))
+                    self.core.fail_task(call, self.unknown(actor_id))
 
     def on_create(self, peer: Peer, message: m.CreateActor) -> None:
         """A new actor; its creator holds the handle from here on."""
@@ -100,9 +102,9 @@ class ActorManager:
         core.store.fulfil_inline(stored, b"", None)
         core.store.watched.add(counted)
         peer.held.add(counted)
-        self._report(actor)
+        self.report(actor)
         if core.hold_arguments(task):
-            self._arguments_of_constructor_ready(actor)
+            core.forwarder.place(task)
         unborn = self.unborn.pop(actor.id, None)
         if unborn is not None:
             for call in unborn.calls:
@@ -110,11 +112,14 @@ class ActorManager:
 
     def arguments_ready(self, call: Task) -> None:
         """The arguments of a call are there."""
-        if call.actor is not None:  # else its actor is not there yet
-            self.router.arguments_ready(call.actor, call.owner, call)
-
-    def _arguments_of_constructor_ready(self, actor: Actor) -> None:
-        self.core.scheduler.enqueue(actor.creation, self.core.now)
+        actor: Actor | None = call.actor
+        if actor is None:
+            return  # its actor is not there yet
+        if actor.fetching is call:
+            call.state = advance(TASK_MOVES, call.state, TaskState.READY)
+            self._go_on(actor)
+        else:
+            self.router.arguments_ready(actor, call.line, call)
 
     def place(self, task: Task) -> None:
         """The placement demand is free: keep the running demand and fork the process."""
@@ -179,15 +184,19 @@ class ActorManager:
         core.promise_returns(peer, task)
         actor = self.router.actors.get(message.actor_id)
         if actor is None:
-            core.hold_arguments(task)
+            actor = core.remote_actors.proxy(message.actor_id, task, message.in_order)
+        if actor is None:
+            core.hold_arguments(task, here=True)
             if message.actor_id in self.unborn:
                 self.unborn[message.actor_id].calls.append(task)
             elif task.state is TaskState.WAITING:
-                core.fail_task(task, self._unknown(message.actor_id))
+                core.fail_task(task, self.unknown(message.actor_id))
             return
         task.actor = actor
+        if actor.is_proxy:
+            core.remote_actors.hold_handle(task, actor)
         if task.dependencies is not None or task.nested is not None:
-            core.hold_arguments(task)
+            core.hold_arguments(task, here=actor.host is None and not actor.is_proxy)
             if task.state is TaskState.FAILED:
                 return  # task_failed has closed its number
         if actor.state is DEAD:
@@ -199,15 +208,16 @@ class ActorManager:
         """A call that came before its actor: the actor is here now."""
         call.actor = actor
         if call.state is not TaskState.WAITING:
-            self.router.failed_before_delivery(actor, call.owner, call.sequence)
+            self.router.failed_before_delivery(actor, call.line, call.sequence)
         elif actor.state is DEAD:
             self.core.fail_task(call, actor.cause)
         else:
-            self.router.arrived(actor, call.owner, call)
+            self.router.arrived(actor, call.line, call)
         if not call.owner.alive:
             self.router.caller_gone(call.owner)
 
-    def _unknown(self, actor_id: bytes) -> bytes:
+    def unknown(self, actor_id: bytes) -> bytes:
+        """The cause of death of an actor that nobody knows."""
         record = ErrorRecord(
             kind="ActorDiedError",
             message=f"Actor {actor_id.hex()} is not known to this cluster: the handle comes from "
@@ -218,6 +228,13 @@ class ActorManager:
 
     def _deliver(self, actor: Actor, call: Task) -> None:
         core = self.core
+        if actor.host is not None:
+            call.state = TaskState.FORWARDED  # from WAITING or READY, like SENT below
+            call.sent_at = core.now
+            core.remote_actors.forward_call(actor, call)
+            return
+        if call.dependencies is not None and self._fetch_first(actor, call):
+            return
         assert actor.worker is not None
         peer = actor.worker.peer
         template = call.template
@@ -235,6 +252,32 @@ class ActorManager:
                 call.id, call.attempt, template.number, call.arguments, call.dependencies, values
             )
         )
+
+    def _fetch_first(self, actor: Actor, call: Task) -> bool:
+        # Inputs of a call that waited while the actor lived elsewhere may lie elsewhere too. The
+        # calls behind it wait as well.
+        objects = self.core.store.objects
+        remote = [objects[i] for i in call.dependencies or () if objects[i].state is REMOTE]
+        if not remote:
+            return False
+        del actor.in_flight[call.id]
+        actor.backlog.appendleft(call)
+        actor.fetching = call
+        actor.window = 0
+        call.state = advance(TASK_MOVES, call.state, TaskState.PULLING)
+        call.is_here = True
+        call.missing = len(remote)
+        for stored in remote:
+            if stored.waiters is None:
+                stored.waiters = []
+            stored.waiters.append(call)
+            self.core.pulls.want(stored)
+        return True
+
+    def _go_on(self, actor: Actor) -> None:
+        actor.fetching = None
+        if actor.state is ALIVE:
+            self.router.now_alive(actor)
 
     def on_done(self, worker: Worker, done: m.Done) -> None:
         """The process has run the constructor or a call."""
@@ -257,7 +300,7 @@ class ActorManager:
         self.router.answered(actor, done.task_id)
         self.core.complete(call, done, worker)
         if not actor.has_handles:
-            self._end_if_drained(actor)
+            self.end_if_drained(actor)
 
     def _constructed(self, actor: Actor, done: m.Done) -> None:
         core = self.core
@@ -280,17 +323,17 @@ class ActorManager:
             task.state = advance(TASK_MOVES, task.state, TaskState.FAILED)
             core.notes.task(task, done.started, done.ended, worker, done.data)
             left = actor.cause if actor.leaving else b""  # exit_actor() in the constructor
-            self._die(actor, left or FORMAT_ERROR + encode_error(cause))
+            self.die(actor, left or FORMAT_ERROR + encode_error(cause))
             return
         task.state = advance(TASK_MOVES, task.state, TaskState.FINISHED)
         core.notes.task(task, done.started, done.ended, worker, b"")
         actor.move(ALIVE)
-        self._report(actor)
+        self.report(actor)
         if actor.options.max_restarts == 0:
             core.drop_arguments(task)
         self.router.now_alive(actor)
         if not actor.has_handles:
-            self._end_if_drained(actor)
+            self.end_if_drained(actor)
 
     def task_failed(self, task: Task, payload: bytes, was_waiting: bool) -> None:
         """A call (or a constructor) failed before it ran: arguments failed, or the actor died."""
@@ -304,11 +347,14 @@ class ActorManager:
                 fields={"actor_id": actor.id.hex(), "actor_init_failed": True},
                 pickled_cause=record.pickled_cause,
             )
-            self._die(actor, FORMAT_ERROR + encode_error(cause))
+            self.die(actor, FORMAT_ERROR + encode_error(cause))
+        elif actor.fetching is task:
+            actor.backlog.remove(task)
+            self._go_on(actor)
         elif was_waiting and actor.state is not DEAD:
-            self.router.failed_before_delivery(actor, task.owner, task.sequence)
+            self.router.failed_before_delivery(actor, task.line, task.sequence)
             if not actor.has_handles:
-                self._end_if_drained(actor)
+                self.end_if_drained(actor)
 
     # ------------------------------------------------------------------ death
 
@@ -317,14 +363,23 @@ class ActorManager:
         actor = self.router.actors.get(counted[:16])
         if actor is None or actor.options.detached:
             return
+        if actor.is_proxy:
+            self.core.remote_actors.forget_if_unused(actor)
+            return
         actor.has_handles = False
-        self._end_if_drained(actor)
+        self.end_if_drained(actor)
 
-    def _end_if_drained(self, actor: Actor) -> None:
+    def end_if_drained(self, actor: Actor) -> None:
+        """It has no handle: end it, unless calls are under way or still to be made."""
         if actor.state is DEAD:
+            if actor.host is not None:
+                self.core.neighbours.send(actor.host, m.EndActor(actor.id))
             self.router.actors.pop(actor.id, None)  # nobody can ask for it any more
         elif actor.leaving or not actor.is_drained():
             return
+        elif actor.host is not None:
+            actor.leaving = actor.state is ALIVE
+            self.core.neighbours.send(actor.host, m.EndActor(actor.id))
         elif actor.state is ALIVE and actor.worker is not None:
             actor.leaving = True
             if actor.worker.state is WorkerState.ACTOR:  # else it ends already
@@ -335,7 +390,7 @@ class ActorManager:
         ):
             missing = self.core.scheduler.missing(actor.creation.template.spec.demand)
             if missing:  # it could never have started
-                self._die(actor, self._cause(actor, "its last handle went before it could start"))
+                self.die(actor, self._cause(actor, "its last handle went before it could start"))
 
     def leaving(self, actor: Actor, reason: str) -> None:
         """The process says that it ends on purpose (exit_actor)."""
@@ -351,10 +406,17 @@ class ActorManager:
     def on_kill(self, peer: Peer, message: m.KillActor) -> None:
         """ray.kill: the process goes now, by SIGKILL."""
         actor = self.router.actors.get(message.actor_id)
-        if actor is None or actor.state is DEAD:
+        if actor is None or actor.is_proxy:
+            home = self.core.neighbours.home_of(message.actor_id)
+            if home is not None:
+                self.core.neighbours.send(home, message)
             return
+        if actor.state is DEAD:
+            return
+        if actor.host is not None:
+            self.core.neighbours.send(actor.host, message)
         if message.no_restart:
-            self._die(actor, self._cause(actor, "it was killed with kill()"))
+            self.die(actor, self._cause(actor, "it was killed with kill()"))
         elif actor.worker is not None:
             self.core.shell.kill_worker(actor.worker)
 
@@ -366,7 +428,7 @@ class ActorManager:
             return
         actor.worker = None
         if actor.leaving:
-            self._die(actor, actor.cause or self._cause(actor, "its last handle is gone"))
+            self.die(actor, actor.cause or self._cause(actor, "its last handle is gone"))
             return
         how = self.core.workers.describe_exit(worker, status)
         cause = self._cause(
@@ -379,35 +441,62 @@ class ActorManager:
         if actor.options.max_restarts < 0 or left > 0:
             self._restart(actor, cause)
         else:
-            self._die(actor, cause)
+            self.die(actor, cause)
+
+    def host_lost(self, actor: Actor, why: str) -> None:
+        """The node that hosted an actor of this home is gone."""
+        if actor.state is DEAD:
+            return
+        cause = self._cause(actor, why)
+        left = actor.options.max_restarts - actor.restarts
+        if actor.leaving or not actor.has_handles:
+            self.die(actor, cause)
+        elif actor.state is ActorState.PENDING_CREATION:  # it has never lived: place it anew
+            task = actor.creation
+            task.host = None
+            task.is_bound = False
+            task.state = advance(TASK_MOVES, task.state, TaskState.OFFERED)
+            self.core.desk.place_when_ready(task)
+        elif actor.options.max_restarts < 0 or left > 0:
+            actor.creation.is_bound = False
+            self._restart(actor, cause)
+        else:
+            self.die(actor, cause)
 
     def _restart(self, actor: Actor, cause: bytes) -> None:
         in_flight, waiting = self.router.take_all(actor)
         actor.restarts += 1
         if actor.state is not RESTARTING:
             actor.move(RESTARTING)
-        self._report(actor)
+        self.report(actor)
+        self.router.again(actor, waiting)
+        self.resubmit(actor, in_flight, decode_error(cause[1:]).message)
+        actor.creation.state = TaskState.WAITING  # a new life of the same spec
+        actor.creation.is_here = False
+        self.core.forwarder.place(actor.creation)
+
+    def resubmit(self, actor: Actor, calls: list[Task], why: str) -> None:
+        """Calls that were in flight when their process was lost: again, if that is allowed."""
         again = []
-        for call in in_flight:
+        for call in calls:
             if call.retries_left != 0:
                 call.retries_left -= call.retries_left > 0
                 call.attempt += 1
-                call.state = advance(TASK_MOVES, call.state, TaskState.READY)
+                if call.state is not TaskState.READY:
+                    call.state = advance(TASK_MOVES, call.state, TaskState.READY)
                 again.append(call)
             else:
-                record = decode_error(cause[1:])
                 unavailable = ErrorRecord(
                     kind="ActorUnavailableError",
-                    message=f"{record.message}\nIt is being restarted; this call may or may not "
-                    "have run (max_task_retries allows running it again).",
-                    fields=record.fields,
+                    message=f"{why}\nThe actor is being restarted; this call may or may not have "
+                    "run (max_task_retries allows running it again).",
+                    fields={"actor_id": actor.id.hex()},
                 )
                 self.core.fail_task(call, FORMAT_ERROR + encode_error(unavailable))
-        self.router.again(actor, again + waiting)
-        actor.creation.state = TaskState.WAITING  # a new life of the same spec
-        self.core.scheduler.enqueue(actor.creation, self.core.now)
+        self.router.again(actor, again)
 
-    def _die(self, actor: Actor, cause: bytes) -> None:
+    def die(self, actor: Actor, cause: bytes) -> None:
+        """The actor is dead for good: its calls fail."""
         core = self.core
         actor.cause = cause
         actor.move(DEAD)
@@ -418,13 +507,16 @@ class ActorManager:
         worker, actor.worker = actor.worker, None
         if worker is not None:
             core.shell.kill_worker(worker)
+        actor.fetching = None
         in_flight, waiting = self.router.take_all(actor)
         for call in [*in_flight, *waiting, *self.router.take_early(actor)]:
+            if actor.host is not None:
+                actor.host.calls.pop(call.id, None)
             core.fail_task(call, cause)
         core.drop_arguments(actor.creation)
-        self._report(actor)
+        self.report(actor)
         if not actor.has_handles:
-            self.router.actors.pop(actor.id, None)
+            self.end_if_drained(actor)
 
     def _give_back(self, actor: Actor) -> None:
         if actor.placed:
@@ -432,7 +524,7 @@ class ActorManager:
             demand = actor.creation.template.spec.running_demand
             if actor.id in self.lent_cpu:
                 self.lent_cpu.discard(actor.id)
-                demand = tuple(pair for pair in demand if pair[0] != "CPU")
+                demand = tuple(pair for pair in demand if not is_cpu(pair[0]))
             self.core.scheduler.give_back(demand, actor.gpus)
             actor.gpus = None
 
@@ -441,7 +533,7 @@ class ActorManager:
         if actor.placed and actor.id not in self.lent_cpu:
             self.lent_cpu.add(actor.id)
             for name, units in actor.creation.template.spec.running_demand:
-                if name == "CPU":
+                if is_cpu(name):
                     self.core.scheduler.available[name] += units
 
     def unblocked(self, actor: Actor) -> None:
@@ -449,7 +541,7 @@ class ActorManager:
         if actor.placed and actor.id in self.lent_cpu:
             self.lent_cpu.discard(actor.id)
             for name, units in actor.creation.template.spec.running_demand:
-                if name == "CPU":
+                if is_cpu(name):
                     self.core.scheduler.available[name] -= units
 
     def end_job(self, job: Job) -> list[Task]:
@@ -459,15 +551,20 @@ class ActorManager:
         """
         tasks: list[Task] = []
         for actor in list(self.router.actors.values()):
-            if actor.creation.template.job_id != job.id:
+            if job_of(actor.id) != job.id:
                 tasks += self.router.take_job(actor, job.id)
                 if not actor.has_handles:
-                    self._end_if_drained(actor)
+                    self.end_if_drained(actor)
+                continue
+            if actor.is_proxy:
+                in_flight, waiting = self.router.take_all(actor)
+                tasks += [*in_flight, *waiting, *self.router.take_early(actor)]
+                self.core.remote_actors.forget(actor)
                 continue
             if actor.state is not DEAD:
                 actor.cause = self._cause(actor, "its job has ended")
                 actor.move(DEAD)
-                self._report(actor)
+                self.report(actor)
             in_flight, waiting = self.router.take_all(actor)
             tasks += [*in_flight, *waiting, *self.router.take_early(actor)]
             self.core.drop_arguments(actor.creation)
@@ -488,27 +585,34 @@ class ActorManager:
         )
         return FORMAT_ERROR + encode_error(record)
 
-    def _report(self, actor: Actor) -> None:
+    def report(self, actor: Actor, state: ActorState | None = None) -> None:
+        """Tell the GCS, or the actor's home, of a change in its life."""
         core = self.core
         options = actor.options
         worker = actor.worker
+        state = actor.state if state is None else state
+        pid = worker.pid if worker else actor.host_pid
+        if core.remote_actors.is_guest(actor):
+            news = m.ActorNews(actor.id, int(state), actor.restarts, pid, actor.cause)
+            core.borrowing.returns.append((actor.creator, news))
+            return
         cause = decode_error(actor.cause[1:]).message if actor.cause else ""
         core.gcs.append(
             m.ActorChanged(
                 actor.id,
-                int(actor.state),
+                int(state),
                 options.class_name,
                 options.name,
                 options.namespace,
-                core.node_id,
-                worker.pid if worker else 0,
+                core.node_id if actor.host is None else actor.host.node_id,
+                pid,
                 cause,
                 core.now,
                 actor.restarts,
             )
         )
         core.notes.state(
-            "actor", actor.id, actor.state.name, options.class_name, worker.pid if worker else 0
+            "actor", actor.id, state.name, options.class_name, pid
         )
 
     def info(self, body: dict[str, Any]) -> Any:
@@ -532,7 +636,7 @@ class ActorManager:
             actor = worker.actor
             if actor is not None and actor.placed:
                 for name, units in actor.creation.template.spec.running_demand:
-                    if name == "CPU" and actor.id in self.lent_cpu:
+                    if is_cpu(name) and actor.id in self.lent_cpu:
                         continue
                     held[name] = held.get(name, 0) + units
         return held

@@ -43,10 +43,14 @@ class Actor:
         "cause",
         "creation",
         "creator",
+        "fetching",
         "gpus",
         "has_handles",
+        "host",
+        "host_pid",
         "id",
         "in_flight",
+        "is_proxy",
         "leaving",
         "lines",
         "options",
@@ -74,6 +78,10 @@ class Actor:
         self.leaving = False  # asked to end after what was delivered
         self.placed = False  # holds its running demand
         self.gpus: list[int] | None = None
+        self.host: Any = None  # the other node that it lives on (remote_actors.py)
+        self.host_pid = 0  # of its process there
+        self.is_proxy = False  # of another home, and not hosted here
+        self.fetching: Task | None = None  # a call whose inputs have to come here first
 
     def move(self, to: ActorState) -> None:
         """Change state; illegal moves raise."""
@@ -163,6 +171,13 @@ class ActorRouter:
             if line is not None:
                 line.closed = True
                 self._forget_if_over(actor, caller, line)
+
+    def node_gone(self, peer: Any) -> None:
+        """So is another node's: the lines of all callers that it spoke for, (peer, caller)."""
+        for actor in self.actors.values():
+            for key in [k for k in actor.lines if type(k) is tuple and k[0] is peer]:
+                actor.lines[key].closed = True
+                self._forget_if_over(actor, key, actor.lines[key])
 
     def take_job(self, actor: Actor, job_id: bytes) -> list[Task]:
         """The undelivered calls of a job that is over; all of its callers are gone."""

@@ -90,11 +90,13 @@ class FullStore:
 
     def _explain(self, creation: Creation) -> None:
         creator = creation.creator
-        job = creator.job or self._core.jobs.get(creator.worker.pool.job_id)
+        job = creator.job
+        if job is None and creator.worker is not None:
+            job = self._core.jobs.get(creator.worker.pool.job_id)
         if job is not None:
             arena = self._store.arena
-            self._core.send(
-                job.driver,
+            self._core.tell_driver(
+                job,
                 m.Notice(
                     f"The object store is full ({arena.used_bytes / 1e6:.0f} of "
                     f"{arena.capacity_bytes / 1e6:.0f} MB): {creation.size / 1e6:.1f} MB wait "

@@ -12,6 +12,9 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterator
+
+_MARK = b"SKATE_SESSION="
 
 KILL_WITHIN_S = 1.0
 """New ones may be forked while the old ones are being killed: how long to go on looking."""
@@ -19,15 +22,22 @@ KILL_WITHIN_S = 1.0
 
 def marked(session: str) -> list[int]:
     """The pids of this session's processes, but for the caller's own. Zombies carry no mark."""
-    mark = b"SKATE_SESSION=" + os.fsencode(session)
-    found = []
+    return [pid for pid, name in _marks() if name == session]
+
+
+def marked_sessions() -> set[str]:
+    """The sessions of which any process is left, but for the caller's own."""
+    return {name for _, name in _marks()}
+
+
+def _marks() -> Iterator[tuple[int, str]]:
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
         with contextlib.suppress(OSError), open(f"/proc/{entry}/environ", "rb") as file:
-            if mark in file.read().split(b"\0"):
-                found.append(int(entry))
-    return found
+            for variable in file.read().split(b"\0"):
+                if variable.startswith(_MARK):
+                    yield int(entry), os.fsdecode(variable[len(_MARK) :])
 
 
 def kill_session(session: str) -> None:

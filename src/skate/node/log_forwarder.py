@@ -94,7 +94,7 @@ class LogForwarder:
     def poll(self) -> None:
         """Forward what there is to forward now."""
         jobs = self._core.jobs
-        paused = {job_id for job_id, job in jobs.items() if job.driver.paused}
+        paused = {job_id for job_id, job in jobs.items() if job.driver and job.driver.paused}
         skip = [w.id for w in self._workers.values() if w.pool.job_id in paused] if paused else ()
         self._forward(self._tail.poll(self._core.now, skip))
         for worker_id in [i for i in self._workers if not self._tail.watches(i)]:
@@ -139,4 +139,4 @@ class LogForwarder:
             actor = worker.actor
             name = chunk.name or (actor.options.class_name if actor is not None else "worker")
             lines = m.LogLines(name, chunk.pid, chunk.stream, list(chunk.lines))
-            self._core.send(job.driver, lines)
+            self._core.tell_driver(job, lines)

@@ -10,19 +10,38 @@ import msgspec
 
 
 class NodeConfig(msgspec.Struct):
-    """What a node is started with; passed as JSON on its command line."""
+    """What a node is started with; passed as JSON on its command line.
+
+    Without ``head_address`` the GCS is on this machine, behind ``gcs_socket``; with it (HOST:PORT
+    of the head's node) the GCS is reached through that node. ``held_fds`` are descriptors that
+    only have to stay open for as long as the node lives: the lock of the session folder, so that no
+    sweep takes the session for dead, and on the head the GCS's lifeline, so that the GCS ends with
+    the node, however the node ends.
+    """
 
     session_dir: str
     session: str
     node_id: str  # hex
-    listen_fd: int
+    listen_fd: int  # a listening unix socket, for clients on this machine
     gcs_socket: str
-    lifeline_fd: int
     resources: dict[str, int]
     object_store_bytes: int
+    lifeline_fd: int = -1  # a pipe from the parent, EOF ends the node; -1: it lives for itself
     labels: dict[str, str] = {}
-    address: str = "127.0.0.1"
+    address: str = "127.0.0.1"  # what others dial, HOST:PORT; the host alone if nobody does
     local: bool = True  # ends with its GCS, and with its last driver
+    tcp_fd: int = -1  # a listening TCP socket, for everybody else
+    head_address: str = ""
+    token_file: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_ca: str = ""
+    held_fds: list[int] = []
+
+    def inherited_fds(self) -> list[int]:
+        """The descriptors that came with the process and are for the daemon alone."""
+        fds = [self.listen_fd, self.tcp_fd, self.lifeline_fd, *self.held_fds]
+        return [fd for fd in fds if fd >= 0]
 
 
 def arena_file(cfg: NodeConfig) -> tuple[str, str]:
@@ -52,11 +71,13 @@ def create_arena(path: str, size: int) -> int:
     return fd
 
 
-def remove_files(cfg: NodeConfig, arena_path: str) -> None:
-    """The arena and the sockets; logs stay."""
-    paths = [arena_path, os.path.join(cfg.session_dir, "node.sock")]
-    if cfg.local:
-        paths.append(cfg.gcs_socket)  # its GCS may be dead
+def remove_files(cfg: NodeConfig, arena_path: str, *, keep_socket: bool = False) -> None:
+    """The arena and the sockets; logs stay, and the node's own socket if it is to live again."""
+    paths = [arena_path]
+    if not keep_socket:
+        paths.append(os.path.join(cfg.session_dir, "node.sock"))
+    if not cfg.head_address:
+        paths.append(cfg.gcs_socket)  # its GCS ends with it, and may be dead
     for path in paths:
         with contextlib.suppress(OSError):
             os.unlink(path)

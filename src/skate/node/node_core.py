@@ -18,24 +18,38 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from skate import messages as m
-from skate.config import PROTOCOL_VERSION
+from skate.config import ENDED_JOBS_KEPT, PROTOCOL_VERSION
 from skate.errors import encode_error, with_dependant
-from skate.ids import FIRST_RETURN, HOME_BYTES, SUBMITTER_BYTES, return_id
+from skate.ids import FIRST_RETURN, HOME_BYTES, SUBMITTER_BYTES, handle_id, return_id
 from skate.node.actor_manager import ActorManager
+from skate.node.borrowing import Borrowing
 from skate.node.error_payload import error_payload
 from skate.node.event_notes import EventNotes
+from skate.node.forwarder import Forwarder
 from skate.node.full_store import FullStore
+from skate.node.group_desk import GroupDesk
+from skate.node.guests import Guests
+from skate.node.neighbours import Neighbours
 from skate.node.object_desk import ObjectDesk
 from skate.node.peer import Job, Peer
+from skate.node.pull_desk import PullDesk
 from skate.node.question_desk import QuestionDesk
+from skate.node.remote_actors import RemoteActors
 from skate.node.task_report import TaskReport
 from skate.node.validity import check_call, check_template, read_error
 from skate.node.worker_keeper import WorkerKeeper
 from skate.objects.arena import Arena
-from skate.objects.object_store import PENDING, ObjectStore, StoredObject
+from skate.objects.object_store import PENDING, REMOTE, ObjectStore, StoredObject
 from skate.scheduler.local_scheduler import LocalScheduler, Task, Template, Worker
 from skate.spec import FORMAT_ERROR, CallTemplate, resources_of
-from skate.states import TASK_FAILED, TASK_FINISHED, TASK_MOVES, TASK_WAITING, advance
+from skate.states import (
+    TASK_FAILED,
+    TASK_FINISHED,
+    TASK_MOVES,
+    TASK_PULLING,
+    TASK_WAITING,
+    advance,
+)
 
 
 class Shell(Protocol):
@@ -58,6 +72,12 @@ class Shell(Protocol):
 
     def new_id(self) -> bytes:
         """16 fresh random bytes."""
+
+    def fetch(self, object_id: bytes, offset: int, size: int, node_id: bytes) -> None:
+        """Copy an object from that node's arena to this place in ours; ``fetched`` follows."""
+
+    def cancel_fetch(self, object_id: bytes) -> None:
+        """Stop that; ``fetched`` follows all the same."""
 
     def job_ended(self, job: Job, reason: str) -> None:
         """A driver is gone; a local session ends with it."""
@@ -99,6 +119,14 @@ class NodeCore:
         self.templates: dict[tuple[bytes, CallTemplate], Template] = {}
         self.template_count = 0
         self.gcs: list[Any] = []  # messages for the GCS
+        self.ended_jobs: dict[bytes, None] = {}  # the newest, so that a late word starts none anew
+        self.neighbours = Neighbours(self)
+        self.borrowing = Borrowing(self)
+        self.forwarder = Forwarder(self)
+        self.guests = Guests(self)
+        self.pulls = PullDesk(self)
+        self.groups = GroupDesk(self)
+        self.remote_actors = RemoteActors(self)
         self.desk = ObjectDesk(self)
         self.full_store = FullStore(self)
         self.notes = EventNotes(self)
@@ -132,12 +160,39 @@ class NodeCore:
             m.Blocked: self.on_blocked,
             m.Unblocked: self.on_unblocked,
         }
+        node: dict[type, Callable[[Peer, Any], None]] = {
+            m.Introduce: self.guests.on_introduce,
+            m.RegisterFunction: self.on_register_function,
+            m.RegisterTemplate: self.on_register_template,
+            m.Forward: self.guests.on_forward,
+            m.ForwardActor: self.remote_actors.on_forward_actor,
+            m.ForwardCall: self.remote_actors.on_forward_call,
+            m.EndActor: self.remote_actors.on_end_actor,
+            m.KillActor: self.actors.on_kill,
+            m.Hold: self.desk.on_hold,
+            m.Release: self.desk.on_release,
+            m.Want: self.desk.on_want,
+            m.Unreachable: self.desk.on_unreachable,
+            m.ForDriver: self.on_for_driver,
+        }
         # What a client of each role may say; before its Hello only that.
         self.handlers: dict[str, dict[type, Callable[[Peer, Any], None]]] = {
             "": {m.Hello: self.on_hello},
             "observer": ask,
             "driver": driver,
             "worker": worker,
+            "node": node,
+        }
+        self.gcs_handlers: dict[type, Callable[[Any], None]] = {
+            m.Answer: self.questions.on_gcs_answer,
+            m.Placed: self.forwarder.on_placed,
+            m.NodesChanged: self.neighbours.on_nodes_changed,
+            m.JobOver: self.on_job_over,
+            m.Forget: self.on_forget,
+            m.ActorChanged: self.remote_actors.on_actor_changed,
+            m.ReserveBundles: self.groups.on_reserve,
+            m.CommitBundles: self.groups.on_commit,
+            m.ReturnBundles: self.groups.on_return,
         }
 
     # ------------------------------------------------------------------ peers
@@ -164,16 +219,23 @@ class NodeCore:
             self._settle()
         if store.queue:
             for creation in store.serve_queue(self.now):
-                self.send(creation.creator, m.Extent(creation.object_id, creation.offset or 0))
+                self.desk.space_given(creation)
+        self.groups.settle()
         self.scheduler.dispatch(self.now)
         if store.queue:
             self.full_store.dispatch()
+        if store.freed:
+            freed, store.freed = store.freed, []
+            self.forwarder.freed(freed)
+            self.gcs.append(m.ObjectsChanged([], [], freed))
+        self.forwarder.flush()
+        self.borrowing.settle()
 
     def _settle(self) -> None:
         # A loop and no recursion: ten thousand tasks may hang on each other in a chain.
         while self.doomed:
             task, payload = self.doomed.popleft()
-            if task.state is TASK_WAITING:
+            if task.state is TASK_WAITING or task.state is TASK_PULLING:
                 self.fail_task(task, payload, dependant=True)
         handles, self.store.freed_handles = self.store.freed_handles, []
         for counted in handles:
@@ -201,6 +263,8 @@ class NodeCore:
         peer.pid = hello.pid
         if hello.role == "driver":
             self._welcome_driver(peer, hello)
+        elif hello.role == "node":
+            peer.node_id = hello.worker_id
         elif hello.role == "worker" and peer.worker is not None:
             peer.worker.pid = hello.pid
             if peer.worker.id in self.workers.exits:
@@ -217,8 +281,10 @@ class NodeCore:
                 f"this node speaks protocol {PROTOCOL_VERSION}, you speak {hello.protocol}: "
                 "install the same version of skate on both sides"
             )
-        if hello.role not in ("driver", "worker", "observer"):
+        if hello.role not in ("driver", "worker", "observer", "node"):
             return f"unknown role {hello.role!r}"
+        if hello.role == "node" and not self._is_node(peer, hello):
+            return "a node is known by its TCP connection, and by nothing else"
         if hello.role == "worker" and peer.worker is None:
             return "workers are started by their node and by nobody else"
         if hello.role != "observer" and hello.python != self.python:
@@ -228,11 +294,15 @@ class NodeCore:
             )
         return ""
 
+    def _is_node(self, peer: Peer, hello: m.Hello) -> bool:
+        # The shell has entered its id, which the handshake has proved.
+        return bool(peer.node_id) and peer.node_id == hello.worker_id
+
     def _welcome_driver(self, peer: Peer, hello: m.Hello) -> None:
         if hello.job is None:
             raise ValueError("a driver's Hello without its job")
         job_id = self.shell.new_id()[:4]
-        job = Job(job_id, hello.job, peer)
+        job = Job(job_id, hello.job, peer, self.node_id, hello.pid)
         peer.job = job
         self.jobs[job_id] = job
         self.send(
@@ -273,23 +343,26 @@ class NodeCore:
         peer.outbox.clear()
         peer.deferred.clear()
         self.peers.pop(peer, None)
-        self.actors.router.caller_gone(peer)
+        if peer.node_id:
+            self.actors.router.node_gone(peer)
+        else:
+            self.actors.router.caller_gone(peer)
+            self.remote_actors.caller_gone()
         self.actors.creator_gone(peer)
-        self.store.abandon_all_of(peer)
-        for object_id, count in peer.pins.items():
-            for _ in range(count):
-                self.store.unpin(object_id)
-        for object_id in peer.held:
-            self.store.release(object_id)
-        peer.held.clear()
-        peer.pins.clear()
+        self.desk.holder_lost(peer)
         if role == "driver" and peer.job is not None:
             self._end_job(peer.job)
+        if role == "node":
+            self.guests.home_lost(peer)
+            self.remote_actors.home_lost(peer)
         if peer.worker is not None:
             self.workers.connection_lost(peer)
 
     def _end_job(self, job: Job) -> None:
         self.jobs.pop(job.id, None)
+        self.ended_jobs[job.id] = None
+        if len(self.ended_jobs) > ENDED_JOBS_KEPT:
+            del self.ended_jobs[next(iter(self.ended_jobs))]
         for worker in list(self.scheduler.workers.values()):
             if worker.pool.job_id == job.id:
                 if worker.peer is not None and worker.peer.alive:
@@ -299,18 +372,28 @@ class NodeCore:
                     self.shell.kill_worker(worker)
         tasks = self.scheduler.end_job(job.id)
         tasks += self.actors.end_job(job)
+        tasks += self.forwarder.end_job(job.id)
+        tasks += self.remote_actors.end_job(job.id)
         for stored in self.store.objects.values():
             tasks += [t for t in stored.waiters or () if t.template.job_id == job.id]
         self.drop_tasks(tasks)
+        self.store.end_job(job.id)
+        self.neighbours.forget_job(job.id)
         for key in [k for k in self.templates if k[0] == job.id]:
             del self.templates[key]
+        for peer in self.peers:
+            if peer.node_id:
+                for number in [n for n, t in peer.templates.items() if t.job_id == job.id]:
+                    del peer.templates[number]
         for function_id in job.function_ids:
             if not any(function_id in other.function_ids for other in self.jobs.values()):
                 self.functions.pop(function_id, None)
+        if job.driver is None:
+            return
         self.gcs.append(
             m.JobChanged(
                 job.id,
-                job.driver.pid,
+                job.driver_pid,
                 job.config.entrypoint,
                 job.config.namespace,
                 False,
@@ -318,6 +401,34 @@ class NodeCore:
             )
         )
         self.shell.job_ended(job, "its driver is gone")
+
+    def on_job_over(self, message: m.JobOver) -> None:
+        """The GCS tells that a job, whose driver is elsewhere, has ended."""
+        job = self.jobs.get(message.job_id)
+        if job is not None and job.driver is None:
+            self._end_job(job)
+        else:
+            self.ended_jobs[message.job_id] = None
+
+    def on_forget(self, message: m.Forget) -> None:
+        """The GCS tells that nobody holds these any more."""
+        for object_id in message.object_ids:
+            self.store.forget(object_id)
+
+    def tell_driver(self, job: Job, message: m.LogLines | m.Notice) -> None:
+        """Show something at the job's driver, wherever that is."""
+        if job.driver is not None:
+            self.send(job.driver, message)
+            return
+        node = self.neighbours.by_id.get(job.driver_node)
+        if node is not None:
+            self.neighbours.send(node, m.ForDriver(job.id, message))
+
+    def on_for_driver(self, peer: Peer, message: m.ForDriver) -> None:
+        """Another node has something to show at the driver of a job."""
+        job = self.jobs.get(message.job_id)
+        if job is not None and job.driver is not None:
+            self.send(job.driver, message.message)
 
     # ------------------------------------------------------------------ functions and templates
 
@@ -332,20 +443,37 @@ class NodeCore:
 
     def on_register_template(self, peer: Peer, message: m.RegisterTemplate) -> None:
         """What calls on this connection mean by a number."""
-        assert peer.job is not None
         spec = message.template
-        check_template(spec, spec.function_id in peer.job.function_ids)
-        key = (peer.job.id, spec)
+        job = peer.job
+        if peer.node_id:
+            job = self.jobs.get(message.job_id)
+            if job is None:
+                return  # it has ended: what comes of it is dropped
+            if spec.function_id in self.functions:
+                job.function_ids[spec.function_id] = None
+        assert job is not None
+        check_template(spec, spec.function_id in job.function_ids)
+        key = (job.id, spec)
         template = self.templates.get(key)
         if template is None:
             self.template_count += 1
-            queue = self.scheduler.class_of(peer.job.id, spec)
-            template = Template(self.template_count, peer.job.id, spec, queue)
+            queue = self.scheduler.class_of(job.id, spec)
+            template = Template(self.template_count, job.id, spec, queue)
             self.templates[key] = template
         peer.templates[message.number] = template
-        missing = self.scheduler.missing(spec.demand) if spec.kind != "method" else None
+        if peer.node_id or spec.kind == "method":
+            return
+        missing = self.scheduler.missing(spec.demand)
         if missing:
-            self._warn_infeasible(peer.job, template, missing)
+            template.is_plain = False
+            if not spec.group and not self._fits_elsewhere(spec):
+                self._warn_infeasible(job, template, missing)
+
+    def _fits_elsewhere(self, spec: CallTemplate) -> bool:
+        return any(
+            all(other.info.resources.get(name, 0) >= units for name, units in spec.demand)
+            for other in self.neighbours.by_id.values()
+        )
 
     def _warn_infeasible(
         self, job: Job, template: Template, missing: dict[str, tuple[int, int]]
@@ -358,8 +486,8 @@ class NodeCore:
         total_text = ", ".join(
             f"{name}: {x:g}" for name, x in resources_of(self.scheduler.total).items()
         )
-        self.send(
-            job.driver,
+        self.tell_driver(
+            job,
             m.Notice(
                 f"The {what} {template.spec.name} cannot be scheduled on any node: {parts}. It "
                 f"waits until a node with that joins; this cluster has {{{total_text}}}. "
@@ -385,8 +513,13 @@ class NodeCore:
         )
         check_call(task_id, template.spec, "task")
         self.promise_returns(peer, task)
-        if (task.dependencies is None and task.nested is None) or self.hold_arguments(task):
-            self.scheduler.enqueue(task, self.now)
+        if task.dependencies is None and task.nested is None:
+            if template.is_plain:  # nearly always
+                self.scheduler.enqueue(task, self.now)
+            else:
+                self.forwarder.place(task)
+        elif self.hold_arguments(task):
+            self.forwarder.place(task)
 
     def promise_returns(self, peer: Peer, task: Task) -> None:
         """The submitter holds each return of the task."""
@@ -401,29 +534,58 @@ class NodeCore:
             self.store.promise(object_id, peer)
             peer.held.add(object_id)
 
-    def hold_arguments(self, task: Task) -> bool:
-        """Hold what the task uses; whether all of it is there. A failed input fails the task."""
-        objects = self.store.objects
+    def hold_arguments(self, task: Task, *, here: bool = False) -> bool:
+        """Hold what the task uses; whether all of it exists. A failed input fails the task.
+
+        ``here``: and is in this node's own store.
+        """
+        store = self.store
+        objects = store.objects
+        task.is_here = here
         if task.nested is not None:
-            task.nested = [i for i in task.nested if self.store.hold(i)]
+            task.nested = [i for i in task.nested if store.hold(i)]
         failed: bytes | None = None
         for object_id in task.dependencies or ():
-            stored = objects.get(object_id)
-            if stored is None:
+            if not store.hold(object_id):
                 failed = self.desk.lost_payload(object_id)
                 continue
-            stored.holds += 1
-            if stored.state is PENDING:
+            stored = objects[object_id]
+            if stored.state is PENDING or (here and stored.state is REMOTE):
                 task.missing += 1
                 if stored.waiters is None:
                     stored.waiters = []
                 stored.waiters.append(task)
+                if stored.state is REMOTE:
+                    self.pulls.want(stored)
+                elif stored.is_foreign:
+                    self.borrowing.ask_home(stored)
             elif stored.is_error:
                 failed = stored.data
         if failed is not None:
             self.fail_task(task, failed, dependant=True)
             return False
         return task.missing == 0
+
+    def wait_for_inputs_here(self, task: Task) -> bool:
+        """Have the (borrowed) inputs of a call brought here; False if one has failed it."""
+        task.is_here = True
+        failed: bytes | None = None
+        for object_id in task.dependencies or ():
+            stored = self.store.objects[object_id]
+            if stored.is_error:
+                failed = stored.data
+            elif stored.state is PENDING or stored.state is REMOTE:
+                task.missing += 1
+                if stored.waiters is None:
+                    stored.waiters = []
+                stored.waiters.append(task)
+                if stored.state is REMOTE:
+                    self.pulls.want(stored)
+                else:
+                    self.borrowing.ask_home(stored)
+        if failed is not None:
+            self.fail_task(task, failed, dependant=True)
+        return failed is None
 
     def _send_task(self, worker: Worker, task: Task) -> None:
         """The scheduler has chosen: hand the task to the worker."""
@@ -493,6 +655,8 @@ class NodeCore:
             for index, result in enumerate(results):
                 self._store_one_of(task, return_id(task.id, index), result, worker)
         task.state = advance(TASK_MOVES, task.state, state)
+        if task.owner.node_id:
+            self.guests.completed(task, results or [m.Result(m.Value(done.data))], done.failed)
         self.notes.task(
             task,
             done.started,
@@ -517,7 +681,7 @@ class NodeCore:
 
     def input_ready(self, task: Task, stored: StoredObject) -> None:
         """An object that the task waits for is there."""
-        if task.state is not TASK_WAITING:
+        if task.state is not TASK_WAITING and task.state is not TASK_PULLING:
             return  # another input has failed it
         if stored.is_error:
             self.doomed.append((task, stored.data))
@@ -526,8 +690,10 @@ class NodeCore:
         if task.missing == 0:
             if task.template.spec.kind == "method":
                 self.actors.arguments_ready(task)
-            else:
+            elif task.is_here:
                 self.scheduler.enqueue(task, self.now)
+            else:
+                self.forwarder.place(task)
 
     def fail_task(self, task: Task, payload: bytes, *, dependant: bool = False) -> None:
         """The task will not run (again): each of its returns is this error."""
@@ -539,6 +705,9 @@ class NodeCore:
         self.desk.abandon_results(task)
         for index in range(task.template.spec.num_returns):
             self.desk.store_result(return_id(task.id, index), m.Value(payload), None)
+        if task.owner.node_id:
+            results = [m.Result(m.Value(payload))] * task.template.spec.num_returns
+            self.guests.completed(task, results, True)
         self.notes.task(task, 0.0, self.now, task.worker, payload)
         self.drop_arguments(task)
         if task.actor is not None:
@@ -552,6 +721,9 @@ class NodeCore:
             self.store.release(object_id)
         task.dependencies = task.nested = None
         task.arguments = b""
+        if task.holds_handle:
+            task.holds_handle = False
+            self.store.release(handle_id(task.actor.id))
 
     def drop_tasks(self, tasks: list[Task]) -> None:
         """Their job is over. First all go, then whoever of another job holds a result is told."""
@@ -612,13 +784,24 @@ class NodeCore:
     # ------------------------------------------------------------------ time
 
     def tick(self) -> None:
-        """Every tenth of a second: end idle workers and stragglers, fail creators that wait."""
+        """Every tenth of a second: end idle workers and stragglers, fail creators that wait, offer
+        what waits too long."""
         if self.store.queue:
             self.full_store.tick()
         self.workers.tick()
+        self.forwarder.tick()
+        self.pulls.tick()
+        self.remote_actors.tick()
 
     def check(self) -> None:
         """Assert the invariants of all parts; for tests and the simulator."""
         self.store.check()
-        self.scheduler.check(self.actors.held_resources())
+        held = self.actors.held_resources()
+        for name, units in self.groups.bundles.held().items():
+            held[name] = held.get(name, 0) + units
+        self.scheduler.check(held)
         self.actors.router.check()
+        self.neighbours.check()
+        self.borrowing.check()
+        self.pulls.check()
+        self.forwarder.check()

@@ -9,6 +9,7 @@ process, socket or shared-memory file of its session is left.
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import socket
 import sys
@@ -38,10 +39,13 @@ def _run_worker(line: socket.socket) -> None:
     worker_main(line)
 
 
-def _fork_zygote() -> tuple[socket.socket, int]:
+def _fork_zygote(cfg: NodeConfig) -> tuple[socket.socket, int]:
     for module in WARM_MODULES:
         importlib.import_module(module)
-    return zygote.start(_run_worker)
+    fds = cfg.inherited_fds()
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return zygote.start(_run_worker, fds)
 
 
 def main(argv: list[str]) -> None:
@@ -49,7 +53,7 @@ def main(argv: list[str]) -> None:
     cfg = msgspec.json.decode(argv[argv.index("--config") + 1], type=NodeConfig)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     linux.adopt_orphans()
-    zygote_line, zygote_pid = _fork_zygote()
+    zygote_line, zygote_pid = _fork_zygote(cfg)
     linux.set_process_name("skate:node")
     warnings.simplefilter("ignore")  # that they be errors is meant for the user's own code
     # Only now: the event loop's modules are not the workers' business.

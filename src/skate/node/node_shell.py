@@ -13,7 +13,8 @@ import socket
 import struct
 import time
 from collections import deque
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -30,6 +31,10 @@ from skate.node.node_core import NodeCore
 from skate.node.peer import Job, Peer
 from skate.objects.arena import Arena
 from skate.scheduler.local_scheduler import Worker
+
+if TYPE_CHECKING:
+    from skate.node.lines import Lines
+    from skate.node.transfers import Transfers
 
 ZYGOTE_RETRY_S = 0.002
 """A burst of forks has filled the line to the zygote: how soon to try again."""
@@ -144,16 +149,21 @@ class GcsLink(asyncio.Protocol):
         core = self.shell.core
         core.now = self.shell.clock()
         for message in self.reader.feed(data):
-            if isinstance(message, m.Answer):
-                core.questions.on_gcs_answer(message)
-            else:
-                self.shell.end(f"the GCS refused this node: {message.reason}")
+            handler = core.gcs_handlers.get(type(message))
+            if handler is not None:
+                handler(message)
+            elif isinstance(message, m.Refused):
+                self.shell.head_lost(f"the GCS refused this node: {message.reason}")
+        core.end_turn()
         self.shell.write_out()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """A local session does not outlive its GCS."""
+        """No node goes on without its GCS, which gives it up at the same time."""
         self.shell.gcs_transport = None
-        self.shell.end("the GCS died")
+        if self.shell.cfg.head_address:
+            self.shell.head_lost("the connection to the cluster's head is lost")
+        else:
+            self.shell.end("the GCS died")
 
 
 def peer_uid(sock: Any) -> int:
@@ -195,6 +205,10 @@ class NodeShell:
         self.start_errors: dict[bytes, str] = {}  # of workers that there never was a process of
         self._zygote_backlog: deque[tuple[bytes, socket.socket | None]] = deque()
         self.gcs_transport: asyncio.Transport | None = None
+        self.lines: Lines | None = None  # to other machines, if there are to be any
+        self.transfers: Transfers | None = None  # of objects, from and to them
+        self._pulls_timer: asyncio.TimerHandle | None = None
+        self.is_cut_off = False  # from its head: it begins anew
         self.ending: asyncio.Future[str] | None = None
         self.last_busy = 0.0
         self.loop: asyncio.AbstractEventLoop
@@ -280,8 +294,12 @@ class NodeShell:
     def close(self, peer: Peer) -> None:
         """Close after what is queued has been written."""
         link = peer.link
-        if link is not None and link.transport is not None:
-            self.write_out_peer(peer)
+        if link is None:
+            return
+        self.write_out_peer(peer)
+        if not isinstance(link, ClientLink):
+            link.close()
+        elif link.transport is not None:
             link.transport.close()
 
     def stderr_tail(self, worker: Worker) -> list[str]:
@@ -303,6 +321,13 @@ class NodeShell:
 
     # ------------------------------------------------------------------ writing
 
+    def turn(self, what: Callable[[], None]) -> None:
+        """One turn of the core: something that happens to it, and all that follows from that."""
+        self.core.now = self.clock()
+        what()
+        self.core.end_turn()
+        self.write_out()
+
     def write_out(self) -> None:
         """Everything that the core has queued, one frame a peer."""
         core = self.core
@@ -310,6 +335,10 @@ class NodeShell:
             dirty, core.dirty = core.dirty, []
             for peer in dirty:
                 self.write_out_peer(peer)
+        if self.lines is not None:
+            self.lines.write_out()
+            self.lines.forget_dead()
+            self._arm_pulls()
         if core.gcs and self.gcs_transport is not None:
             batch, core.gcs = core.gcs, []
             self.gcs_transport.writelines(frames(batch))
@@ -318,7 +347,12 @@ class NodeShell:
         """One peer's outbox."""
         outbox = peer.outbox
         link = peer.link
-        if outbox and link is not None and link.transport is not None:
+        if not outbox or link is None:
+            return
+        if not isinstance(link, ClientLink):
+            peer.outbox = []
+            link.write_out(outbox)
+        elif link.transport is not None:
             peer.outbox = []
             transport = link.transport
             transport.writelines(frames(outbox))
@@ -416,8 +450,6 @@ class NodeShell:
             await asyncio.sleep(config.HEARTBEAT_S)
             core = self.core
             core.now = self.clock()
-            core.tick()
-            core.end_turn()
             self.logs.poll()
             since_events += config.HEARTBEAT_S
             if since_events >= config.EVENT_BATCH_S:
@@ -425,20 +457,27 @@ class NodeShell:
                 core.notes.flush()
             scheduler = core.scheduler
             load = (
-                dict(scheduler.available),
+                scheduler.free_soon(),
                 scheduler.queued(),
                 sum(len(worker.tasks) for worker in scheduler.workers.values()),
                 core.store.arena.used_bytes,
                 scheduler.average_task_s,
+                core.guests.received,
+                core.pulls.bandwidth,
             )
-            if load != last_load:
-                last_load = load
-                self.last_busy = core.now
-                core.gcs.append(m.Heartbeat(*load))
-            elif core.now - self.last_busy > config.TRIM_AFTER_S:
+            if load != last_load or not self.cfg.local:
+                if load != last_load:
+                    last_load = load
+                    self.last_busy = core.now
+                core.gcs.append(m.Heartbeat(*load, core.questions.pending()))
+            if core.now - self.last_busy > config.TRIM_AFTER_S:
                 self.last_busy = core.now
                 self._trim()
-                core.gcs.append(m.Heartbeat(*load))
+                if self.cfg.local:
+                    core.gcs.append(m.Heartbeat(*load))
+            # After the heartbeat: what is offered is placed by the newest figures.
+            core.tick()
+            core.end_turn()
             self.write_out()
 
     def _trim(self) -> None:
@@ -464,16 +503,25 @@ class NodeShell:
         self.ending = self.loop.create_future()
         self.zygote_line.setblocking(False)
         self.loop.add_reader(self.zygote_line.fileno(), self.on_zygote)
-        os.set_blocking(self.cfg.lifeline_fd, False)
-        self.loop.add_reader(self.cfg.lifeline_fd, self._on_lifeline)
+        if self.cfg.lifeline_fd >= 0:
+            os.set_blocking(self.cfg.lifeline_fd, False)
+            self.loop.add_reader(self.cfg.lifeline_fd, self._on_lifeline)
         self.loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
-        listener = socket.socket(fileno=self.cfg.listen_fd)
+        # A copy: a node that begins anew (``run``) listens at the same place.
+        listener = socket.socket(fileno=os.dup(self.cfg.listen_fd))
         listener.setblocking(False)
         # Kept: a server that nobody refers to is collected, and listens no more.
         server = await self.loop.create_unix_server(
             lambda: ClientLink(self, Peer()), sock=listener
         )
-        await self._join_gcs()
+        try:
+            if self.cfg.tcp_fd >= 0:
+                await self._open_lines()
+            await self._join_gcs()
+        except (OSError, ValueError) as error:
+            log.error("the node cannot join the cluster: %s", error)
+            await self._leave("")
+            return 1
         ticker = self.loop.create_task(self._tick())
         ticker.add_done_callback(self._on_ticker_done)
         reason = await self.ending
@@ -505,11 +553,57 @@ class NodeShell:
                 self.loop.remove_reader(self.cfg.lifeline_fd)
                 self.end("")
 
+    async def _open_lines(self) -> None:
+        """Let other machines in. Imported here: a local session has no use for it."""
+        from skate.net.cluster_token import read_token
+        from skate.net.tls import load_tls
+        from skate.node.lines import Lines
+        from skate.node.transfers import Transfers
+
+        cfg = self.cfg
+        tls = load_tls(cfg.tls_cert, cfg.tls_key, cfg.tls_ca)
+        self.lines = Lines(self, read_token(cfg.token_file), tls)
+        self.transfers = Transfers(self)
+        listener = socket.socket(fileno=os.dup(cfg.tcp_fd))
+        self.lines.open(listener, self.transfers.serve)
+
+    def fetch(self, object_id: bytes, offset: int, size: int, node_id: bytes) -> None:
+        """Copy an object from another node's arena; the core is told the outcome."""
+        assert self.transfers is not None
+        self.transfers.fetch(object_id, offset, size, node_id)
+
+    def cancel_fetch(self, object_id: bytes) -> None:
+        """Nobody wants it any more."""
+        if self.transfers is not None:
+            self.transfers.cancel(object_id)
+
+    def _arm_pulls(self) -> None:
+        """Have pulls that were told "busy" tried again when it is time, not at the next tick."""
+        due = self.core.pulls.deadline()
+        if due is not None and self._pulls_timer is None:
+            self._pulls_timer = self.loop.call_later(max(0.001, due - self.clock()), self._retry)
+
+    def _retry(self) -> None:
+        self._pulls_timer = None
+        self.turn(self.core.pulls.retry)
+
+    def head_lost(self, reason: str) -> None:
+        """The head has given this node up, or soon will: end all work, and begin anew."""
+        self.is_cut_off = bool(self.cfg.head_address)
+        self.end(reason)
+
     async def _join_gcs(self) -> None:
-        line = unix_socket.connect(self.cfg.gcs_socket)
-        line.setblocking(False)
-        transport, _ = await self.loop.create_unix_connection(lambda: GcsLink(self), sock=line)
-        self.gcs_transport = transport
+        if self.lines is not None and self.cfg.head_address:
+            self.gcs_transport = await self.lines.dial_gcs(
+                self.cfg.head_address, lambda: GcsLink(self)
+            )
+        else:
+            line = unix_socket.connect(self.cfg.gcs_socket)
+            line.setblocking(False)
+            transport, _ = await self.loop.create_unix_connection(
+                lambda: GcsLink(self), sock=line
+            )
+            self.gcs_transport = transport
         core = self.core
         core.gcs.insert(
             0,
@@ -533,16 +627,20 @@ class NodeShell:
         core = self.core
         self.logs.finish()
         for peer in list(core.peers):
-            if reason and peer.role == "driver":
+            if reason and peer.role in ("driver", "observer"):
                 core.send(peer, m.SessionEnds(reason))
         core.notes.flush()
         self.write_out()
         for peer in list(core.peers):
-            if peer.link is not None and peer.link.transport is not None:
+            if isinstance(peer.link, ClientLink) and peer.link.transport is not None:
                 peer.link.transport.close()
+        if self.transfers is not None:
+            self.transfers.close()
+        if self.lines is not None:
+            self.lines.close()
         await asyncio.sleep(0)
         self.zygote_line.close()  # EOF: the zygote ends, and its workers with it
-        remove_files(self.cfg, self.arena_path)
+        remove_files(self.cfg, self.arena_path, keep_socket=self.is_cut_off)
         gone = await self._end_children()
         if self.gcs_transport is not None:
             self.gcs_transport.abort()
@@ -579,6 +677,12 @@ def run(cfg: NodeConfig, zygote_line: socket.socket, zygote_pid: int) -> int:
     )
     shell = NodeShell(cfg, zygote_line, zygote_pid)
     try:
-        return uvloop.run(shell.serve())
+        code = uvloop.run(shell.serve())
     finally:
+        remove_files(cfg, shell.arena_path, keep_socket=shell.is_cut_off)
+    if shell.is_cut_off:
+        from skate.node.rejoin import begin_anew
+
+        begin_anew(cfg)  # does not return, if the head comes back
         remove_files(cfg, shell.arena_path)
+    return code

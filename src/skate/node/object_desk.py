@@ -7,14 +7,17 @@ with a task for them. An owner that does not read is told later (``resume``).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from skate import messages as m
 from skate.ids import return_id
 from skate.node.error_payload import error_payload
+from skate.node.neighbours import Neighbour
 from skate.node.peer import Peer
-from skate.objects.object_store import INLINE, PENDING, Creation, StoredObject
+from skate.objects.object_store import INLINE, PENDING, REMOTE, SEALED, Creation, StoredObject
 from skate.scheduler.local_scheduler import Task
+from skate.states import TASK_MOVES, TASK_WAITING, advance
 
 if TYPE_CHECKING:
     from skate.node.node_core import NodeCore
@@ -44,9 +47,20 @@ class ObjectDesk:
         elif message.size > self._store.arena.capacity_bytes:
             self.refuse(creation)
 
+    def space_given(self, creation: Creation) -> None:
+        """There is space now for who has waited."""
+        if creation.creator is self._core.pulls.creator:
+            self._core.pulls.space_given(creation)
+        else:
+            self._core.send(creation.creator, m.Extent(creation.object_id, creation.offset or 0))
+
     def refuse(self, creation: Creation) -> None:
         """There is no space for it, and there will be none soon."""
         self._store.abandon(creation)
+        if creation.creator is self._core.pulls.creator:
+            payload = self._full_store_payload(creation.size)
+            self._core.pulls.refused(creation.object_id, payload)
+            return
         self._core.send(
             creation.creator,
             m.Extent(creation.object_id, 0, self._full_store_payload(creation.size)),
@@ -101,15 +115,39 @@ class ObjectDesk:
         for object_id in message.object_ids:
             if object_id not in peer.held and self._store.hold(object_id):
                 peer.held.add(object_id)
+        if peer.node_id:
+            peer.holds_heard += 1
+            self._core.send(peer, m.Registered(peer.holds_heard))
 
     def on_release(self, peer: Peer, message: m.Release) -> None:
         """A process has lost its last ref to these."""
         held = peer.held
         release = self._store.release
+        if peer.node_id:
+            self._let_go_of_results(message.object_ids)
         for object_id in message.object_ids:
             if object_id in held:
                 held.remove(object_id)
                 release(object_id)
+
+    def _let_go_of_results(self, object_ids: Iterable[bytes]) -> None:
+        # What was made here for another home is released by that home when nobody holds it any
+        # more, anywhere: of a copy nobody would be told then.
+        for object_id in object_ids:
+            self._store.forget(object_id)
+
+    def holder_lost(self, peer: Peer) -> None:
+        """A client is gone, and all that it held and mapped."""
+        self._store.abandon_all_of(peer)
+        for object_id, count in peer.pins.items():
+            for _ in range(count):
+                self._store.unpin(object_id)
+        if peer.node_id:
+            self._let_go_of_results(peer.held)
+        for object_id in peer.held:
+            self._store.release(object_id)
+        peer.held.clear()
+        peer.pins.clear()
 
     def on_pin(self, peer: Peer, message: m.Pin) -> None:
         """A process has mapped these spans."""
@@ -136,13 +174,30 @@ class ObjectDesk:
             stored = self._store.objects.get(object_id)
             if stored is None:
                 self._core.send(peer, m.Ready(object_id, self.lost_payload(object_id)))
-            elif stored.state is not PENDING:
+            elif stored.state is not PENDING and (stored.state is not REMOTE or peer.node_id):
                 self._push(peer, stored)
             else:
                 if stored.subscribers is None:
                     stored.subscribers = []
                 stored.subscribers.append(peer)
                 self._core.notes.object(object_id, "WANTED", 0, peer.pid)
+                if stored.state is REMOTE:
+                    self._core.pulls.want(stored)
+                elif stored.is_foreign:
+                    self._core.borrowing.ask_home(stored)
+
+    def on_unreachable(self, peer: Peer, message: m.Unreachable) -> None:
+        """Another node cannot fetch an object of this home: be its source."""
+        stored = self._store.objects.get(message.object_id)
+        if stored is None:
+            self._core.send(peer, m.Ready(message.object_id, self.lost_payload(message.object_id)))
+        elif stored.state is REMOTE:
+            if stored.subscribers is None:
+                stored.subscribers = []
+            stored.subscribers.append(peer)
+            self._core.pulls.want(stored)
+        else:
+            self._push(peer, stored)
 
     def store_result(self, object_id: bytes, value: m.Value, contains: list[bytes] | None) -> bool:
         """A promised value is here (step 3 of figure b): keep it if wanted, tell who waits.
@@ -165,12 +220,32 @@ class ObjectDesk:
             self._store.fulfil_inline(stored, value.data, contains)
         return self.announce(stored)
 
+    def store_remote(
+        self, object_id: bytes, size: int, node_id: bytes, contains: list[bytes] | None
+    ) -> bool:
+        """A promised value is in another node's arena; False if nobody wants it any more."""
+        stored = self._store.objects.get(object_id)
+        if stored is None:
+            return False
+        self._store.set_remote(stored, size, [node_id], contains)
+        self.announce(stored)
+        return True
+
+    def copy_arrived(self, stored: StoredObject) -> None:
+        """A copy of a value from elsewhere is in this node's arena now."""
+        self._store.seal(stored, None)
+        self._core.gcs.append(m.ObjectsChanged([(stored.id, stored.size)], []))
+        self.announce(stored)
+
     def announce(self, stored: StoredObject) -> bool:
         """Tell everyone who waits for an object that it is there; whether its owner was told."""
         owner = stored.owner
-        told = owner.alive and stored.id in owner.held
+        told = owner is not None and owner.alive and not owner.node_id and stored.id in owner.held
         if told:
             self._push(owner, stored)
+        if stored.state is REMOTE:
+            self._announce_remote(stored)
+            return told
         if stored.subscribers:
             for peer in stored.subscribers:
                 if peer.alive and not (told and peer is owner):
@@ -183,13 +258,70 @@ class ObjectDesk:
                 self._core.input_ready(task, stored)
         return told
 
+    def _announce_remote(self, stored: StoredObject) -> None:
+        # It exists, and not here: for other nodes and for tasks to be placed that is enough.
+        subscribers, stored.subscribers = stored.subscribers or (), None
+        waiters, stored.waiters = stored.waiters or (), None
+        for peer in subscribers:
+            if peer.alive and peer.node_id:
+                self._push(peer, stored)
+        stored.subscribers = [p for p in subscribers if p.alive and not p.node_id] or None
+        stored.waiters = [task for task in waiters if task.is_here] or None
+        for task in waiters:
+            if not task.is_here:
+                self._core.input_ready(task, stored)
+        if stored.subscribers or stored.waiters:
+            self._core.pulls.want(stored)
+
     def _push(self, peer: Peer, stored: StoredObject) -> None:
         if peer.paused:
             peer.deferred.append(stored.id)
             return
         if not peer.outbox:
             self._core.dirty.append(peer)
-        peer.outbox.append(m.Ready(stored.id, stored.data, stored.offset, stored.size))
+        if not peer.node_id:
+            offset = -1 if stored.state is REMOTE else stored.offset
+            peer.outbox.append(m.Ready(stored.id, stored.data, offset, stored.size))
+        elif stored.state is INLINE:
+            peer.outbox.append(m.Ready(stored.id, stored.data))
+        else:
+            stored.is_shared = True
+            peer.outbox.append(m.Located(stored.id, stored.size, self.locations(stored)))
+
+    def locations(self, stored: StoredObject) -> list[bytes]:
+        """The nodes that have it in their arena, as far as is known here; this one first."""
+        here = [self._core.node_id] if stored.state is SEALED else []
+        return here + list(stored.nodes or ())
+
+    def place_when_ready(self, task: Task) -> None:
+        """A task whose node is lost: place it again, as soon as its inputs exist."""
+        failed: bytes | None = None
+        missing = 0
+        for object_id in task.dependencies or ():
+            stored = self._store.objects[object_id]
+            if stored.is_error:
+                failed = stored.data
+            elif stored.state is PENDING:
+                missing += 1
+                if stored.waiters is None:
+                    stored.waiters = []
+                stored.waiters.append(task)
+        if missing or failed is not None:
+            task.is_here = False
+            task.missing = missing
+            task.state = advance(TASK_MOVES, task.state, TASK_WAITING)
+        if failed is not None:
+            self._core.doomed.append((task, failed))
+        elif not missing:
+            self._core.forwarder.place(task)
+
+    def copies_lost(self, host: Neighbour) -> None:
+        """A node is gone, and what lay in its arena with it."""
+        for stored in list(self._store.objects.values()):
+            if stored.nodes and host.node_id in stored.nodes:
+                stored.nodes.remove(host.node_id)
+                if stored.state is REMOTE and not stored.nodes:
+                    self._core.pulls.nowhere(stored)
 
     def resume(self, peer: Peer) -> None:
         """The peer reads again: push what was held back, as far as it is still wanted."""

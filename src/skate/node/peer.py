@@ -1,4 +1,4 @@
-"""A client of the node (driver, worker or observer), as the node core sees it. Pure."""
+"""A client of the node (driver, worker, observer or other node), as the core sees it. Pure."""
 
 from __future__ import annotations
 
@@ -12,12 +12,21 @@ from skate.spec import JobConfig
 class Job:
     """A driver's program: its workers, functions and configuration live and die with it."""
 
-    __slots__ = ("config", "driver", "function_ids", "id")
+    __slots__ = ("config", "driver", "driver_node", "driver_pid", "function_ids", "id")
 
-    def __init__(self, job_id: bytes, config: JobConfig, driver: Peer) -> None:
+    def __init__(
+        self,
+        job_id: bytes,
+        config: JobConfig,
+        driver: Peer | None,
+        driver_node: bytes,
+        driver_pid: int,
+    ) -> None:
         self.id = job_id
         self.config = config
-        self.driver = driver
+        self.driver = driver  # None: it is at another node
+        self.driver_node = driver_node
+        self.driver_pid = driver_pid
         self.function_ids: dict[bytes, None] = {}
 
 
@@ -28,10 +37,13 @@ class Peer:
         "alive",
         "deferred",
         "held",
+        "holds_heard",
+        "is_remote",
         "job",
         "known_functions",
         "known_templates",
         "link",
+        "node_id",
         "outbox",
         "paused",
         "pid",
@@ -52,7 +64,10 @@ class Peer:
         self.templates: dict[int, Template] = {}  # what this peer's numbers mean
         self.known_templates: set[int] = set()  # node numbers that this worker has been told
         self.known_functions: set[bytes] = set()
+        self.node_id = b""  # of another node
         self.held: set[bytes] = set()
+        self.is_remote = False  # a driver on another machine: it has no shared memory
+        self.holds_heard = 0  # Hold messages of another node: it is told how many are registered
         self.pins: dict[bytes, int] = {}
         self.paused = False  # it does not read as fast as we write
         self.deferred: deque[bytes] = deque()  # values to push once it reads again

@@ -10,11 +10,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from skate import messages as m
+from skate.config import PENDING_ROWS
 from skate.node.peer import Peer
-from skate.spec import resources_of
+from skate.spec import Demand, resources_of
 
 if TYPE_CHECKING:
     from skate.node.node_core import NodeCore
+
+
+OF_ALL_NODES = ("cluster_resources", "available_resources")
 
 
 class QuestionDesk:
@@ -24,10 +28,15 @@ class QuestionDesk:
         self._core = core
         self.asked: dict[int, tuple[Peer, int]] = {}  # forwarded questions
         self.ask_count = 0
+        self._own: dict[int, Callable[[Any], None]] = {}  # the core's own questions
 
     def on_ask(self, peer: Peer, question: m.Ask) -> None:
         """Answer here what is known here; the rest goes to the GCS and comes back."""
+        if question.method == "actor_info" and self._core.actors.info(question.body) is None:
+            question = m.Ask(question.number, "get_actor", {"actor_id": question.body["actor_id"]})
         local = self._local_answers().get(question.method)
+        if question.method in OF_ALL_NODES and self._core.neighbours.alive:
+            local = None  # the GCS knows of all of them
         if local is not None:
             self._core.send(peer, m.Answer(question.number, local(question.body)))
         elif not self._core.shell.answer_locally(peer, question):
@@ -43,8 +52,20 @@ class QuestionDesk:
         self._core.gcs.append(m.Ask(self.ask_count, question.method, question.body))
         return self.ask_count
 
+    def ask_for_core(
+        self, method: str, body: dict[str, Any], then: Callable[[Any], None]
+    ) -> None:
+        """A question of the core itself; ``then`` gets the answer's body."""
+        self.ask_count += 1
+        self._own[self.ask_count] = then
+        self._core.gcs.append(m.Ask(self.ask_count, method, body))
+
     def on_gcs_answer(self, answer: m.Answer) -> None:
-        """The GCS has answered a question that was forwarded."""
+        """The GCS has answered a question that was forwarded, or that is the core's own."""
+        own = self._own.pop(answer.number, None)
+        if own is not None:
+            own(answer.body)
+            return
         peer, number = self.asked.pop(answer.number)
         if answer.number in self._core.actors.reserving:
             self._core.actors.on_reserved(peer, answer)
@@ -67,38 +88,38 @@ class QuestionDesk:
             "status": lambda body: self.status(),
         }
 
+    def pending(self) -> list[m.Demanded]:
+        """What waits on this node, and why, for people; the GCS knows of what waits there."""
+        rows = []
+        scheduler = self._core.scheduler
+        for queue in scheduler.classes.values():
+            if queue.count:
+                name = queue.head().template.spec.name
+                rows.append(self._demanded(name, queue.demand, queue.count))
+        for task in list(scheduler.placing)[:PENDING_ROWS]:
+            rows.append(self._demanded(task.template.spec.name, task.template.spec.demand, 1))
+        return rows[:PENDING_ROWS]
+
+    def _demanded(self, name: str, demand: Demand, count: int) -> m.Demanded:
+        missing = self._core.scheduler.missing(demand)
+        reason = (
+            "no node has that: " + ", ".join(sorted(missing))
+            if missing
+            else "waits for free resources"
+        )
+        return m.Demanded(name, dict(demand), count, reason)
+
     def status(self) -> dict[str, Any]:
         """What `skate status` shows of this node."""
-        pending = []
-        for queue in self._core.scheduler.classes.values():
-            if queue.count:
-                missing = self._core.scheduler.missing(queue.demand)
-                reason = (
-                    "no node has that: " + ", ".join(sorted(missing))
-                    if missing
-                    else "waits for free resources"
-                )
-                pending.append(
-                    {
-                        "name": queue.head().template.spec.name,
-                        "demand": resources_of(queue.demand),
-                        "count": queue.count,
-                        "reason": reason,
-                    }
-                )
-        for task in self._core.scheduler.placing:
-            demand = task.template.spec.demand
-            missing = self._core.scheduler.missing(demand)
-            pending.append(
-                {
-                    "name": task.template.spec.name,
-                    "demand": resources_of(demand),
-                    "count": 1,
-                    "reason": "no node has that: " + ", ".join(sorted(missing))
-                    if missing
-                    else "waits for free resources",
-                }
-            )
+        pending = [
+            {
+                "name": row.name,
+                "demand": resources_of(row.demand),
+                "count": row.count,
+                "reason": row.reason,
+            }
+            for row in self.pending()
+        ]
         return {
             "node_id": self._core.node_id.hex(),
             "resources_total": resources_of(self._core.scheduler.total),

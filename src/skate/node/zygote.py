@@ -19,7 +19,7 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -138,14 +138,22 @@ class Zygote:
             os._exit(0)  # the node is gone; our workers go with us
 
 
-def start(run_worker: Callable[[socket.socket], None]) -> tuple[socket.socket, int]:
-    """Fork the zygote; the node's end of its line, and its pid. Call it before any thread runs."""
+def start(
+    run_worker: Callable[[socket.socket], None], not_for_workers: Sequence[int] = ()
+) -> tuple[socket.socket, int]:
+    """Fork the zygote; the node's end of its line, and its pid. Call it before any thread runs.
+
+    ``not_for_workers`` are descriptors of the node that zygote and workers are to close: a program
+    that a worker forked and that outlives the node would keep a port or a lock taken.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
             ours.close()
+            for fd in not_for_workers:
+                os.close(fd)
             linux.die_with_parent(parent)
             linux.set_process_name("skate:zygote")
             signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,25 +1,35 @@
 """The object directory of one node: values, who holds them, who waits for them, where they lie.
 
 Pure; its caller is the node core. An object is PENDING (a task has promised it), INLINE (the node
-keeps the bytes) or SEALED (it lies in the arena). It lives while anything holds it: a process that
-has a ref, a task that uses it, an object that contains a ref to it. A sealed object's span is also
-kept while a process has it mapped (a pin), even after the last hold is gone.
+keeps the bytes), SEALED (it lies in the arena) or REMOTE (it lies in the arena of other nodes). It
+lives while anything holds it: a process that has a ref, a task that uses it, an object that
+contains a ref to it. A sealed object's span is also kept while a process has it mapped (a pin),
+even after the last hold is gone.
 
-Invariants (``check``): an object in the directory has holds > 0 or pins > 0; every extent belongs
-to exactly one sealed object or one unsealed creation; contained ids are held once per container.
+Objects of other homes (*foreign*, by their id) are known here while something here holds them. The
+first hold by anything but a task of that home is to be registered there (``to_register``), and its
+end told (``to_release``). A copy of a foreign object that nothing here holds any more stays as a
+cache, until its home frees the object (``forget``) or the space is wanted (``make_room``).
+
+Invariants (``check``): an object in the directory has holds > 0 or pins > 0 or is a cached copy;
+every extent belongs to exactly one sealed object or one unsealed creation; contained ids are held
+once per container; what is registered is held.
 What it does not do: decide who is told (the node core does), read or write any byte of a value.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Container
 from typing import Any
 
+from skate.ids import home_of
 from skate.objects.arena import Arena
 from skate.spec import FORMAT_ERROR
 from skate.states import ObjectState
 
 PENDING, INLINE, SEALED = ObjectState.PENDING, ObjectState.INLINE, ObjectState.SEALED
+REMOTE = ObjectState.REMOTE
 
 
 class StoredObject:
@@ -30,6 +40,12 @@ class StoredObject:
         "data",
         "holds",
         "id",
+        "is_asked",
+        "is_foreign",
+        "is_forgotten",
+        "is_registered",
+        "is_shared",
+        "nodes",
         "offset",
         "owner",
         "pins",
@@ -39,7 +55,7 @@ class StoredObject:
         "waiters",
     )
 
-    def __init__(self, object_id: bytes, owner: Any) -> None:
+    def __init__(self, object_id: bytes, owner: Any, is_foreign: bool = False) -> None:
         self.id = object_id
         self.owner = owner  # the peer that submitted its task or put it: it is told unasked
         self.state = PENDING
@@ -51,6 +67,12 @@ class StoredObject:
         self.waiters: list[Any] | None = None  # tasks held back until it is there
         self.subscribers: list[Any] | None = None  # peers that asked for it
         self.contains: list[bytes] | None = None
+        self.is_foreign = is_foreign
+        self.is_registered = False  # foreign: its home knows that it is held here
+        self.is_asked = False  # foreign: its home was asked for the value
+        self.is_forgotten = False  # foreign: its home has freed it; a copy is of no use
+        self.is_shared = False  # at home: other nodes may have copies
+        self.nodes: list[bytes] | None = None  # other nodes that have it in their arena
 
     @property
     def is_error(self) -> bool:
@@ -77,6 +99,12 @@ class ObjectStore:
 
     def __init__(self, arena: Arena) -> None:
         self.arena = arena
+        self.home = b""  # the first bytes of the NodeID, once there are other nodes
+        self.homes: Container[bytes] = ()  # likewise of the other nodes that live
+        self.to_register: list[bytes] = []  # foreign objects held since the caller last looked
+        self.to_release: list[bytes] = []  # registered ones held no more
+        self.freed: list[bytes] = []  # objects of this home gone that others may have copies of
+        self.cached: dict[bytes, None] = {}  # foreign copies that nothing holds, the oldest first
         self.objects: dict[bytes, StoredObject] = {}
         self.creations: dict[bytes, Creation] = {}  # unsealed, by object
         self.queue: deque[Creation] = deque()  # creators that wait for space, in order
@@ -91,11 +119,45 @@ class ObjectStore:
 
     def promise(self, object_id: bytes, owner: Any) -> StoredObject:
         """A task will make it; its submitter holds it once. ValueError if it exists already."""
+        if self.home and home_of(object_id) != self.home:
+            raise ValueError(f"an object of another home: {object_id.hex()}")
         stored = StoredObject(object_id, owner)
         stored.holds = 1
         if self.objects.setdefault(object_id, stored) is not stored:
             raise ValueError(f"a second object {object_id.hex()}")
         return stored
+
+    def is_foreign(self, object_id: bytes) -> bool:
+        """Whether another node is its home."""
+        return bool(self.home) and home_of(object_id) != self.home
+
+    def borrow(self, object_id: bytes) -> StoredObject:
+        """One more hold for a task of another home, which holds it there: nothing to register."""
+        stored = self.objects.get(object_id)
+        if stored is None:
+            stored = StoredObject(object_id, None, self.is_foreign(object_id))
+            self.objects[object_id] = stored
+        elif stored.holds == 0:
+            self.cached.pop(object_id, None)
+        stored.holds += 1
+        return stored
+
+    def adopt(self, object_id: bytes, owner: Any) -> StoredObject:
+        """A result of another home's task, to be made here: held once, for that home."""
+        stored = self.borrow(object_id)
+        stored.owner = owner
+        return stored
+
+    def set_remote(
+        self, stored: StoredObject, size: int, nodes: list[bytes], contains: list[bytes] | None
+    ) -> None:
+        """The value is in the arenas of these nodes."""
+        stored.state = REMOTE
+        stored.size = size
+        stored.nodes = list(nodes)
+        stored.is_shared = True
+        if contains:
+            self._take_contents(stored, contains)
 
     def fulfil_inline(
         self, stored: StoredObject, data: bytes, contains: list[bytes] | None
@@ -103,6 +165,7 @@ class ObjectStore:
         """The value is there, in the node's own memory."""
         stored.state = INLINE
         stored.data = data
+        stored.nodes = None
         self.inline_bytes += len(data)
         if contains:
             self._take_contents(stored, contains)
@@ -120,13 +183,7 @@ class ObjectStore:
             self._take_contents(stored, contains)
 
     def _take_contents(self, stored: StoredObject, contains: list[bytes]) -> None:
-        kept = []
-        for inner in contains:
-            inside = self.objects.get(inner)
-            if inside is not None:
-                inside.holds += 1
-                kept.append(inner)
-        stored.contains = kept
+        stored.contains = [inner for inner in contains if self.hold(inner)]
 
     # ------------------------------------------------------------------ holds and pins
 
@@ -134,7 +191,15 @@ class ObjectStore:
         """One more hold; False if the object is not known (it was freed, or never was)."""
         stored = self.objects.get(object_id)
         if stored is None:
-            return False
+            if not self.is_foreign(object_id):
+                return False
+            stored = self.objects[object_id] = StoredObject(object_id, None, True)
+        if stored.is_foreign:
+            if stored.holds == 0:
+                self.cached.pop(object_id, None)
+            if not stored.is_registered:
+                stored.is_registered = True
+                self.to_register.append(object_id)
         stored.holds += 1
         return True
 
@@ -150,6 +215,9 @@ class ObjectStore:
         if object_id in self.watched:
             self.watched.discard(object_id)
             self.freed_handles.append(object_id)
+        if stored.is_registered:
+            stored.is_registered = False
+            self.to_release.append(object_id)
         if stored.pins == 0:
             self._free(stored)
 
@@ -158,6 +226,7 @@ class ObjectStore:
         stored = self.objects.get(object_id)
         if stored is not None:
             stored.pins += 1
+            self.cached.pop(object_id, None)
 
     def unpin(self, object_id: bytes) -> None:
         """Its last view there is gone."""
@@ -168,11 +237,16 @@ class ObjectStore:
         if stored.pins == 0 and stored.holds == 0:
             self._free(stored)
 
-    def _free(self, stored: StoredObject) -> None:
+    def _free(self, stored: StoredObject, *, cache: bool = True) -> None:
         stack = [stored]
         while stack:  # a loop, not recursion: lists of refs can nest a thousand deep
             stored = stack.pop()
+            if cache and stored.is_foreign and stored.state is SEALED and self._may_cache(stored):
+                self.cached[stored.id] = None
+                continue
             del self.objects[stored.id]
+            if stored.is_shared and not stored.is_foreign:
+                self.freed.append(stored.id)
             if stored.state is SEALED:
                 self.arena.free(stored.offset)
                 self.space_freed = True
@@ -189,10 +263,59 @@ class ObjectStore:
                     if inner in self.watched:
                         self.watched.discard(inner)
                         self.freed_handles.append(inner)
+                    if inside.is_registered:
+                        inside.is_registered = False
+                        self.to_release.append(inner)
                     if inside.pins == 0:
                         stack.append(inside)
 
+    def _may_cache(self, stored: StoredObject) -> bool:
+        # Not a result that was made here and contains refs: they are its home's to hold now. And
+        # not of a home that is dead: nobody would say when it is of no use any more.
+        return (
+            not stored.contains and not stored.is_forgotten and home_of(stored.id) in self.homes
+        )
+
+    def forget(self, object_id: bytes) -> None:
+        """Its home has freed it: a copy that nothing here uses goes, now or as soon as it may."""
+        stored = self.objects.get(object_id)
+        if stored is None or not stored.is_foreign:
+            return
+        stored.is_forgotten = True
+        if object_id in self.cached:
+            self._uncache(stored)
+
+    def _uncache(self, stored: StoredObject) -> None:
+        del self.cached[stored.id]
+        self._free(stored, cache=False)
+
+    def drop_home(self, home: bytes) -> None:
+        """A home is dead: nobody will say when its objects are freed, so copies go now."""
+        for object_id in [i for i in self.cached if home_of(i) == home]:
+            self._uncache(self.objects[object_id])
+
+    def end_job(self, job_id: bytes) -> None:
+        """Copies of a job's objects are of no use when it has ended."""
+        for object_id in [i for i in self.cached if i.startswith(job_id)]:
+            self._uncache(self.objects[object_id])
+
     # ------------------------------------------------------------------ space
+
+    def make_room(self) -> bool:
+        """Drop the cached copy that was used longest ago; False if there is none."""
+        if not self.cached:
+            return False
+        self._uncache(self.objects[next(iter(self.cached))])
+        return True
+
+    def give_up_copy(self, stored: StoredObject) -> None:
+        """Free the span of a value that other nodes have as well; the object is REMOTE again."""
+        assert stored.state is SEALED and stored.pins == 0 and stored.nodes
+        self.arena.free(stored.offset)
+        self.space_freed = True
+        self.dropped.append(stored.id)
+        stored.state = REMOTE
+        stored.offset = 0
 
     def create(self, creator: Any, object_id: bytes, size: int, now: float) -> Creation:
         """Space for an object; ``offset`` stays None while there is none (first come, first
@@ -204,11 +327,17 @@ class ObjectStore:
             self.abandon(left)
         creation = Creation(creator, object_id, size, now)
         if not self.queue:
-            creation.offset = self.arena.allocate(size)
+            creation.offset = self._allocate(size)
         if creation.offset is None:
             self.queue.append(creation)
         self.creations[object_id] = creation
         return creation
+
+    def _allocate(self, size: int) -> int | None:
+        offset = self.arena.allocate(size)
+        while offset is None and size <= self.arena.capacity_bytes and self.make_room():
+            offset = self.arena.allocate(size)
+        return offset
 
     def serve_queue(self, now: float) -> list[Creation]:
         """Creations that got their space now, in order."""
@@ -217,7 +346,7 @@ class ObjectStore:
             self.last_freed = now
         served = []
         while self.queue:
-            offset = self.arena.allocate(self.queue[0].size)
+            offset = self._allocate(self.queue[0].size)
             if offset is None:
                 break
             creation = self.queue.popleft()
@@ -259,7 +388,12 @@ class ObjectStore:
         """Assert the invariants; for tests and the simulator."""
         extents: dict[int, int] = {}
         for stored in self.objects.values():
-            assert stored.holds > 0 or stored.pins > 0, f"{stored.id.hex()} lives without a hold"
+            assert stored.holds > 0 or stored.pins > 0 or stored.id in self.cached, (
+                f"{stored.id.hex()} lives without a hold"
+            )
+            assert stored.holds > 0 or not stored.is_registered
+            assert (stored.id in self.cached) <= (stored.holds == 0 and stored.pins == 0)
+            assert stored.is_foreign == self.is_foreign(stored.id)
             assert stored.holds >= 0 and stored.pins >= 0
             if stored.state is SEALED:
                 assert stored.offset not in extents

@@ -34,6 +34,7 @@ from skate.config import (
     RESOURCE_PATIENCE_S,
     RESOURCE_UNITS,
 )
+from skate.scheduler.group_names import is_cpu
 from skate.spec import CallTemplate, Demand
 from skate.states import (
     TASK_MOVES,
@@ -60,7 +61,7 @@ UNKNOWN_S = 3600.0  # what a task of unknown run time is expected to take: nothi
 class Template:
     """A call template as its node knows it: shared by all connections of a job that use it."""
 
-    __slots__ = ("average_s", "job_id", "number", "queue", "spec")
+    __slots__ = ("average_s", "is_plain", "job_id", "number", "queue", "spec")
 
     def __init__(
         self, number: int, job_id: bytes, spec: CallTemplate, queue: SchedulingClass
@@ -69,6 +70,7 @@ class Template:
         self.job_id = job_id
         self.spec = spec
         self.queue = queue
+        self.is_plain = spec.strategy is None  # its tasks run here unless others are less busy
         self.average_s = -1.0  # exponentially averaged run time; below 0: not known yet
 
     def ran(self, seconds: float) -> None:
@@ -89,8 +91,14 @@ class Task:
         "dependencies",
         "depth",
         "expected_s",
+        "forwards",
         "gpus",
+        "holds_handle",
+        "host",
         "id",
+        "is_bound",
+        "is_here",
+        "line",
         "missing",
         "nested",
         "owner",
@@ -127,7 +135,13 @@ class Task:
         self.retries_left = template.spec.max_retries
         self.missing = 0
         self.worker: Worker | None = None
+        self.host: Any = None  # the other node that runs it
+        self.is_here = False  # it waits for its inputs to be in this node's own store
+        self.is_bound = False  # it was sent to this node for good
+        self.forwards = 0  # how often another node has given it back
         self.actor: Any = None
+        self.line: Any = owner  # of a call: whose order it keeps
+        self.holds_handle = False  # of a call: it holds its actor's handle while it is under way
         self.sequence = 0
         self.gpus: list[int] | None = None
         self.expected_s = 0.0  # its part of its worker's load_s
@@ -238,6 +252,24 @@ class SchedulingClass:
             del self.by_depth[task.depth]
         self.count -= 1
 
+    def take_back(self, count: int) -> list[Task]:
+        """Take out up to so many tasks that may run elsewhere: those that would come last here."""
+        taken: list[Task] = []
+        for depth in sorted(self.by_depth):
+            queue = self.by_depth[depth]
+            stay: list[Task] = []
+            while queue and len(taken) < count and len(stay) < FIND_AMONG_TASKS:
+                task = queue.pop()
+                if task.is_bound or not task.template.is_plain:
+                    stay.append(task)
+                else:
+                    taken.append(task)
+            queue.extend(reversed(stay))
+            if not queue:
+                del self.by_depth[depth]
+        self.count -= len(taken)
+        return taken
+
     def __iter__(self) -> Any:
         for depth in sorted(self.by_depth, reverse=True):
             yield from self.by_depth[depth]
@@ -266,6 +298,8 @@ class LocalScheduler:
         self.total = dict(total)
         self.available = dict(total)
         self.gpu_free = [RESOURCE_UNITS] * (total.get("GPU", 0) // RESOURCE_UNITS)
+        # What is free of each device, by resource name: also of a placement group's (bundles.py).
+        self.gpus: dict[str, list[int]] = {"GPU": self.gpu_free}
         self.pools: dict[PoolKey, Pool] = {}
         self.classes: dict[tuple[PoolKey, Demand, str], SchedulingClass] = {}
         self.ready: dict[SchedulingClass, None] = {}  # classes with tasks, next to serve first
@@ -343,15 +377,19 @@ class LocalScheduler:
     def fits(self, demand: Demand) -> bool:
         """Whether the demand can be met right now."""
         available = self.available
+        gpus = self.gpus
         for name, units in demand:
             if available.get(name, 0) < units:
                 return False
-            if name == "GPU" and self._pick_gpus(units) is None:
+            if name in gpus and self._pick_gpus(demand, units) is None:
                 return False
         return True
 
-    def _pick_gpus(self, units: int) -> list[int] | None:
-        free = self.gpu_free
+    def _pick_gpus(self, demand: Demand, units: int) -> list[int] | None:
+        # In a bundle of a group, it takes as much of the bundle's name and of the group's: from
+        # devices that both have.
+        tables = [self.gpus[name] for name, _ in demand if name in self.gpus]
+        free = tables[0] if len(tables) == 1 else [min(left) for left in zip(*tables, strict=True)]
         if units >= RESOURCE_UNITS:
             whole = [i for i, left in enumerate(free) if left == RESOURCE_UNITS]
             count = units // RESOURCE_UNITS
@@ -365,19 +403,20 @@ class LocalScheduler:
         gpus = None
         for name, units in demand:
             self.available[name] = self.available.get(name, 0) - units
-            if name == "GPU":
-                gpus = self._pick_gpus(units) or []
+            if name in self.gpus:
+                if gpus is None:
+                    gpus = self._pick_gpus(demand, units) or []
                 for index in gpus:
-                    self.gpu_free[index] -= min(units, RESOURCE_UNITS)
+                    self.gpus[name][index] -= min(units, RESOURCE_UNITS)
         return gpus
 
     def give_back(self, demand: Demand, gpus: list[int] | None = None) -> None:
         """Add the demand again."""
         for name, units in demand:
             self.available[name] += units
-            if name == "GPU":
+            if name in self.gpus:
                 for index in gpus or ():
-                    self.gpu_free[index] += min(units, RESOURCE_UNITS)
+                    self.gpus[name][index] += min(units, RESOURCE_UNITS)
 
     # ------------------------------------------------------------------ workers
 
@@ -446,7 +485,7 @@ class LocalScheduler:
         worker.move(WORKER_BLOCKED)
         assert worker.lease is not None
         for name, units in worker.lease.demand:
-            if name == "CPU":
+            if is_cpu(name):
                 self.available[name] += units
 
     def unblocked(self, worker: Worker) -> None:
@@ -456,7 +495,7 @@ class LocalScheduler:
         worker.move(WORKER_LEASED)
         assert worker.lease is not None
         for name, units in worker.lease.demand:
-            if name == "CPU":
+            if is_cpu(name):
                 self.available[name] -= units
         if not worker.tasks:
             self.emptied.append(worker)
@@ -702,13 +741,24 @@ class LocalScheduler:
             return
         demand = lease.demand
         if worker.state is WORKER_BLOCKED:  # its CPU has been given back already
-            demand = tuple(pair for pair in demand if pair[0] != "CPU")
+            demand = tuple(pair for pair in demand if not is_cpu(pair[0]))
         self.give_back(demand, worker.gpus)
         lease.leased.pop(worker.id, None)
         worker.lease = None
         worker.gpus = None
 
     # ------------------------------------------------------------------ views
+
+    def free_soon(self) -> dict[str, int]:
+        """What is free, less what ready tasks take as soon as their workers have started."""
+        free = dict(self.available)
+        for queue in self.ready:
+            fit = queue.count
+            for name, units in queue.demand:
+                fit = min(fit, max(0, free.get(name, 0)) // units)
+            for name, units in queue.demand if fit > 0 else ():
+                free[name] -= fit * units
+        return free
 
     def queued(self) -> int:
         """Ready tasks and actor creations that wait for resources."""
@@ -728,7 +778,7 @@ class LocalScheduler:
                     WORKER_ENDING,
                 )
                 for name, units in worker.lease.demand:
-                    if not (name == "CPU" and worker.state is WORKER_BLOCKED):
+                    if not (is_cpu(name) and worker.state is WORKER_BLOCKED):
                         used[name] = used.get(name, 0) + units
         for name, total in self.total.items():
             assert self.available[name] + used.get(name, 0) == total, (

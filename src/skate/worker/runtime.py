@@ -36,6 +36,19 @@ _ERROR_TAG = FORMAT_ERROR[0]
 current_run: ContextVar[m.Run | None] = ContextVar("skate_run", default=None)
 
 
+class Surroundings:
+    """The placement group in which this process runs something now, and whether that captures.
+
+    An object stands for one stay: while it is the same, so is what a call template comes to.
+    """
+
+    __slots__ = ("captures", "group")
+
+    def __init__(self, group: bytes = b"", captures: bool = False) -> None:
+        self.group = group
+        self.captures = captures  # whether what is submitted here goes to the group as well
+
+
 class Runtime:
     """See the module's docstring."""
 
@@ -64,15 +77,19 @@ class Runtime:
         self.values: dict[bytes, m.Ready] = {}
         self.promised: set[bytes] = set()  # results of our own calls: they come unasked
         self.wanted: set[bytes] = set()  # asked for
+        self.elsewhere: set[bytes] = set()  # values that are there, on another node
+        self.fetching: set[bytes] = set()  # promised ones that are to be fetched if they are
         self.errors_seen = 0  # grows with every error that arrives
         self.answers: dict[int, m.Answer] = {}
         self.extents: dict[bytes, m.Extent] = {}
         self.ids = TaskIdCounter(job_id, submitter)
         self.sequences: dict[bytes, int] = {}  # next call number per actor
         self.blocking: Callable[[], Callable[[], None]] | None = None  # set by the worker
+        self.surroundings = Surroundings()
         self._functions: set[bytes] = set()
         self._templates: dict[CallTemplate, int] = {}
         self._ask_count = 0
+        self._open: dict[tuple[str, bytes], int] = {}  # questions that wait_answer() has asked
         self._callbacks: dict[bytes, list[Callable[[], None]]] = {}
         self._due: deque[Callable[[], None]] = deque()
         self._futures_thread: threading.Thread | None = None
@@ -95,6 +112,11 @@ class Runtime:
             self.wanted.discard(object_id)
         if object_id not in self.references.counts:
             return  # the last ref went while it was under way
+        if message.offset < 0:
+            self._on_elsewhere(object_id)
+            return
+        if self.elsewhere:
+            self.elsewhere.discard(object_id)
         self.values[object_id] = message
         if object_id not in self.references.counts:  # it went in the meantime
             self.values.pop(object_id, None)
@@ -110,6 +132,13 @@ class Runtime:
                     self.call_soon(callback)
                 else:
                     self._due.append(callback)
+
+    def _on_elsewhere(self, object_id: bytes) -> None:
+        self.elsewhere.add(object_id)
+        if object_id in self.fetching:
+            self.fetching.discard(object_id)
+            self.wanted.add(object_id)
+            self.connection.append(m.Want([object_id]))
 
     def _on_answer(self, answer: m.Answer) -> None:
         self.answers[answer.number] = answer
@@ -132,6 +161,8 @@ class Runtime:
                     if values.pop(object_id, None) is None:
                         promised.discard(object_id)
                         wanted.discard(object_id)
+                        self.elsewhere.discard(object_id)
+                        self.fetching.discard(object_id)
         dead = self.mapping.dead
         if dead:
             outbox.append(m.Unpin([dead.popleft() for _ in range(len(dead))]))
@@ -151,6 +182,12 @@ class Runtime:
                 number = self._templates[spec] = len(self._templates)
                 self.connection.append_locked(m.RegisterTemplate(number, spec))
         return number
+
+    def enter(self, group: bytes, captures: bool) -> None:
+        """What runs in this process from now on is in this placement group (b"": in none)."""
+        around = self.surroundings
+        if group != around.group or captures != around.captures:
+            self.surroundings = Surroundings(group, captures)
 
     # ------------------------------------------------------------------ tasks
 
@@ -191,6 +228,7 @@ class Runtime:
         dependencies: list[bytes] | None,
         nested: list[bytes] | None,
         returns: int,
+        in_order: bool = True,
     ) -> list[bytes]:
         """Call a method; the ids of its returns, each held once."""
         with self.connection.lock:
@@ -200,7 +238,14 @@ class Runtime:
             self.sequences[actor_id] = sequence + 1
             self.connection.append_locked(
                 m.CallActor(
-                    task_id, actor_id, sequence, template, arguments, dependencies, nested
+                    task_id,
+                    actor_id,
+                    sequence,
+                    template,
+                    arguments,
+                    dependencies,
+                    nested,
+                    in_order,
                 ),
                 len(arguments),
             )
@@ -290,7 +335,12 @@ class Runtime:
 
     def want(self, object_ids: Sequence[bytes]) -> None:
         """Ask for those that would not come by themselves."""
-        missing = list(set(object_ids).difference(self.values) - self.promised - self.wanted)
+        unknown = set(object_ids).difference(self.values)
+        promised = unknown & self.promised
+        if promised:
+            self.fetching |= promised
+            promised -= self.elsewhere  # looked at after the entry: a reader does it the other way
+        missing = list(unknown - promised - self.wanted)
         if missing:
             with self.connection.lock:
                 # The holds of refs just unpickled have to be counted before their values come.
@@ -363,26 +413,41 @@ class Runtime:
             go_on()
 
     def wait(
-        self, object_ids: Sequence[bytes], count: int, timeout_s: float | None
+        self,
+        object_ids: Sequence[bytes],
+        count: int,
+        timeout_s: float | None,
+        *,
+        anywhere: bool = False,
     ) -> list[int]:
-        """Positions of the first ``count`` that are ready, in input order; fewer on time-out."""
-        found = self._ready_positions(object_ids, count)
+        """Positions of the first ``count`` that are ready, in input order; fewer on time-out.
+
+        Ready is what is on this node; with ``anywhere``, what is on any node.
+        """
+        elsewhere: set[bytes] = self.elsewhere if anywhere else set()
+        found = self._ready_positions(object_ids, count, elsewhere)
         if len(found) >= count:
             return found
-        self.want(object_ids)
+        if anywhere:
+            self.want(list(set(object_ids) - self.promised - elsewhere))
+        else:
+            self.want(object_ids)
         if timeout_s == 0:
             self._poll(object_ids)
-            return self._ready_positions(object_ids, count)
+            return self._ready_positions(object_ids, count, elsewhere)
         values = self.values
         missing = set(object_ids).difference(values)
         few_enough = len(object_ids) - count
 
         def ready() -> bool:
             # A set operation: with thousands of refs, a loop here would be felt.
-            return len(missing.difference(values)) <= few_enough
+            left = missing.difference(values)
+            return len(left) <= few_enough or (
+                bool(elsewhere) and len(left - elsewhere) <= few_enough
+            )
 
         self.block(ready, timeout_s)
-        return self._ready_positions(object_ids, count)
+        return self._ready_positions(object_ids, count, elsewhere)
 
     def _poll(self, object_ids: Sequence[bytes]) -> None:
         """Read what is at hand, honestly: what the node has by now counts."""
@@ -392,11 +457,13 @@ class Runtime:
         else:
             self.ask("ping", {})
 
-    def _ready_positions(self, object_ids: Sequence[bytes], count: int) -> list[int]:
+    def _ready_positions(
+        self, object_ids: Sequence[bytes], count: int, elsewhere: set[bytes]
+    ) -> list[int]:
         values = self.values
         found = []
         for position, object_id in enumerate(object_ids):
-            if object_id in values:
+            if object_id in values or object_id in elsewhere:
                 found.append(position)
                 if len(found) == count:
                     break
@@ -461,9 +528,7 @@ class Runtime:
         """
         m.encode(body)  # here, where it can be told: behind others it would be in their way
         with self.connection.lock:
-            self._ask_count += 1
-            number = self._ask_count
-            self.connection.append_locked(m.Ask(number, method, body))
+            number = self._ask_locked(method, body)
         answers = self.answers
         if not self.connection.wait_for(lambda: number in answers, timeout_s):
             raise GetTimeoutError(f"no answer to {method!r} within {timeout_s} s")
@@ -471,6 +536,41 @@ class Runtime:
         if answer.error:
             raise self.error_of(FORMAT_ERROR + answer.error)
         return answer.body
+
+    def _ask_locked(self, method: str, body: dict[str, Any]) -> int:
+        self._ask_count += 1
+        self.connection.append_locked(m.Ask(self._ask_count, method, body))
+        return self._ask_count
+
+    def wait_answer(
+        self, method: str, body: dict[str, Any], about: bytes, timeout_s: float | None
+    ) -> bool:
+        """Whether a question that is answered once something has happened is answered in time.
+
+        An error is raised. In a worker, the CPU is lent out meanwhile. If the time is over, the
+        next call for the same method and ``about`` waits for the same answer.
+        """
+        key = method, about
+        answers = self.answers
+        while True:
+            with self.connection.lock:
+                number = self._open.get(key)
+                if number is None:
+                    number = self._open[key] = self._ask_locked(method, body)
+
+            def is_over(number: int = number) -> bool:
+                # Another thread may wait for the same answer, and take it.
+                return number in answers or self._open.get(key) != number
+
+            if not self.block(is_over, timeout_s):
+                return False
+            if self._open.get(key) == number:  # before the answer goes, or others would miss it
+                self._open.pop(key, None)
+            answer = answers.pop(number, None)
+            if answer is not None:
+                if answer.error:
+                    raise self.error_of(FORMAT_ERROR + answer.error)
+                return True
 
 
 _current: Runtime | None = None

@@ -237,8 +237,10 @@ class Worker:
         if run.gpus != self.gpus and not (run.gpus is None and self.setup.actor_id):
             self._show_gpus(run.gpus)
         if spec.kind == "task":
+            self.runtime.enter(spec.group, spec.capture)
             function = self.functions.get(spec.function_id) or self.load(spec.function_id)
         elif spec.kind == "actor":
+            self.runtime.enter(spec.group, spec.capture)  # for life: its calls say nothing
             function = self._constructor(spec)
             self.actor_template = spec
             self.restarted = run.attempt > 0

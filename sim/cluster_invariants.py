@@ -1,0 +1,58 @@
+"""What must hold of several nodes and the GCS together, beside what holds of each node alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from skate.gcs.gcs_core import GcsCore
+from skate.node.node_core import NodeCore
+from skate.states import ActorState
+
+if TYPE_CHECKING:
+    from sim.simulator import Simulator
+
+
+def check_cluster_idle(simulator: Simulator) -> None:
+    """All programs are over and have dropped all refs: no node has anything with another."""
+    assert simulator.gcs is not None
+    for node in simulator.alive:
+        _check_apart(node.core)
+        assert not node.core.questions.asked
+    _check_gcs(simulator.gcs.core)
+
+
+def _check_apart(core: NodeCore) -> None:
+    for neighbour in core.neighbours.by_id.values():
+        assert not neighbour.tasks and not neighbour.calls
+        assert not neighbour.wanted and not neighbour.outbox
+        assert neighbour.holds_sent == neighbour.holds_registered
+    for peer in core.peers:
+        if peer.node_id:
+            assert not peer.held and not peer.pins and not peer.outbox
+    assert core.forwarder.is_idle(), "offers, or results that others keep"
+    assert core.borrowing.is_idle(), "words that wait for others"
+    assert core.pulls.is_idle(), "transfers"
+    assert not core.remote_actors.is_waiting
+
+
+def _check_gcs(core: GcsCore) -> None:
+    core.check()
+    assert not core.objects.objects.rows(), "objects in the table that are nowhere"
+    assert not core.scheduler.pending()
+    states = core.actors.counts().keys()
+    assert states <= {ActorState.DEAD.name}, states
+    assert not core.is_watching, "actors are watched"
+
+
+def check_cluster_empty(simulator: Simulator) -> None:
+    """The drivers have left: nothing remembers them."""
+    check_cluster_idle(simulator)
+    assert simulator.gcs is not None
+    core = simulator.gcs.core
+    assert not any(job.alive for job in core.membership.jobs.rows())
+    assert not core.tasks.counts(), "tasks in the table"
+    for node in simulator.alive:
+        for neighbour in node.core.neighbours.by_id.values():
+            assert not neighbour.templates and not neighbour.lines
+        for peer in node.core.peers:
+            assert not peer.templates

@@ -1,0 +1,225 @@
+"""What programs do in a cluster, beside what they do on one node: spread and bind tasks and actors,
+find actors by name, keep refs in actors of other nodes, and ask for more than one node has.
+
+The first node is the head: it has some of everything that tasks may ask for, and never dies. So
+whatever happens to the others, no run can lock itself up by its own making.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import msgspec
+
+from sim.faults import Faults
+from sim.invariants import check_empty, check_idle, check_programs
+from sim.cluster_invariants import check_cluster_empty, check_cluster_idle
+from sim.node import SimulatedNode, node_id_of
+from sim.process import DriverProcess, Fiber, Process, Program, WorkerProcess
+from sim.simulator import Simulator
+from sim.workload import ACTOR, CPU, NAMESPACE, PAGE, PLAIN, WIDE, Settings, sample
+from skate import messages as m
+from skate.ids import is_handle_id
+from skate.spec import CallTemplate, Strategy, demand_of
+
+_encode = msgspec.msgpack.Encoder().encode
+NAMES = ("ada", "bob", "eve")
+UNIT = 10_000
+
+
+class ClusterSettings(Settings):
+    """One run's machines, programs and faults, drawn from a seed."""
+
+    is_cluster = True
+
+    def __init__(self, random: Random, nodes: int) -> None:
+        super().__init__(random)
+        self.node_count = nodes
+        self.machines = [self._head()]
+        gpus = self.machines[0].get("GPU", 0)
+        for _ in range(nodes - 1):
+            machine = {"CPU": random.choice([1, 1, 2, 2, 4]) * UNIT}
+            if gpus and random.random() < 0.5:
+                machine["GPU"] = UNIT
+            self.machines.append(machine)
+        self.bytes_per_s = random.choice([1e8, 1e9, 1e10])
+        self.drivers = random.choice([1, 2, 3, 4])
+        self.name_share = random.choice([0.0, 0.1])
+        self.keep_share = random.choice([0.0, 0.2])
+        self.is_large = not self.is_tight and random.random() < 0.3
+        self.is_busy = random.random() < 0.3  # more tasks, and longer ones
+        if self.is_busy:
+            self.tasks_left += 200
+            self.task_s = random.choice([1e-2, 3e-2])
+        self.faults = Faults(random, nodes, is_calm=self.is_calm)
+        self.frozen = self.faults.frozen
+        self.first_nodes = nodes - self.faults.joins
+        self.cpu_actors_left = 0
+        self._bound_actors = self._make_bound_actors(random)
+        self.templates += self._make_bound_tasks()
+
+    def _head(self) -> dict[str, int]:
+        head = dict(self.resources)
+        if head["CPU"] < 2 * UNIT:
+            head["CPU"] = 2 * UNIT
+            self.templates.append(WIDE)
+        return head
+
+    def _make_bound_tasks(self) -> list[CallTemplate]:
+        by_name = {template.name: template for template in PLAIN}
+        made = []
+        for name in ("plain", "once", "half"):
+            made.append(_bound(by_name[name], Strategy("SPREAD")))
+        for number in range(self.first_nodes):
+            node_id = node_id_of(number)
+            made.append(_bound(by_name["plain"], Strategy("NODE", node_id)))
+            made.append(_bound(by_name["two_results"], Strategy("NODE", node_id, soft=True)))
+        return made
+
+    def _make_bound_actors(self, random: Random) -> list[CallTemplate]:
+        # As many with a CPU of their own as leave their node two.
+        made = []
+        for number, machine in enumerate(self.machines[: self.first_nodes]):
+            strategy = Strategy("NODE", node_id_of(number))
+            spec = CallTemplate(
+                "actor", b"Actor", "Actor", demand_of(CPU), demand_of(CPU), strategy=strategy
+            )
+            made += [spec] * max(0, machine["CPU"] // UNIT - 2)
+        random.shuffle(made)
+        return made
+
+    def resources_of(self, number: int) -> dict[str, int]:
+        """What a node has."""
+        return self.machines[number]
+
+    def is_cut(self, one: SimulatedNode, other: SimulatedNode) -> bool:
+        """Whether no connection can be made between two nodes now."""
+        return self.faults.is_cut(one, other)
+
+    def is_disturbed(self, now: float) -> bool:
+        """Whether a fault between nodes may still be under way."""
+        return self.faults.is_under_way(now)
+
+    def possible_errors(self) -> set[str]:
+        """What a value may be instead of a value."""
+        kinds = super().possible_errors()
+        if self.name_share:
+            kinds.add("ActorDiedError")
+            if self.early_end_share:
+                kinds.add("OwnerDiedError")
+        return kinds
+
+    # ------------------------------------------------------------------ programs
+
+    def _step(self, fiber: Fiber, is_driver: bool) -> Program:
+        random = fiber.random
+        if random.random() < self.name_share:
+            yield from self._use_name(fiber)
+        elif fiber.refs and random.random() < 0.03:
+            some = sample(random, fiber.refs, 4)
+            yield from fiber.wait(some, len(some), 0.05, anywhere=True)
+        elif is_driver and self.is_busy and random.random() < 0.1:
+            for _ in range(random.randrange(10, 60)):
+                self._spawn(fiber)
+        else:
+            yield from super()._step(fiber, is_driver)
+
+    def _use_name(self, fiber: Fiber) -> Program:
+        random = fiber.random
+        name = random.choice(NAMES)
+        if random.random() < 0.5 and self._may_spawn():
+            options = self._actor_options(random, name)
+            actor_id = fiber.process.ids.next_task()
+            fiber.process.simulator.in_order[actor_id] = options.in_order
+            question = {
+                "name": name,
+                "namespace": NAMESPACE,
+                "actor_id": actor_id,
+                "class_name": "Actor",
+                "spec": _encode(options),
+            }
+            answer = yield from fiber.ask("reserve_actor_name", question)
+            if answer["actor_id"] is None:
+                nested = sample(random, fiber.refs, 1)
+                spec = self._actor_template(random)
+                fiber.create_actor(spec, options, _encode(nested), [], nested, actor_id)
+                return
+        row = yield from fiber.ask("get_actor", {"name": name, "namespace": NAMESPACE})
+        if row is not None and row["state"] != "DEAD" and row["spec"]:
+            fiber.weak.append(row["actor_id"])
+            if random.random() < self.kill_share * 0.1:
+                fiber.process.post(m.KillActor(row["actor_id"], random.random() < 0.7))
+
+    def _actor_template(self, random: Random) -> CallTemplate:
+        chance = random.random()
+        if chance < 0.2:
+            return _bound(ACTOR, Strategy("SPREAD"))
+        if chance < 0.4:
+            node_id = node_id_of(random.randrange(self.first_nodes))
+            return _bound(ACTOR, Strategy("NODE", node_id, soft=random.random() < 0.5))
+        if chance < 0.5 and self._bound_actors:
+            return self._bound_actors.pop()
+        return super()._actor_template(random)
+
+    def _method(self, fiber: Fiber) -> Program:
+        process = fiber.process
+        assert isinstance(process, WorkerProcess) and process.kept is not None
+        yield from super()._method(fiber)
+        if fiber.refs and fiber.random.random() < self.keep_share:
+            process.kept.know(fiber.random.choice(fiber.refs))
+
+    def _contents(self, fiber: Fiber, spec: CallTemplate) -> list[bytes]:
+        process = fiber.process
+        if spec.kind == "method" and isinstance(process, WorkerProcess) and self.keep_share:
+            assert process.kept is not None
+            return sample(fiber.random, process.kept.refs, 2)
+        return super()._contents(fiber, spec)
+
+    def _size(self, random: Random) -> int:
+        if self.is_large and random.random() < 0.3:
+            return random.randrange(200, 1_000) * PAGE
+        return super()._size(random)
+
+
+def _bound(template: CallTemplate, strategy: Strategy) -> CallTemplate:
+    return msgspec.structs.replace(template, strategy=strategy)
+
+
+def run_cluster(seed: int, nodes: int, *, tell: bool = False) -> Simulator:
+    """One whole run on so many nodes: programs and faults, idleness, farewell. Raises as ``run``
+    does."""
+    random = Random(seed)
+    settings = ClusterSettings(random, nodes)
+    simulator = Simulator(settings, seed, tell=tell)
+    try:
+        for _ in range(settings.first_nodes):
+            simulator.add_node()
+        drivers: list[DriverProcess] = []
+
+        def start_driver(number: int) -> None:
+            node = random.choice(simulator.alive)
+            drivers.append(DriverProcess(node, number))
+
+        for number in range(settings.drivers):
+            simulator.at(random.random() * 0.1, start_driver, number)
+        settings.faults.begin(simulator)
+        simulator.run_until_quiet()
+        processes: list[Process] = list(simulator.processes.values())
+        check_programs(processes)
+        for process in processes:
+            if not process.dead and isinstance(process, WorkerProcess) and process.kept is not None:
+                process.kept.drop_all()
+        simulator.run_until_quiet()
+        for node in simulator.alive:
+            check_idle(node.core, list(node.processes.values()))
+        check_cluster_idle(simulator)
+        for driver in drivers:
+            driver.leave()
+        simulator.run_until_quiet()
+        for node in simulator.alive:
+            check_empty(node.core)
+        check_cluster_empty(simulator)
+    except Exception as error:
+        error.simulator = simulator  # type: ignore[attr-defined]
+        raise
+    return simulator

@@ -1,0 +1,130 @@
+"""What goes wrong between nodes, and with whole nodes: when, drawn from the seed.
+
+Connections break (and are made again: a lasting line hides that), two nodes cannot reach each other
+for a while or for so long that they give each other up, nodes die, stall so that the GCS gives them
+up though they live, and join late.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+from skate.config import LINK_GIVE_UP_S, NODE_SILENCE_S
+
+if TYPE_CHECKING:
+    from sim.node import SimulatedNode
+    from sim.simulator import Simulator
+
+BREAKS_MAX = 60
+FREEZE_S = NODE_SILENCE_S + 3.0
+
+
+class Faults:
+    """See the module's docstring."""
+
+    def __init__(self, random: Random, nodes: int, *, is_calm: bool) -> None:
+        self._random = random
+        self.breaks = random.choice([0, 0, random.randrange(1, BREAKS_MAX)])
+        self.within_s = random.choice([0.2, 1.0, 3.0])
+        self.joins = random.choice([0, 0, 1]) if nodes > 1 else 0
+        others = nodes - 1
+        kind = "calm" if is_calm or not others else random.choice(KINDS)
+        self.deaths = random.randrange(1, others + 1) if kind == "deaths" else 0
+        self.cuts = random.randrange(1, 4) if kind == "cuts" else 0
+        self.short_cuts = random.randrange(1, 6) if kind == "short cuts" else 0
+        self.freezes = 1 if kind == "freezes" else 0
+        self.frozen: dict[SimulatedNode, None] = {}
+        self._cut: dict[tuple[int, int], int] = {}  # pairs of nodes that cannot connect
+        self.last = -1e9  # when the newest fault began or ended, but for broken connections
+        self._simulator: Simulator
+
+    def begin(self, simulator: Simulator) -> None:
+        """Put all of it on the clock."""
+        self._simulator = simulator
+        random = self._random
+        for count, what in (
+            (self.breaks, self._break),
+            (self.joins, self._join),
+            (self.deaths, self._kill),
+            (self.short_cuts, self._cut_short),
+            (self.cuts, self._cut_long),
+            (self.freezes, self._freeze),
+        ):
+            for _ in range(count):
+                simulator.at(random.random() * self.within_s, what)
+
+    def is_cut(self, one: SimulatedNode, other: SimulatedNode) -> bool:
+        """Whether no connection can be made between two nodes now."""
+        return _pair(one, other) in self._cut
+
+    def is_under_way(self, now: float) -> bool:
+        """Whether the cluster may still be busy with a fault."""
+        return now - self.last < 2 * LINK_GIVE_UP_S or bool(self._cut)
+
+    # ------------------------------------------------------------------ each of them
+
+    def _break(self) -> None:
+        wires = [w for w in self._simulator.wires if not w.opener.dead and not w.acceptor.dead]
+        if wires:
+            self._random.choice(wires).break_up()
+
+    def _join(self) -> None:
+        self._simulator.add_node()
+
+    def _victims(self) -> list[SimulatedNode]:
+        return [node for node in self._simulator.alive if node.number]
+
+    def _kill(self) -> None:
+        victims = self._victims()
+        if victims:
+            self.last = self._simulator.now
+            self._random.choice(victims).die()
+
+    def _cut_short(self) -> None:
+        self._cut_for(self._random.random() * LINK_GIVE_UP_S * 0.3)
+
+    def _cut_long(self) -> None:
+        self._cut_for(LINK_GIVE_UP_S * (0.9 + self._random.choice([0.5, 4.0])))
+
+    def _cut_for(self, seconds: float) -> None:
+        alive = self._simulator.alive
+        if len(alive) < 2:
+            return
+        one, other = self._random.sample(alive, 2)
+        pair = _pair(one, other)
+        self._cut[pair] = self._cut.get(pair, 0) + 1
+        self.last = self._simulator.now
+        self._simulator.tell(one.name, "and", other.name, "cannot connect for", f"{seconds:.3f}")
+        for wire in self._simulator.wires:
+            if _pair(wire.opener, wire.acceptor) == pair:
+                wire.break_up()
+        self._simulator.at(seconds, self._mend, pair)
+
+    def _mend(self, pair: tuple[int, int]) -> None:
+        self._simulator.tell("nodes", pair, "can connect again")
+        self.last = self._simulator.now
+        self._cut[pair] -= 1
+        if not self._cut[pair]:
+            del self._cut[pair]
+
+    def _freeze(self) -> None:
+        victims = self._victims()
+        if victims:
+            victim = self._random.choice(victims)
+            self._simulator.tell(victim.name, "is not heard by the GCS")
+            self.last = self._simulator.now
+            self.frozen[victim] = None
+            assert victim.gcs is not None
+            victim.gcs.up.stall(FREEZE_S)
+            self._simulator.at(FREEZE_S, self._thaw)
+
+    def _thaw(self) -> None:
+        self.last = self._simulator.now
+
+
+KINDS = ("none", "none", "deaths", "deaths", "short cuts", "cuts", "freezes")
+
+
+def _pair(one: SimulatedNode, other: SimulatedNode) -> tuple[int, int]:
+    return min(one.number, other.number), max(one.number, other.number)

@@ -1,0 +1,83 @@
+"""The GCS of a simulated cluster: the core that ships, and its connection to each node.
+
+A connection never breaks while both live, as a node whose connection breaks is given up; but it may
+stall for so long that the node is given up for its silence.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sim.wires import Line
+from skate import messages as m
+from skate.gcs.gcs_core import GcsCore
+
+if TYPE_CHECKING:
+    from sim.node import SimulatedNode
+    from sim.simulator import Simulator
+
+
+class GcsLink:
+    """A node's connection to the GCS."""
+
+    def __init__(self, gcs: SimulatedGcs, node: SimulatedNode, number: int) -> None:
+        self._gcs = gcs
+        self._node = node
+        self.number = number
+        self.up = Line(gcs.simulator, lambda item: gcs.arrived(self, item))
+        self.down = Line(gcs.simulator, node.from_gcs)
+        self.is_over = False
+
+    def send(self, batch: list[Any]) -> None:
+        """From the node."""
+        for message in batch:
+            if not isinstance(message, m.Heartbeat | m.Events):
+                self._gcs.simulator.tell(self._node.name, "-> GCS", message)
+        is_background = all(isinstance(message, m.Heartbeat) for message in batch)
+        self.up.send(m.decode_to_gcs(m.encode(batch)), is_background=is_background)
+
+    def name(self) -> str:
+        """Whose it is, for the story."""
+        return self._node.name
+
+
+class SimulatedGcs:
+    """See the module's docstring."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.simulator = simulator
+        self.core = GcsCore(random=simulator.random.random)
+        self._links: dict[int, GcsLink] = {}
+
+    def connect(self, node: SimulatedNode) -> GcsLink:
+        """A node's new connection."""
+        link = GcsLink(self, node, len(self._links) + 1)
+        self._links[link.number] = link
+        return link
+
+    def arrived(self, link: GcsLink, batch: list[Any] | None) -> None:
+        """A batch of a node, or its EOF."""
+        now = self.simulator.now
+        if link.is_over:
+            return
+        if batch is None:
+            link.is_over = True
+            self.simulator.tell("GCS: EOF of", link.name())
+            self._send(self.core.peer_lost(link.number, now))
+            return
+        for message in batch:
+            self._send(self.core.handle(link.number, message, now))
+
+    def tick(self) -> None:
+        """By the clock."""
+        self._send(self.core.tick(self.simulator.now))
+
+    def _send(self, sends: list[tuple[int, Any]]) -> None:
+        batches: dict[int, list[Any]] = {}
+        for number, message in sends:
+            batches.setdefault(number, []).append(message)
+        for number, batch in batches.items():
+            link = self._links[number]
+            for message in batch:
+                self.simulator.tell(link.name(), "<- GCS", message)
+            link.down.send(m.decode_from_gcs(m.encode(batch)))

@@ -1,0 +1,369 @@
+"""One simulated machine: a NodeCore, its clients, its lines to others, its arena, its death.
+
+The node's shell (node/node_shell.py) in virtual time: batches of clients, of other nodes and of the
+GCS are turns of the core; what the core has to say leaves after each. A process that dies sends its
+EOF behind what it had sent, and its exit status by another way, so either may come first. A machine
+that dies says nothing at all: everybody else finds its connections closed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sim.invariants import Memory, check_turn
+from sim.wires import LastingWire
+from skate import messages as m
+from skate.config import EVENT_BATCH_S, HEARTBEAT_S, PROTOCOL_VERSION, PYTHON
+from skate.node.node_core import NodeCore
+from skate.node.peer import Job, Peer
+from skate.objects.arena import Arena
+from skate.objects.object_store import SEALED
+from skate.scheduler.local_scheduler import Worker
+
+if TYPE_CHECKING:
+    from sim.gcs import GcsLink
+    from sim.process import Process
+    from sim.simulator import Simulator
+
+
+def node_id_of(number: int) -> bytes:
+    """The NodeID of a simulated node: readable, and known before it is there."""
+    return b"n" * 16 if number < 0 else b"n%03d-node-------" % number
+
+
+class SimulatedNode:
+    """See the module's docstring."""
+
+    def __init__(self, simulator: Simulator, number: int) -> None:
+        settings = simulator.settings
+        self.simulator = simulator
+        self.number = number
+        self.name = f"n{number:03d}"
+        self.dead = False
+        self.phase_s = simulator.random.random() * HEARTBEAT_S if settings.is_cluster else 0.0
+        self.memory = Memory(self.name)
+        self.core = NodeCore(
+            node_id_of(number if settings.is_cluster else -1),
+            "sim",
+            settings.resources_of(number),
+            Arena(settings.arena_bytes),
+            "",
+            SimulatedShell(self),
+            PYTHON,
+        )
+        self.core.now = simulator.now
+        self.incoming: dict[Peer, LastingWire] = {}  # the lines that others have opened
+        self.gcs: GcsLink | None = None
+        self.processes: dict[Peer, Process] = {}
+        self.turns = 0
+        self._turn_due = False
+        self._since_events = 0.0
+
+    def start(self) -> None:
+        """Join the cluster, if there is one."""
+        if self.simulator.gcs is None:
+            return
+        core = self.core
+        self.gcs = self.simulator.gcs.connect(self)
+        total, labels = dict(core.scheduler.total), {"number": str(self.number)}
+        core.gcs.insert(
+            0,
+            m.NodeJoins(
+                PROTOCOL_VERSION,
+                core.node_id,
+                self.number,
+                f"{self.name}:1",
+                self.name,
+                total,
+                labels,
+                core.store.arena.capacity_bytes,
+            ),
+        )
+        self._write_gcs()
+
+    # ------------------------------------------------------------------ the switch
+
+    def from_client(self, peer: Peer, item: Any) -> None:
+        """A batch (or, None, the EOF) arrives at the node."""
+        if self.dead:
+            return
+        simulator = self.simulator
+        core = self.core
+        core.now = simulator.now
+        if item is None:
+            simulator.tell("EOF of", simulator.name(peer))
+            core.peer_lost(peer)
+        else:
+            for message in item:
+                simulator.tell(simulator.name(peer), "->", message)
+                core.handle(peer, message)
+        self.turn_soon()
+
+    def from_gcs(self, batch: list[Any]) -> None:
+        """A batch of the GCS."""
+        if self.dead:
+            return
+        self.core.now = self.simulator.now
+        for message in batch:
+            if isinstance(message, m.Refused):
+                self.simulator.ledger.refused(self, message.reason)
+                self.die()
+                return
+            self.core.gcs_handlers[type(message)](message)
+        self.turn_soon()
+
+    def worker_exited(self, worker: Worker, status: int) -> None:
+        """The zygote has reaped a worker."""
+        if self.dead:
+            return
+        self.simulator.tell(self.name, "exit status", status, "of worker", worker.id)
+        self.core.now = self.simulator.now
+        self.core.workers.exited(worker, status)
+        self.turn_soon()
+
+    def turn_soon(self) -> None:
+        """Several batches may fall into one turn."""
+        if not self._turn_due:
+            self._turn_due = True
+            self.simulator.at(self.simulator.random.random() * 1e-4, self._turn)
+
+    def _turn(self) -> None:
+        self._turn_due = False
+        if self.dead:
+            return
+        core = self.core
+        core.now = self.simulator.now
+        core.end_turn()
+        self.turns += 1
+        check_turn(core, full=self.turns % self.simulator.settings.check_every == 0)
+        self.write_out()
+        if self.gcs is None:
+            core.gcs.clear()
+            core.notes.batch.take()
+            core.store.dropped.clear()
+
+    def tick(self) -> None:
+        """The clock of the node's shell."""
+        if self.dead:
+            return
+        core = self.core
+        core.now = self.simulator.now
+        core.tick()
+        self._turn()
+        if self.gcs is None or self.dead:
+            return
+        self.simulator.ledger.look_at_queues(self)
+        self._since_events += HEARTBEAT_S
+        if self._since_events >= EVENT_BATCH_S:
+            self._since_events = 0.0
+            core.notes.batch.take()
+            core.notes.flush()
+        scheduler = core.scheduler
+        core.gcs.append(
+            m.Heartbeat(
+                dict(scheduler.available),
+                scheduler.queued(),
+                sum(len(worker.tasks) for worker in scheduler.workers.values()),
+                core.store.arena.used_bytes,
+                scheduler.average_task_s,
+                core.guests.received,
+                core.pulls.bandwidth,
+                core.questions.pending(),
+            )
+        )
+        self._write_gcs()
+
+    # ------------------------------------------------------------------ writing
+
+    def write_out(self) -> None:
+        """One batch to each peer, neighbour and GCS that there is something for."""
+        core = self.core
+        while core.dirty:
+            dirty, core.dirty = core.dirty, []
+            for peer in dirty:
+                self.write_out_peer(peer)
+        neighbours = core.neighbours
+        while neighbours.dirty:
+            others, neighbours.dirty = neighbours.dirty, []
+            for neighbour in others:
+                if not neighbour.is_alive or not neighbour.outbox:
+                    continue
+                batch, neighbour.outbox = neighbour.outbox, []
+                if neighbour.link is None:
+                    acceptor = self.simulator.by_id[neighbour.node_id]
+                    neighbour.link = LastingWire(self, neighbour, acceptor)
+                    self.simulator.wires.append(neighbour.link)
+                neighbour.link.write(batch)
+        self._forget_dead()
+        self._write_gcs()
+
+    def _forget_dead(self) -> None:
+        for neighbour in self.core.neighbours.take_dead():
+            if neighbour.link is not None:
+                neighbour.link.close()
+                neighbour.link = None
+            for wire in list(self.incoming.values()):
+                if wire.opener.core.node_id == neighbour.node_id:
+                    wire.end("the cluster has given that node up")
+
+    def _write_gcs(self) -> None:
+        if self.core.gcs and self.gcs is not None:
+            batch, self.core.gcs = self.core.gcs, []
+            self.gcs.send(batch)
+
+    def write_out_peer(self, peer: Peer) -> None:
+        """What the core has for this peer; a driver may be slow to read it."""
+        if not peer.outbox or peer not in self.core.peers:
+            return
+        batch, peer.outbox = peer.outbox, []
+        if peer.node_id:
+            self.incoming[peer].write_back(batch)
+            return
+        simulator = self.simulator
+        for message in batch:
+            simulator.tell(simulator.name(peer), "<-", message)
+        simulator.processes[peer].inbound.send(m.decode_to_client(m.encode(batch)))
+        if not peer.paused and simulator.random.random() < simulator.settings.pause_share:
+            peer.paused = True
+            simulator.at(simulator.random.random() * 0.05, self._resume, peer)
+
+    def _resume(self, peer: Peer) -> None:
+        if self.dead:
+            return
+        self.core.now = self.simulator.now
+        self.core.desk.resume(peer)
+        self.write_out()
+
+    def connect(self, peer: Peer, process: Process) -> None:
+        """A process's line to the node exists; the node learns of it a little later."""
+        self.simulator.processes[peer] = self.processes[peer] = process
+        self.simulator.at(self.simulator.delay(), self._connected, peer)
+
+    def _connected(self, peer: Peer) -> None:
+        if self.dead:
+            return
+        self.core.now = self.simulator.now
+        self.core.add_peer(peer)
+        self.write_out_peer(peer)
+
+    # ------------------------------------------------------------------ transfers
+
+    def fetch(self, object_id: bytes, offset: int, size: int, node_id: bytes) -> None:
+        """A thread copies an object from another node's arena into ours."""
+        simulator = self.simulator
+        simulator.tell(self.name, "fetches", object_id, "from", node_id)
+        self.memory.write(simulator, object_id, offset, size)
+        source = simulator.by_id[node_id]
+        simulator.at(simulator.delay(), self._borrow, object_id, offset, source)
+
+    def _borrow(self, object_id: bytes, offset: int, source: SimulatedNode) -> None:
+        simulator = self.simulator
+        if self.dead:
+            return
+        if source.dead or simulator.settings.is_cut(self, source):
+            simulator.at(simulator.delay(), self._fetched, object_id, offset, "unreachable")
+            return
+        stored = source.core.store.objects.get(object_id)
+        if stored is None or stored.state is not SEALED:
+            simulator.at(simulator.delay(), self._fetched, object_id, offset, "gone")
+            return
+        source.core.store.pin(object_id)
+        size, written, contains = source.memory.extents[stored.offset]
+        assert written == object_id, f"{source.name} lends {written.hex()} as {object_id.hex()}"
+        source.memory.lend(object_id, stored.offset)
+        seconds = simulator.delay() + size / simulator.settings.bytes_per_s
+        simulator.at(seconds, self._give_back, object_id, offset, source, contains)
+
+    def _give_back(
+        self, object_id: bytes, offset: int, source: SimulatedNode, contains: list[bytes]
+    ) -> None:
+        simulator = self.simulator
+        is_lost = source.dead or simulator.settings.is_cut(self, source)
+        if not source.dead:
+            source.memory.take_back(object_id)
+            source.core.store.unpin(object_id)
+            source.turn_soon()
+        if not self.dead:
+            if not is_lost:
+                self.memory.extents[offset] = (self.memory.extents[offset][0], object_id, contains)
+            self._fetched(object_id, offset, "unreachable" if is_lost else "ok")
+
+    def _fetched(self, object_id: bytes, offset: int, outcome: str) -> None:
+        simulator = self.simulator
+        if self.dead:
+            return
+        simulator.tell(self.name, "has fetched", object_id, outcome)
+        size = self.memory.extents[offset][0]
+        self.memory.written(object_id)
+        self.core.now = simulator.now
+        self.core.pulls.fetched(object_id, outcome, size, 0.001)
+        self.turn_soon()
+
+    # ------------------------------------------------------------------ the end
+
+    def die(self) -> None:
+        """The machine is gone, with all that ran there."""
+        if self.dead:
+            return
+        simulator = self.simulator
+        simulator.tell(self.name, "dies")
+        self.dead = True
+        for process in self.processes.values():
+            process.vanish()
+        simulator.ledger.node_died(self)
+        for wire in simulator.wires:
+            if wire.opener is self or wire.acceptor is self:
+                wire.break_up()
+        if self.gcs is not None:
+            self.gcs.up.send(None)
+
+
+class SimulatedShell:
+    """What the core asks of the world."""
+
+    def __init__(self, node: SimulatedNode) -> None:
+        self._node = node
+        self._simulator = node.simulator
+
+    def start_worker(self, worker: Worker, setup: m.WorkerSetup) -> None:
+        """Fork."""
+        from sim.process import WorkerProcess
+
+        peer = Peer()
+        peer.worker = worker
+        worker.peer = peer
+        process = WorkerProcess(self._node, peer, worker)
+        self._node.connect(peer, process)
+        self._node.core.send(peer, setup)
+
+    def kill_worker(self, worker: Worker) -> None:
+        """SIGKILL."""
+        process = self._simulator.processes[worker.peer]
+        self._simulator.at(self._simulator.random.random() * 0.002, process.die, -9)
+
+    def close(self, peer: Peer) -> None:
+        """Close after what is queued has been written."""
+        self._node.write_out_peer(peer)
+        self._simulator.processes[peer].inbound.send(None)
+
+    def stderr_tail(self, worker: Worker) -> list[str]:
+        """Nothing was printed."""
+        return []
+
+    def new_id(self) -> bytes:
+        """16 random bytes."""
+        return self._simulator.random.randbytes(16)
+
+    def fetch(self, object_id: bytes, offset: int, size: int, node_id: bytes) -> None:
+        """Copy an object from that node's arena."""
+        self._node.fetch(object_id, offset, size, node_id)
+
+    def cancel_fetch(self, object_id: bytes) -> None:
+        """It comes to its end by itself."""
+
+    def job_ended(self, job: Job, reason: str) -> None:
+        """The session goes on with the other drivers."""
+
+    def answer_locally(self, peer: Peer, question: m.Ask) -> bool:
+        """Never."""
+        return False

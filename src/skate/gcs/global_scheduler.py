@@ -1,0 +1,367 @@
+"""The global scheduler: which node a task goes to that its own node does not want to keep.
+
+The paper's rule: of the nodes that can hold the demand, the one with the smallest estimated wait,
+
+    queue length x average task time  +  remote input bytes / average bandwidth
+
+and one of them at random if several have it. A node with free resources makes nobody wait for its
+queue, for as long as they last. Equal tasks come many to an offer and fill the nodes like water;
+the offering node is one of them, and keeps what it would not finish clearly later than others.
+
+`GcsCore` (or a simulator) tells it of nodes and their heartbeats, hands it offers, and sends on
+the answers, (node, `Placed`) pairs. An offer that no node can hold waits here, with a reason for
+people, and `tick` answers it once nodes have changed.
+
+Invariants (`check`): what waits was offered by a living node, has a count and a reason; of an
+offer, no more tasks are placed than it has; nothing is placed on a node that cannot hold it, that
+the rules exclude or that the offering node cannot reach.
+
+Deliberately absent: the tasks themselves. Only counts and demands come here, and a placed task that
+gets lost on its way is the offering node's to offer again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from heapq import heapify, heapreplace
+
+import msgspec
+
+from skate.config import MOVE_GAIN_S, MOVE_GAIN_SHARE, UNKNOWN_TASK_S
+from skate.errors import ErrorRecord, encode_error
+from skate.gcs.node_view import NodeView
+from skate.gcs.why_pending import why_never, why_pending
+from skate.messages import Demanded, Heartbeat, Offer, Placed
+from skate.scheduler.label_rules import meets
+from skate.spec import Strategy
+
+DEFAULT = Strategy()
+
+Answers = list[tuple[bytes, Placed]]
+Shares = dict[bytes, int]  # NodeID -> how many tasks
+
+
+class _Waiting(msgspec.Struct):
+    """An offer that no node can hold."""
+
+    offer: Offer
+    reason: str
+
+
+class _Line:
+    """A candidate for the tasks of one offer: when the next one that it gets would begin."""
+
+    __slots__ = ("count", "free", "is_home", "node_id", "queue_s", "task_s", "transfer_s")
+
+    def __init__(self, node_id: bytes, transfer_s: float, task_s: float) -> None:
+        self.node_id = node_id
+        self.transfer_s = transfer_s
+        self.task_s = task_s
+        self.queue_s = 0.0  # of the tasks before these
+        self.free = 0  # so many find free resources; negative: so many go before these
+        self.is_home = False  # the offering node itself
+        self.count = 0
+
+    def wait_s(self) -> float:
+        """The estimate for the next task; the queue that it waits in has itself at the end."""
+        place = self.count + 1 - self.free
+        wait_s = self.transfer_s
+        if place > 0:
+            wait_s += self.queue_s + place * self.task_s
+        return (wait_s - MOVE_GAIN_S) / (1 + MOVE_GAIN_SHARE) if self.is_home else wait_s
+
+
+class GlobalScheduler:
+    """See the module's docstring. `random` gives a number in [0, 1), to break ties."""
+
+    def __init__(self, random: Callable[[], float]) -> None:
+        self._random = random
+        self._nodes: dict[bytes, NodeView] = {}  # in the order in which they joined
+        self._waiting: dict[tuple[bytes, int], _Waiting] = {}  # by offering node and number
+        self._joined = 0
+        self._spread_last = 0  # the order of the node that the last SPREAD task went to
+        self._is_stale = False  # nodes have changed since what waits was looked at
+
+    # ------------------------------------------------------------------------------- nodes
+
+    def node_joined(
+        self, node_id: bytes, resources: Mapping[str, int], labels: Mapping[str, str]
+    ) -> None:
+        """A node that was not known before; `resources` are its totals."""
+        if node_id in self._nodes:
+            raise ValueError(f"node {node_id.hex()} has joined already")
+        self._joined += 1
+        self._nodes[node_id] = NodeView(node_id, self._joined, resources, labels)
+        self._is_stale = bool(self._waiting)
+
+    def node_changed(self, node_id: bytes, resources: Mapping[str, int]) -> None:
+        """Bundles of a placement group have come to the node or gone: its totals are these now."""
+        view = self._nodes.get(node_id)
+        if view is not None:
+            view.change(resources)
+            self._is_stale = bool(self._waiting)
+
+    def node_left(self, node_id: bytes) -> None:
+        """The node is dead, and so is whatever it has offered."""
+        self.withdraw(node_id)
+        if self._nodes.pop(node_id, None) is not None:
+            self._is_stale = bool(self._waiting)
+
+    def heartbeat(self, node_id: bytes, load: Heartbeat) -> None:
+        """The node's load."""
+        view = self._nodes.get(node_id)
+        if view is not None:
+            view.heard(load)
+
+    # ------------------------------------------------------------------------------ offers
+
+    def offer(self, node_id: bytes, offer: Offer, now: float) -> Answers:
+        """Choose nodes; an offer of the same number that waits is replaced.
+
+        A `count` of 0 takes that one back, and is not answered. ValueError for a demand that
+        cannot be one.
+        """
+        if offer.count < 0 or any(units <= 0 for _, units in offer.demand):
+            raise ValueError(f"an offer of {offer.count} tasks that demand {offer.demand}")
+        key = (node_id, offer.number)
+        self._waiting.pop(key, None)
+        if not offer.count:
+            return []
+        placed = self._decide(node_id, offer, now)
+        if placed.reason:
+            self._waiting[key] = _Waiting(offer, placed.reason)
+        return [(node_id, placed)]
+
+    def give_up(self, is_hopeless: Callable[[Offer], bool]) -> list[tuple[bytes, Offer]]:
+        """Forget the offers that wait and can never be placed; the caller answers who made them."""
+        found = [(k, it.offer) for k, it in self._waiting.items() if is_hopeless(it.offer)]
+        for key, _ in found:
+            del self._waiting[key]
+        return [(key[0], offer) for key, offer in found]
+
+    def withdraw(self, node_id: bytes) -> None:
+        """Forget what waits and was offered by this node."""
+        for key in [key for key in self._waiting if key[0] == node_id]:
+            del self._waiting[key]
+
+    def tick(self, now: float) -> Answers:
+        """Look again at what waits, if nodes have changed; the first offered goes first."""
+        if not self._is_stale:
+            return []
+        self._is_stale = False
+        answers: Answers = []
+        for key, waiting in list(self._waiting.items()):
+            placed = self._decide(key[0], waiting.offer, now)
+            if not placed.reason:
+                del self._waiting[key]
+            elif placed.reason == waiting.reason:
+                continue
+            waiting.reason = placed.reason
+            answers.append((key[0], placed))
+        return answers
+
+    @property
+    def is_tick_due(self) -> bool:
+        """Whether `tick` may have an answer."""
+        return self._is_stale and bool(self._waiting)
+
+    def pending(self) -> list[Demanded]:
+        """What waits here, and why."""
+        return [demanded for _, demanded in self.pending_by_node()]
+
+    def pending_by_node(self) -> list[tuple[bytes, Demanded]]:
+        """Likewise, each with the node that has offered it."""
+        return [
+            (node_id, Demanded(it.offer.name, dict(it.offer.demand), it.offer.count, it.reason))
+            for (node_id, _), it in self._waiting.items()
+        ]
+
+    # ------------------------------------------------------------------------------ choice
+
+    def _decide(self, home_id: bytes, offer: Offer, now: float) -> Placed:
+        strategy = offer.strategy or DEFAULT
+        places: Shares = {}
+        try:
+            if strategy.kind == "NODE":
+                answer = self._bound(home_id, offer, strategy, places, now)
+                if answer is not None:
+                    return answer
+            elif strategy.kind not in ("DEFAULT", "SPREAD"):
+                raise ValueError(f"a strategy is DEFAULT, SPREAD or NODE, not {strategy.kind!r}")
+            nodes = self._candidates(home_id, offer, strategy, now)
+            if not nodes:
+                reason = why_pending(offer, strategy, list(self._nodes.values()), home_id)
+                return Placed(offer.number, [], reason=reason)
+        except ValueError as error:  # the strategy is none
+            return Placed(offer.number, [], error=_error("UsageError", str(error)))
+        left = offer.count - sum(places.values())
+        if strategy.kind == "SPREAD":
+            shares = self._spread(home_id, offer, nodes, left)
+        else:
+            shares = self._fill(home_id, offer, nodes, left)
+        for node_id, count in shares:
+            if node_id == home_id and strategy.kind != "SPREAD":
+                # It takes free resources; the rest may have been in the home's queue all the time.
+                count = self._nodes[home_id].room(offer.demand, count)
+            if count:
+                self._place(home_id, offer, node_id, count, places, now)
+        return _placed(home_id, offer, places)
+
+    def _bound(
+        self, home_id: bytes, offer: Offer, strategy: Strategy, places: Shares, now: float
+    ) -> Placed | None:
+        """The answer for NODE; None: the rest of the tasks may go to any node."""
+        view = self._nodes.get(strategy.node_id)
+        problem = why_never(offer, strategy, view)
+        if problem or view is None:
+            return None if strategy.soft else _unschedulable(offer, problem)
+        here = view.node_id == home_id
+        if view.node_id in offer.avoid or (here and offer.must_leave):
+            if strategy.soft:
+                return None
+            reason = f"it is bound to node {view.node_id.hex()}, which cannot take it now"
+            return Placed(offer.number, [], reason=reason)
+        view.expire(now)
+        count = offer.count
+        if strategy.spill_if_busy or strategy.fail_if_busy:
+            ahead = max(0, offer.queued - count) if here else 0
+            count = max(0, view.room(offer.demand, count + ahead) - ahead)
+        if count:
+            self._place(home_id, offer, view.node_id, count, places, now)
+        if count == offer.count:
+            return _placed(home_id, offer, places)
+        if strategy.spill_if_busy and strategy.soft:
+            return None
+        problem = f"node {view.node_id.hex()} is busy, and its strategy says not to wait for it"
+        return _unschedulable(offer, problem, list(places.items()))
+
+    def _candidates(
+        self, home_id: bytes, offer: Offer, strategy: Strategy, now: float
+    ) -> list[NodeView]:
+        """The nodes that may run it, whether they are busy or not, in the order they joined."""
+        able = []
+        for view in self._nodes.values():
+            if not view.can_hold(offer.demand) or view.node_id in offer.avoid:
+                continue
+            if offer.must_leave and view.node_id == home_id:
+                continue
+            view.expire(now)
+            able.append(view)
+        for rules in (strategy.rules, *strategy.fallbacks):
+            fitting = [view for view in able if meets(view.labels, rules)] if rules else able
+            if fitting:
+                preferred = [view for view in fitting if meets(view.labels, strategy.soft_rules)]
+                return preferred or fitting
+        return []
+
+    def _fill(
+        self, home_id: bytes, offer: Offer, nodes: list[NodeView], count: int
+    ) -> list[tuple[bytes, int]]:
+        """Each task to the node with the smallest estimate, one after the other.
+
+        Of ties, the one that has got fewest of this offer, then a random one. It costs
+        O((nodes + tasks) log nodes) at most, as a node is given its sure share at once.
+        """
+        random = self._random
+        held, total = _bytes_held(offer)
+        task_s = _task_s(offer)
+        heap: list[tuple[float, int, float, int, _Line]] = []
+        for number, view in enumerate(nodes):
+            missing = total - held.get(view.node_id, 0)
+            line = _Line(view.node_id, missing / view.bytes_per_s, task_s)
+            if view.node_id == home_id:
+                # Of its queue, what it does not offer goes first.
+                ahead = max(0, offer.queued - offer.count)
+                line.free = view.room(offer.demand, count + ahead) - ahead
+                line.is_home = True
+            else:
+                line.free = view.room(offer.demand, count)
+                line.queue_s = view.queue_s
+            heap.append((line.wait_s(), 0, random(), number, line))
+        heapify(heap)
+        while count:
+            _, _, _, number, line = heap[0]
+            # The level that all will have reached at the end lies above the lowest by at least an
+            # even share of the tasks; so that much never is too much for it.
+            share = max(1, count // (len(heap) + 1))
+            if line.count < line.free:
+                share = min(share, line.free - line.count)
+            line.count += share
+            count -= share
+            heapreplace(heap, (line.wait_s(), line.count, random(), number, line))
+        lines = sorted(heap, key=lambda entry: entry[3])
+        return [(entry[4].node_id, entry[4].count) for entry in lines if entry[4].count]
+
+    def _spread(
+        self, home_id: bytes, offer: Offer, nodes: list[NodeView], count: int
+    ) -> list[tuple[bytes, int]]:
+        """One to each in turn: as long as some have room to those, then to all."""
+        first = next((i for i, v in enumerate(nodes) if v.order > self._spread_last), 0)
+        ring = nodes[first:] + nodes[:first]
+        rooms = []
+        for view in ring:
+            ahead = max(0, offer.queued - offer.count) if view.node_id == home_id else 0
+            rooms.append(max(0, view.room(offer.demand, count + ahead) - ahead))
+        shares = [0] * len(ring)
+        last = -1
+        turn = [number for number, room in enumerate(rooms) if room]
+        while count and turn:
+            for last in turn[:count]:
+                shares[last] += 1
+            count = max(0, count - len(turn))
+            turn = [number for number in turn if rooms[number] > shares[number]]
+        for _ in range(count):
+            last = (last + 1) % len(ring)
+            shares[last] += 1
+        self._spread_last = ring[last].order
+        return [(view.node_id, share) for view, share in zip(ring, shares, strict=True) if share]
+
+    def _place(
+        self, home_id: bytes, offer: Offer, node_id: bytes, count: int, places: Shares, now: float
+    ) -> None:
+        places[node_id] = places.get(node_id, 0) + count
+        if node_id == home_id:
+            self._nodes[node_id].stay(offer.demand, count, _task_s(offer))
+        else:
+            self._nodes[node_id].place(offer.demand, count, _task_s(offer), now)
+
+    def check(self) -> None:
+        """Assert the invariants above."""
+        for view in self._nodes.values():
+            view.check()
+        for (node_id, number), waiting in self._waiting.items():
+            assert node_id in self._nodes
+            assert number == waiting.offer.number
+            assert waiting.offer.count > 0 and waiting.reason
+
+
+def _task_s(offer: Offer) -> float:
+    """What each of the tasks is expected to take."""
+    return offer.average_s if offer.average_s > 0 else UNKNOWN_TASK_S
+
+
+def _bytes_held(offer: Offer) -> tuple[dict[bytes, int], int]:
+    """How many bytes of the inputs each node has already, and how many there are."""
+    held: dict[bytes, int] = {}
+    total = 0
+    for nodes, size in offer.inputs:
+        total += size
+        for node_id in nodes:
+            held[node_id] = held.get(node_id, 0) + size
+    return held, total
+
+
+def _placed(home_id: bytes, offer: Offer, places: Shares) -> Placed:
+    """What stays is not named."""
+    return Placed(offer.number, [pair for pair in places.items() if pair[0] != home_id])
+
+
+def _unschedulable(
+    offer: Offer, problem: str, places: list[tuple[bytes, int]] | None = None
+) -> Placed:
+    kind = "ActorUnschedulableError" if offer.is_actor else "TaskUnschedulableError"
+    return Placed(offer.number, places or [], error=_error(kind, problem))
+
+
+def _error(kind: str, problem: str) -> bytes:
+    return encode_error(ErrorRecord(kind, problem))

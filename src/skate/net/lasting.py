@@ -1,0 +1,125 @@
+"""A line that outlives its connections: what was sent is kept until the other side has seen it.
+
+Pure. One ``LastingLine`` at each end of a node's link to another node, and of a remote driver's to
+its node. Messages are counted, per direction, from the line's beginning. What is sent is kept until
+``messages.Seen`` has come for it. When the connection breaks and another is made, each side tells
+in the handshake how many messages it has ``received``, and the other sends again from there. So
+both cores see one gapless FIFO line.
+
+    out: transport.writelines(line.outgoing(batch)), or nothing while there is no connection
+    in:  for message in line.incoming(reader.feed(data), len(data)): ...
+         if seen := line.due_seen(): transport.write(frame([seen]))
+    new connection: ``received`` goes into the handshake, writelines(line.resume(peer_received))
+
+Invariants: what is handed over, over all connections, is the sequence of what the other side sent,
+each message once. Frames are sent again as they were, so a number always lies between two frames.
+``kept_bytes`` is their length.
+
+What the owner must see to: from the moment it takes ``received`` for a handshake until ``resume``,
+nothing may be handed to ``incoming``: an old connection is cut before. A ``BadFrame`` or a
+``LineBroken`` ends the line and not only the connection, since what is sent again would be as bad.
+
+Not here: who gives a line up, and when; ``is_full`` is a reason to, while there is no connection.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from skate import config
+from skate.messages import Seen
+from skate.net.frame import counted_frames
+
+
+class LineBroken(ValueError):
+    """The other side counts otherwise: it has lost its state, or is another than before."""
+
+
+class LastingLine:
+    """One end. ``sent`` and ``received`` count messages since the line began."""
+
+    __slots__ = (
+        "_kept", "_released", "_seen_after_bytes", "_seen_after_messages", "_told",
+        "_untold_bytes", "kept_bytes", "received", "sent",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        seen_after_messages: int = config.SEEN_AFTER_MESSAGES,
+        seen_after_bytes: int = config.SEEN_AFTER_BYTES,
+    ) -> None:
+        self.sent = 0
+        self.received = 0
+        self.kept_bytes = 0
+        self._kept: deque[tuple[int, bytes]] = deque()  # (count of messages up to its end, frame)
+        self._released = 0  # messages that need not be kept: the other side has them
+        self._told = 0  # how many of `received` it knows of
+        self._untold_bytes = 0
+        self._seen_after_messages = seen_after_messages
+        self._seen_after_bytes = seen_after_bytes
+
+    @property
+    def is_full(self) -> bool:
+        """More is kept than a line without a connection may."""
+        return self.kept_bytes > config.KEPT_MAX_BYTES
+
+    def outgoing(self, batch: list[Any]) -> list[bytes]:
+        """The batch (without ``Seen``) as frames to write now, if there is a connection.
+
+        FrameTooLarge, and nothing is changed, if one message is over the bound of a frame.
+        """
+        out = []
+        for data, count in counted_frames(batch) if batch else ():
+            self.sent += count
+            self.kept_bytes += len(data)
+            self._kept.append((self.sent, data))
+            out.append(data)
+        return out
+
+    def incoming(self, messages: list[Any], size_bytes: int = 0) -> list[Any]:
+        """Those of the messages (of whole frames, as the reader gave them) that are to be handled.
+
+        They count as received from now on. LineBroken if the other side has seen too much.
+        """
+        self._untold_bytes += size_bytes
+        seen = [message for message in messages if type(message) is Seen]
+        if seen:
+            for one in seen:
+                self._release(one.count)
+            messages = [message for message in messages if type(message) is not Seen]
+        self.received += len(messages)
+        return messages
+
+    def due_seen(self) -> Seen | None:
+        """To be sent at once, past ``outgoing``, if enough has come since the last."""
+        untold = self.received - self._told
+        if untold < self._seen_after_messages and (
+            self._untold_bytes < self._seen_after_bytes or not untold
+        ):
+            return None
+        self._told, self._untold_bytes = self.received, 0
+        return Seen(self.received)
+
+    def resume(self, peer_received: int) -> list[bytes]:
+        """What to write first on a new connection. LineBroken if the line cannot go on."""
+        if peer_received < self._released:
+            raise LineBroken(
+                f"the other side says that it has received {peer_received} messages, and said "
+                f"{self._released} before: it has begun anew"
+            )
+        self._release(peer_received)
+        if self._released != peer_received:
+            raise LineBroken(f"no frame ends at message {peer_received}")
+        self._told, self._untold_bytes = self.received, 0  # the handshake has told
+        return [data for _, data in self._kept]
+
+    def _release(self, count: int) -> None:
+        if count > self.sent:
+            raise LineBroken(
+                f"the other side says that it has received {count} messages; {self.sent} were sent"
+            )
+        kept = self._kept
+        while kept and kept[0][0] <= count:
+            self._released, data = kept.popleft()
+            self.kept_bytes -= len(data)

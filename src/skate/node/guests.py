@@ -1,0 +1,146 @@
+"""Tasks of other homes that run here. Pure.
+
+Part of the node core: a node that has connected is a peer with the role "node". It introduces jobs,
+templates and functions, forwards tasks, and gets back what they return. It holds each result like
+any process that submits: what is large, or contains refs, is kept here until it lets go.
+
+When that peer is lost its home is dead, or has given this node up and runs its tasks elsewhere:
+those that have not begun are dropped, and nobody is told of the others.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from skate import messages as m
+from skate.ids import job_of, return_id
+from skate.node.peer import Job, Peer
+from skate.node.validity import check_call
+from skate.objects.object_store import INLINE, PENDING, SEALED
+from skate.scheduler.local_scheduler import Task
+from skate.states import TASK_FAILED, TASK_MOVES, TASK_PULLING, TASK_READY, advance
+
+if TYPE_CHECKING:
+    from skate.node.node_core import NodeCore
+
+
+class Guests:
+    """See the module's docstring."""
+
+    def __init__(self, core: NodeCore) -> None:
+        self._core = core
+        self.received = 0  # tasks forwarded here, ever: the global scheduler compares
+
+    def on_introduce(self, peer: Peer, message: m.Introduce) -> None:
+        """A job of another node: its workers are configured as its driver was."""
+        core = self._core
+        if message.job_id not in core.jobs and message.job_id not in core.ended_jobs:
+            core.jobs[message.job_id] = Job(
+                message.job_id, message.job, None, message.driver_node, message.driver_pid
+            )
+
+    def on_forward(self, peer: Peer, message: m.Forward) -> None:
+        """A task to run here; its home holds its refs until it has returned."""
+        core = self._core
+        self.received += 1
+        template = peer.templates.get(message.template)
+        if template is None or template.job_id not in core.jobs:
+            if job_of(message.task_id) not in core.ended_jobs:
+                raise ValueError(f"a task with the unknown template {message.template}")
+            return  # its home will hear of the job's end as well
+        task = Task(
+            message.task_id,
+            template,
+            message.arguments,
+            message.dependencies,
+            None,
+            peer,
+            message.depth,
+            core.now,
+        )
+        check_call(task.id, template.spec, "task")
+        task.attempt = message.attempt
+        task.retries_left = message.retries_left
+        task.is_bound = message.is_bound
+        self.adopt_returns(peer, task)
+        self.borrow_inputs(task, message.inputs)
+        if core.scheduler.missing(template.spec.demand):
+            self.give_back(task, "this node does not have the resources (any more)", b"")
+        else:
+            core.forwarder.take(task)
+
+    def adopt_returns(self, peer: Peer, task: Task) -> None:
+        """The home holds each return of the task, which is made here."""
+        for index in range(task.template.spec.num_returns):
+            object_id = return_id(task.id, index)
+            if object_id not in peer.held:
+                self._core.store.adopt(object_id, peer)
+                peer.held.add(object_id)
+
+    def borrow_inputs(self, task: Task, inputs: list[m.Input] | None) -> None:
+        """Hold the dependencies, and take down their values or where they lie."""
+        core = self._core
+        for object_id, given in zip(task.dependencies or (), inputs or (), strict=True):
+            stored = core.store.borrow(object_id)
+            if stored.state is PENDING and stored.owner is None:
+                core.borrowing.value_known(object_id, given.data, given.size, given.nodes or ())
+            elif given.size:
+                core.borrowing.value_known(object_id, b"", given.size, given.nodes or ())
+
+    def completed(self, task: Task, results: list[m.Result], failed: bool) -> None:
+        """A task or call of another home has ended here: tell it, and keep what it has to fetch."""
+        core = self._core
+        home = task.owner
+        if not home.alive:
+            return
+        told = []
+        done: list[bytes] = []
+        for index, result in enumerate(results):
+            object_id = return_id(task.id, index)
+            stored = core.store.objects.get(object_id)
+            if stored is not None and object_id in home.held:
+                if stored.state is INLINE and not stored.contains:
+                    done.append(object_id)
+                elif stored.state is SEALED:
+                    result = m.Result(m.Value(b"", 0, stored.size), result.contains)
+            told.append(result)
+        core.borrowing.returns.append((home, m.Returned(task.id, task.attempt, told, failed)))
+        for object_id in done:
+            home.held.discard(object_id)
+            core.store.release(object_id)
+
+    def give_back(self, task: Task, reason: str, node_id: bytes) -> None:
+        """It will not run here; its home finds another place (``node_id``, if there is one)."""
+        core = self._core
+        task.state = advance(TASK_MOVES, task.state, TASK_FAILED)
+        core.drop_arguments(task)
+        home = task.owner
+        core.send(home, m.GivenBack([task.id], reason, node_id))
+        for index in range(task.template.spec.num_returns):
+            object_id = return_id(task.id, index)
+            if object_id in home.held:
+                home.held.discard(object_id)
+                stored = core.store.objects[object_id]
+                stored.owner = None  # it will be made elsewhere, if at all
+                core.store.release(object_id)
+                if stored.holds and stored.state is PENDING:
+                    core.borrowing.ask_home(stored)
+
+    def home_lost(self, peer: Peer) -> None:
+        """Nobody waits for its tasks: drop those that have not begun."""
+        core = self._core
+        dropped: list[Task] = []
+        for queue in list(core.scheduler.ready):
+            for task in [t for t in queue if t.owner is peer]:
+                queue.take_out(task)
+                dropped.append(task)
+            if not queue.count:
+                del core.scheduler.ready[queue]
+        for stored in core.store.objects.values():
+            for task in stored.waiters or ():
+                if task.owner is peer and task.state is TASK_PULLING and task not in dropped:
+                    dropped.append(task)
+        for task in dropped:
+            if task.state is TASK_READY or task.state is TASK_PULLING:
+                task.state = advance(TASK_MOVES, task.state, TASK_FAILED)
+                core.drop_arguments(task)

@@ -1,0 +1,395 @@
+"""Actors that live on another node than their caller, or than their home. Pure.
+
+Part of the node core. An actor's home is the node whose process created it: it owns the actor's
+life (its place, its restarts on other nodes, its handles). Its *host* runs its process, restarts it
+in place, and tells the home (``ActorNews``); the home tells the GCS, and the GCS every node that
+watches. A *caller's* node sends calls to the host directly, in order per caller.
+
+On every node but the host an actor is a *proxy* in the router's table: the same lines and backlog
+as for a local actor, but calls are forwarded instead of handed to a process. When the host is lost,
+calls in flight wait in limbo until the home, or the GCS, says what became of the actor.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from skate import messages as m
+from skate.config import ACTOR_UNKNOWN_S
+from skate.errors import ErrorRecord, encode_error
+from skate.ids import handle_id, submitter_of
+from skate.node.actor_router import Actor
+from skate.node.neighbours import Neighbour
+from skate.node.peer import Peer
+from skate.node.validity import check_call
+from skate.scheduler.local_scheduler import Task
+from skate.spec import FORMAT_ERROR, ActorOptions
+from skate.states import TASK_FAILED, TASK_FINISHED, TASK_READY, ActorState
+
+if TYPE_CHECKING:
+    from skate.node.node_core import NodeCore
+
+ALIVE, DEAD = ActorState.ALIVE, ActorState.DEAD
+
+
+class RemoteActors:
+    """See the module's docstring."""
+
+    def __init__(self, core: NodeCore) -> None:
+        self._core = core
+        self._unknown: dict[bytes, float] = {}  # proxies that nothing is known of, since when
+        self._limbo: dict[bytes, list[Task]] = {}  # calls that were in flight at a lost host
+        core.neighbours.handlers[m.ActorNews] = self._on_news
+
+    # ------------------------------------------------------------------ the caller's node
+
+    def proxy(self, actor_id: bytes, call: Task, in_order: bool) -> Actor | None:
+        """A stand-in for an actor of another home; None if its id is of this home."""
+        core = self._core
+        if not core.store.is_foreign(actor_id):
+            return None
+        # Of its creation nothing is known here but the id, and nothing is asked.
+        creation = Task(actor_id, call.template, b"", None, None, call.owner, 0, core.now)
+        actor = Actor(creation, ActorOptions(in_order=in_order), call.owner)
+        actor.is_proxy = True
+        core.actors.router.add(actor)
+        core.store.watched.add(handle_id(actor_id))  # from its first call on it is held here
+        self._unknown[actor_id] = core.now
+        core.gcs.append(m.WatchActor(actor_id))
+        return actor
+
+    def hold_handle(self, call: Task, actor: Actor) -> None:
+        """While a call is under way the actor has a handle: its home must not end it before."""
+        if actor.is_proxy:
+            self._core.store.hold(handle_id(actor.id))
+            call.holds_handle = True
+
+    def on_actor_changed(self, message: m.ActorChanged) -> None:
+        """The GCS tells what has become of an actor that is called from here."""
+        core = self._core
+        actor = core.actors.router.actors.get(message.actor_id)
+        if actor is None or not actor.is_proxy or actor.state is DEAD:
+            return
+        state = ActorState(message.state)
+        if state is DEAD:
+            text = message.cause or "it has ended"
+            record = ErrorRecord("ActorDiedError", text, {"actor_id": actor.id.hex()})
+            self._proxy_died(actor, FORMAT_ERROR + encode_error(record))
+        elif state is ALIVE:
+            host = core.neighbours.by_id.get(message.node_id)
+            if host is not None:
+                self._unknown.pop(actor.id, None)
+                self.hosted_at(actor, host)
+
+    def hosted_at(self, actor: Actor, host: Neighbour) -> None:
+        """The actor is alive there: what waits for it may go."""
+        if actor.host is host and actor.state is ALIVE:
+            return
+        if actor.host is not host:
+            for other in self._core.neighbours.by_id.values():
+                for key in [key for key in other.lines if key[0] == actor.id]:
+                    del other.lines[key]
+        actor.host = host
+        if actor.is_proxy:
+            actor.state = ALIVE
+        self._leave_limbo(actor)
+        self._core.actors.router.now_alive(actor)
+
+    def _leave_limbo(self, actor: Actor) -> None:
+        # The host that had them is lost; the actor lives again elsewhere.
+        calls = self._limbo.pop(actor.id, [])
+        self._core.actors.resubmit(
+            actor, calls, f"The node that hosted actor {actor.id.hex()} is lost."
+        )
+
+    def _proxy_died(self, actor: Actor, cause: bytes) -> None:
+        core = self._core
+        self._unknown.pop(actor.id, None)
+        actor.state = DEAD
+        actor.cause = cause
+        actor.host = None
+        router = core.actors.router
+        in_flight, waiting = router.take_all(actor)
+        calls = [*self._limbo.pop(actor.id, []), *waiting, *router.take_early(actor)]
+        # Those in flight come back from the host, with its own words, unless it is lost too.
+        for call in in_flight:
+            actor.in_flight[call.id] = call
+        for call in calls:
+            core.fail_task(call, cause)
+        self.forget_if_unused(actor)
+
+    def forward_call(self, actor: Actor, call: Task) -> None:
+        """Send a call to the actor's host."""
+        core = self._core
+        host = actor.host
+        number = core.neighbours.introduce(host, call.template)
+        caller = submitter_of(call.id)
+        key = (actor.id, caller)
+        sequence = host.lines.get(key, 0)
+        host.lines[key] = sequence + 1
+        host.calls[call.id] = call
+        core.neighbours.send(
+            host,
+            m.ForwardCall(
+                call.id,
+                actor.id,
+                caller,
+                sequence,
+                call.attempt,
+                number,
+                call.arguments,
+                call.dependencies,
+                call.nested,
+                core.forwarder.inputs_of(call),
+                call.retries_left,
+            ),
+        )
+
+    def on_returned(self, host: Neighbour, message: m.Returned) -> None:
+        """A call has been answered by the actor's host."""
+        core = self._core
+        call = host.calls.pop(message.task_id, None)
+        if call is None:
+            return
+        actor: Actor = call.actor
+        core.actors.router.answered(actor, call.id)
+        call.state = TASK_FAILED if message.failed else TASK_FINISHED
+        core.forwarder.store_results(call, host, message)
+        core.drop_arguments(call)
+        if not actor.has_handles:
+            core.actors.end_if_drained(actor)
+
+    # ------------------------------------------------------------------ the home
+
+    def forward_creation(self, task: Task, host: Neighbour) -> None:
+        """The global scheduler has chosen a host for an actor of this home."""
+        core = self._core
+        actor: Actor = task.actor
+        number = core.neighbours.introduce(host, task.template)
+        actor.host = host
+        if actor.state is ActorState.DEPENDENCIES_UNREADY:
+            actor.move(ActorState.PENDING_CREATION)
+        core.neighbours.send(
+            host,
+            m.ForwardActor(
+                task.id,
+                number,
+                actor.options,
+                task.arguments,
+                task.dependencies,
+                task.nested,
+                core.forwarder.inputs_of(task),
+                actor.restarts,
+            ),
+        )
+        if not actor.has_handles:
+            core.neighbours.send(host, m.EndActor(actor.id))
+
+    def _on_news(self, host: Neighbour, message: m.ActorNews) -> None:
+        core = self._core
+        actor = core.actors.router.actors.get(message.actor_id)
+        if actor is None or actor.host is not host or actor.state is DEAD:
+            return
+        state = ActorState(message.state)
+        actor.restarts = message.restarts
+        actor.host_pid = message.pid
+        if state is ALIVE:
+            if actor.state is not ALIVE:
+                actor.move(ALIVE)
+                if actor.creation.state not in (TASK_FINISHED, TASK_FAILED):
+                    actor.creation.state = TASK_FINISHED
+            core.actors.report(actor)
+            if actor.options.max_restarts == 0:
+                core.drop_arguments(actor.creation)
+            core.actors.router.now_alive(actor)
+            if not actor.has_handles:
+                core.actors.end_if_drained(actor)
+        elif state is DEAD:
+            for call in actor.in_flight.values():  # what has run it has returned before its news
+                host.calls.pop(call.id, None)
+            core.actors.die(actor, message.cause)
+        else:  # restarted in place: its host keeps the calls
+            core.actors.report(actor, state)
+
+    def node_lost(self, host: Neighbour, calls: dict[bytes, Task], why: str) -> None:
+        """A host is gone: the home places its actors anew, callers wait to hear of that."""
+        core = self._core
+        text = f"node {host.node_id.hex()} ({host.address}), which hosted it, is lost: {why}"
+        for actor in list(core.actors.router.actors.values()):
+            if actor.host is not host:
+                continue
+            actor.host = None
+            if not actor.is_proxy:
+                core.actors.host_lost(actor, text)
+                continue
+            lost = [call for call in calls.values() if call.actor is actor]
+            for call in lost:
+                actor.in_flight.pop(call.id, None)
+                call.state = TASK_READY
+            self._limbo.setdefault(actor.id, []).extend(lost)
+            if actor.state is DEAD:
+                for call in self._limbo.pop(actor.id):
+                    core.fail_task(call, actor.cause)
+            else:
+                actor.state = ActorState.RESTARTING
+                self._unknown[actor.id] = core.now
+                # The home may be gone as well; the GCS says so, or where the actor lives now.
+                core.gcs.append(m.WatchActor(actor.id))
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether some actor may have to be given up."""
+        return bool(self._unknown)
+
+    def tick(self) -> None:
+        """Give up actors that nobody has ever heard of."""
+        core = self._core
+        for actor_id, since in list(self._unknown.items()):
+            if core.now - since > ACTOR_UNKNOWN_S:
+                del self._unknown[actor_id]
+                actor = core.actors.router.actors.get(actor_id)
+                if actor is not None and core.neighbours.home_of(actor_id) is None:
+                    self._proxy_died(actor, core.actors.unknown(actor_id))
+
+    def end_job(self, job_id: bytes) -> list[Task]:
+        """A job is over: its calls, and the proxies of its actors."""
+        tasks: list[Task] = []
+        for actor_id, calls in list(self._limbo.items()):
+            tasks += [call for call in calls if call.template.job_id == job_id]
+            left = [call for call in calls if call.template.job_id != job_id]
+            if left:
+                self._limbo[actor_id] = left
+            else:
+                del self._limbo[actor_id]
+        for neighbour in self._core.neighbours.by_id.values():
+            for call in [c for c in neighbour.calls.values() if c.template.job_id == job_id]:
+                del neighbour.calls[call.id]
+                call.actor.in_flight.pop(call.id, None)
+                tasks.append(call)
+        return tasks
+
+    def forget_if_unused(self, actor: Actor) -> None:
+        """A proxy goes when nothing here has a handle, and nobody who may call again has called.
+
+        While a process lives whose calls have been counted, the count has to be kept; those of a
+        dead actor fail whatever their number.
+        """
+        is_held = handle_id(actor.id) in self._core.store.objects
+        if not is_held and actor.is_drained() and (actor.state is DEAD or not actor.lines):
+            self.forget(actor)
+
+    def caller_gone(self) -> None:
+        """A process has ended: look after the proxies that it has called."""
+        for actor in [a for a in self._core.actors.router.actors.values() if a.is_proxy]:
+            self.forget_if_unused(actor)
+
+    def forget(self, actor: Actor) -> None:
+        """A proxy is of no use any more."""
+        self._unknown.pop(actor.id, None)
+        self._limbo.pop(actor.id, None)
+        self._core.actors.router.actors.pop(actor.id, None)
+        self._core.gcs.append(m.WatchActor(actor.id, False))
+
+    # ------------------------------------------------------------------ the host
+
+    def on_forward_actor(self, peer: Peer, message: m.ForwardActor) -> None:
+        """Host an actor of another home."""
+        core = self._core
+        template = peer.templates.get(message.template)
+        if template is None or template.job_id not in core.jobs:
+            return  # its job has ended: the home hears of that too
+        core.guests.received += 1
+        task = Task(
+            message.task_id,
+            template,
+            message.arguments,
+            message.dependencies,
+            None,
+            peer,
+            0,
+            core.now,
+        )
+        check_call(task.id, template.spec, "actor")
+        actor = Actor(task, message.options, peer)
+        actor.restarts = message.restarts
+        task.actor = actor
+        task.is_bound = True
+        self._replace_older(actor)
+        core.guests.borrow_inputs(task, message.inputs)
+        core.forwarder.take(task)
+
+    def _replace_older(self, actor: Actor) -> None:
+        # A proxy, for callers of this node; or an older life, whose home had lost sight of it.
+        core = self._core
+        router = core.actors.router
+        old = router.actors.get(actor.id)
+        if old is not None and not old.is_proxy and old.state is not DEAD:
+            core.actors.die(old, core.actors.unknown(actor.id))
+        router.add(actor)
+        if old is None or not old.is_proxy:
+            return
+        self._unknown.pop(actor.id, None)
+        core.gcs.append(m.WatchActor(actor.id, False))
+        actor.lines, actor.backlog = old.lines, old.backlog
+        for line in actor.lines.values():
+            for early in line.early.values():
+                if early is not None:
+                    early.actor = actor
+        for call in actor.backlog:
+            call.actor = actor
+        lost = self._limbo.pop(actor.id, [])
+        for call in lost:
+            call.actor = actor
+        core.actors.resubmit(actor, lost, "The node that hosted the actor is lost.")
+
+    def on_forward_call(self, peer: Peer, message: m.ForwardCall) -> None:
+        """A call from another node to an actor that is hosted here."""
+        core = self._core
+        template = peer.templates.get(message.template)
+        if template is None or template.job_id not in core.jobs:
+            return
+        task = Task(
+            message.task_id,
+            template,
+            message.arguments,
+            message.dependencies,
+            None,
+            peer,
+            0,
+            core.now,
+        )
+        check_call(task.id, template.spec, "method")
+        task.sequence = message.sequence
+        task.attempt = message.attempt
+        task.retries_left = message.retries_left
+        task.line = (peer, message.caller)
+        core.guests.adopt_returns(peer, task)
+        core.guests.borrow_inputs(task, message.inputs)
+        actor = core.actors.router.actors.get(message.actor_id)
+        if actor is None or actor.is_proxy:
+            core.fail_task(task, core.actors.unknown(message.actor_id))
+            return
+        task.actor = actor
+        if actor.state is DEAD:
+            core.fail_task(task, actor.cause)
+        elif core.wait_for_inputs_here(task):
+            core.actors.router.arrived(actor, task.line, task)
+
+    def on_end_actor(self, peer: Peer, message: m.EndActor) -> None:
+        """Its home tells that no handle is left."""
+        actor = self._core.actors.router.actors.get(message.actor_id)
+        if actor is not None and actor.creator is peer:
+            actor.has_handles = False
+            self._core.actors.end_if_drained(actor)
+
+    def home_lost(self, peer: Peer) -> None:
+        """The home of hosted actors is dead, or has given this node up and restarts them."""
+        for actor in list(self._core.actors.router.actors.values()):
+            if actor.creator is peer and not actor.is_proxy:
+                if actor.state is not DEAD:
+                    self._core.actors.die(actor, self._core.actors.unknown(actor.id))
+                self._core.actors.router.actors.pop(actor.id, None)
+
+    def is_guest(self, actor: Actor) -> bool:
+        """Whether the actor is hosted here for another home."""
+        return not actor.is_proxy and self._core.store.is_foreign(actor.id)

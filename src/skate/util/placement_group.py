@@ -1,0 +1,23 @@
+"""``ray.util.placement_group``: groups of bundles of resources that are set aside together."""
+
+from __future__ import annotations
+
+from skate.api.placement_group import (
+    PlacementGroup,
+    PlacementGroupID,
+    get_current_placement_group,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+
+__all__ = [
+    "PlacementGroup",
+    "PlacementGroupID",
+    "get_current_placement_group",
+    "get_placement_group",
+    "placement_group",
+    "placement_group_table",
+    "remove_placement_group",
+]

@@ -1,0 +1,32 @@
+"""``ray.util.scheduling_strategies``: where tasks and actors shall run."""
+
+from __future__ import annotations
+
+from skate.api.scheduling_strategies import (
+    DoesNotExist,
+    Exists,
+    In,
+    NodeAffinitySchedulingStrategy,
+    NodeLabelSchedulingStrategy,
+    NotIn,
+    PlacementGroupSchedulingStrategy,
+)
+
+SchedulingStrategyT = (
+    None
+    | str  # "DEFAULT" or "SPREAD"
+    | PlacementGroupSchedulingStrategy
+    | NodeAffinitySchedulingStrategy
+    | NodeLabelSchedulingStrategy
+)
+
+__all__ = [
+    "DoesNotExist",
+    "Exists",
+    "In",
+    "NodeAffinitySchedulingStrategy",
+    "NodeLabelSchedulingStrategy",
+    "NotIn",
+    "PlacementGroupSchedulingStrategy",
+    "SchedulingStrategyT",
+]
