@@ -144,7 +144,7 @@ def measure_large(
 ) -> dict[str, list[float]]:
     """Bytes a second: by hand and by skate, in turn."""
     rates: dict[str, list[float]] = {}
-    bare = "sendfile -> recv_into, by hand"
+    bare = "bare, by hand"
     for _ in range(rounds):
         for count in (0, *streams):
             with arena(size) as fd:
@@ -154,7 +154,7 @@ def measure_large(
                     rates.setdefault(bare, []).append(size / fetch_bare(places[0], fd, size))
                     continue
                 skate = SkateFetch(places[1], fd, count)
-                name = f"skate, up to {count} connection{'s' * (count > 1)}"
+                name = f"skate, {count} connection{'s' * (count > 1)}"
                 try:
                     rates.setdefault(name, []).append(size / skate.fetch(size))
                 finally:

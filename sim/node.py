@@ -361,6 +361,12 @@ class SimulatedShell:
     def cancel_fetch(self, object_id: bytes) -> None:
         """It comes to its end by itself."""
 
+    def flush_logs(self, peer: Peer, message: m.FlushLogs) -> None:
+        """Nothing was printed."""
+
+    def logs_flushed(self, peer: Peer, message: m.LogsFlushed) -> None:
+        """Nothing was printed."""
+
     def job_ended(self, job: Job, reason: str) -> None:
         """The session goes on with the other drivers."""
 

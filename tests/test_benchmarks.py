@@ -76,6 +76,15 @@ def test_the_page_holds_every_row_and_the_command_that_makes_it() -> None:
     assert f"| {rows.PUT_SMALL} | 12.0/s ±0% | 2.00/s ±0% | 6x | 40x Ray: missed |" in page
 
 
+def test_transfers_are_measured_beside_bare_ones() -> None:
+    finished = run_module(
+        "benchmarks.transfer", "--rounds", "1", "--bytes", "3000000", "--streams", "2"
+    )
+    assert finished.returncode in (0, 1), finished.stderr  # the bars are not the point at this size
+    for line in ("bare, by hand", "skate, 2 connections", "fresh pages:", "over a kept connection"):
+        assert line in finished.stdout
+
+
 def test_what_was_only_begun_counts_until_it_is_finished() -> None:
     done: list[str] = []
     rate(lambda: done.append("begun"), 0.0, finish=lambda: done.append("finished"))

@@ -87,6 +87,7 @@ BUSY_RETRY_MAX_S = 0.1  # up to this: a copy made elsewhere is found soon, at te
 LOCATE_AGAIN_S = 1.0  # an answer that got lost with the GCS is asked for again
 PULLS_AT_ONCE = 16  # objects coming to one node: enough to hide the latency of small ones
 PULL_BYTES_AT_ONCE = 1 << 30  # of these: the first to run is not kept waiting by the last
+SWITCH_INTERVAL_S = 0.0005  # for how long the loop's thread keeps a transfer thread from the GIL
 TRANSFER_STREAMS = 2  # connections for one object: a cloud bounds each of them to 5 or 10 Gbit/s
 TRANSFER_CHUNK_BYTES = 64 << 20  # of an object: less is not worth a second connection
 TRANSFER_PIECE_BYTES = 1 << 20  # in one system call: as much as a pipe of a plain user may hold
@@ -99,6 +100,11 @@ DATA_MESSAGE_MAX_BYTES = 4 << 10  # on a data connection: some ids and numbers
 LINK_GIVE_UP_S = 5.0  # a line to another node that cannot be connected for so long (as silence)
 LINK_KEPT_S = 15.0  # what its other side keeps for it: longer, as it cannot know when that gave up
 DRIVER_KEPT_S = 30.0  # what a node keeps for a driver on another machine that is cut off
+DRIVER_PING_S = 2.0  # a node says so often to such a driver that it is there
+DRIVER_SILENCE_S = 10.0  # a driver that hears nothing for five of those connects anew
+DRIVER_LINGER_S = 1.0  # its last words have so long to be read; within STOP_TIMEOUT_S
+DRIVER_CHUNK_BYTES = 1 << 20  # of a large value in one message: a millisecond of either side's time
+DRIVER_UNSEEN_BYTES = 8 << 20  # sent and not seen yet: 160 MB/s over a line of 50 ms
 
 # -- connections between machines ----------------------------------------------------------------
 UNAUTHENTICATED_MAX = 128  # strangers at a time, each for HELLO_TIMEOUT_S: bounds what they cost

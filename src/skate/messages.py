@@ -281,6 +281,7 @@ class Ready(msgspec.Struct, array_like=True, tag=27, gc=False):
     """A value, to who submitted its task or wanted it.
 
     ``offset`` is -1 for one that lies on another node: who wants it here has to say so (``Want``).
+    So it is for any large one to a driver without shared memory; what that wants comes as ``Chunk``.
     """
 
     object_id: bytes
@@ -311,6 +312,26 @@ class SessionEnds(msgspec.Struct, array_like=True, tag=30):
     """To a client: the node goes down, and why."""
 
     reason: str
+
+
+class Chunk(msgspec.Struct, array_like=True, tag=31, gc=False):
+    """To a driver without shared memory: the next piece of a large value that it wants.
+
+    The pieces of one value come in order, those of several one value after the other.
+    """
+
+    object_id: bytes
+    offset: int
+    total: int
+    data: bytes
+
+
+class PutChunk(msgspec.Struct, array_like=True, tag=32, gc=False):
+    """From a driver without shared memory: write this into its ``Extent``, before ``Seal``."""
+
+    object_id: bytes
+    offset: int
+    data: bytes
 
 
 # ---------------------------------------------------------------------------------- node <-> GCS
@@ -524,12 +545,16 @@ class ReturnBundles(msgspec.Struct, array_like=True, tag=57):
 
 
 class Introduce(msgspec.Struct, array_like=True, tag=70):
-    """A job that the other node may not know; its driver is on ``driver_node``."""
+    """A job that the other node may not know; its driver is on ``driver_node``.
+
+    ``is_over``: its driver has ended, and detached actors of it live on.
+    """
 
     job_id: bytes
     job: JobConfig
     driver_node: bytes
     driver_pid: int
+    is_over: bool = False
 
 
 class Input(msgspec.Struct, array_like=True, gc=False):
@@ -645,6 +670,19 @@ class ForDriver(msgspec.Struct, array_like=True, tag=81):
     message: LogLines | Notice
 
 
+class FlushLogs(msgspec.Struct, array_like=True, tag=83):
+    """From the driver's node, at the end: forward what workers of this job have printed by now."""
+
+    job_id: bytes
+    number: int
+
+
+class LogsFlushed(msgspec.Struct, array_like=True, tag=84):
+    """To the driver's node, behind the last of those lines: that was all."""
+
+    number: int
+
+
 class Unreachable(msgspec.Struct, array_like=True, tag=82):
     """To an object's home: I cannot fetch it from these nodes; fetch it yourself, so that I can
     have it from you (``Located`` follows)."""
@@ -733,6 +771,7 @@ ToNode = (
     | Leaving
     | Put
     | CreateExtent
+    | PutChunk
     | Seal
     | Hold
     | Release
@@ -748,6 +787,8 @@ ToNode = (
     | EndActor
     | ForDriver
     | Unreachable
+    | FlushLogs
+    | LogsFlushed
 )
 ToClient = (
     Welcome
@@ -759,6 +800,7 @@ ToClient = (
     | Exit
     | Extent
     | Ready
+    | Chunk
     | LogLines
     | Notice
     | SessionEnds

@@ -79,7 +79,7 @@ def symmetric_run(request: NodeRequest, command: list[str], min_nodes: int, wait
 
 def _start_node(request: NodeRequest, wait_s: float) -> Daemons:
     host, port = split_address(request.head_address)
-    own = [ip for ip in addresses.resolve(host) if addresses.is_own(ip)]
+    own = [ip for ip in _resolve(host, wait_s) if addresses.is_own(ip)]
     if own:
         known_as = next((ip for ip in own if not addresses.is_loopback(ip)), "")
         try:
@@ -89,6 +89,18 @@ def _start_node(request: NodeRequest, wait_s: float) -> Daemons:
                 raise
     # On the head's own machine whoever has the port may be the head of this very run.
     return launch(replace(request, wait_s=wait_s))
+
+
+def _resolve(host: str, wait_s: float) -> list[str]:
+    """The host's addresses; a machine that has just come up may not have its name yet."""
+    give_up_at = time.monotonic() + wait_s
+    while True:
+        try:
+            return addresses.resolve(host)
+        except OSError:
+            if time.monotonic() >= give_up_at:
+                raise
+        time.sleep(LOOK_AGAIN_S)
 
 
 @contextlib.contextmanager

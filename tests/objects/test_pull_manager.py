@@ -120,6 +120,16 @@ def test_a_want_that_knows_more_ends_the_search(player: Player) -> None:
     assert player.located(X) == []  # late, and of no interest
 
 
+def test_news_that_nobody_asked_for_is_no_answer(player: Player) -> None:
+    player.want(X, A)
+    player.ready(X)
+    assert player.done(X, "gone") == [Locate(X)]
+    player.pulls.learned(X, [A], player.now)
+    assert player.actions() == []  # the table may know more
+    player.pulls.learned(X, [B], player.now)
+    assert player.actions() == [StartFetch(X, 0, SIZE, B)]
+
+
 def test_an_answer_that_does_not_come_is_asked_for_again(player: Player) -> None:
     player.want(X)
     player.ready(X)

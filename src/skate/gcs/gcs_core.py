@@ -285,7 +285,12 @@ class GcsCore:
         self, node_id: bytes, message: ObjectsChanged, now: float
     ) -> list[Send]:
         sends: list[Send] = []
+        late = [object_id for object_id, _ in message.added if object_id in self.objects.freed]
+        if late:
+            sends.append((self._peer_of(node_id), Forget(late)))
         for object_id, size in message.added:
+            if object_id in self.objects.freed:
+                continue
             waiters = self.objects.add(node_id, object_id, size)
             if waiters:
                 body = {"size": size, "nodes": [node_id]}

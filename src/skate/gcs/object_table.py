@@ -18,6 +18,9 @@ import msgspec
 
 from skate.gcs.table import Table
 
+FREED_KEPT = 10_000
+"""Freed objects that are remembered: a copy may be reported by another node a moment later."""
+
 Waiter = tuple[int, int]  # peer, and the number of its question
 
 
@@ -35,6 +38,7 @@ class ObjectTable:
     def __init__(self) -> None:
         self.objects: Table[bytes, ObjectRow] = Table()
         self.total_bytes = 0  # each object counted once, however many copies there are
+        self.freed: dict[bytes, None] = {}  # the newest: a copy made meanwhile is told so
         self._on_node: dict[bytes, dict[bytes, None]] = {}
         self._waiters: dict[bytes, list[Waiter]] = {}
 
@@ -70,6 +74,9 @@ class ObjectTable:
 
     def free(self, object_id: bytes) -> list[bytes]:
         """Nobody holds the object any more; the nodes that had a copy. Unknown ones have none."""
+        self.freed[object_id] = None
+        if len(self.freed) > FREED_KEPT:
+            del self.freed[next(iter(self.freed))]
         row = self.objects.get(object_id)
         nodes = [] if row is None else list(row.nodes)
         for node_id in nodes:

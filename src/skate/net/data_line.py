@@ -120,19 +120,20 @@ class DataLine:
             offset += count
             length -= count
 
-    def receive_into(self, buffer: memoryview) -> int:
-        """As many bytes as there are, of those that are missing; at least one."""
-        with self._timed():
-            if self.is_tls:
-                count = self._sock.recv_into(buffer)
-            else:
-                count = self._sock.recv_into(buffer, 0, socket.MSG_WAITALL)
-        if not count:
-            raise self._ended()
-        return count
+    def fill(self, buffer: memoryview) -> None:
+        """The next bytes, as many as the buffer takes (TLS gives 16 KiB at a time)."""
+        while buffer:
+            with self._timed():
+                if self.is_tls:
+                    count = self._sock.recv_into(buffer)
+                else:
+                    count = self._sock.recv_into(buffer, 0, socket.MSG_WAITALL)
+            if not count:
+                raise self._ended()
+            buffer = buffer[count:]
 
     def splice_into(self, pipe: int, length: int) -> int:
-        """The same into a pipe, without copying; not under TLS."""
+        """What is there, up to so many bytes, into a pipe and without copying; not under TLS."""
         with self._timed():
             count = os.splice(self._sock.fileno(), pipe, length)
         if not count:
@@ -182,9 +183,10 @@ class ArenaWriter:
             self._buffer = memoryview(bytearray(config.TRANSFER_PIECE_BYTES))
         while offset < end:
             assert self._buffer is not None
-            count = line.receive_into(self._buffer[: end - offset])
-            self._write(self._buffer[:count], offset)
-            offset += count
+            piece = self._buffer[: end - offset]
+            line.fill(piece)
+            self._write(piece, offset)
+            offset += len(piece)
 
     def _splice(self, line: DataLine, offset: int, end: int) -> int:
         """How far it came: to the end, or as far as this system knows how to."""

@@ -89,6 +89,37 @@ def split(
     return out, bytes(view[start:]) if start < end else b"", need
 
 
+def cut(data: bytes) -> tuple[list[tuple[bytes, int]], bytes, int]:
+    """Whole frames as they are, for who only passes them on: ``split`` without decoding.
+
+    ([(frame, how many messages are in it)], the rest, how many bytes the rest needs to be whole).
+    """
+    out: list[tuple[bytes, int]] = []
+    start, end, need = 0, len(data), HEADER_BYTES
+    while end - start >= HEADER_BYTES:
+        size = _LENGTH.unpack_from(data, start)[0]
+        if size > MAX_FRAME_BYTES:
+            raise BadFrame(f"a frame of {size:,} bytes; at most {MAX_FRAME_BYTES:,}")
+        need = HEADER_BYTES + size
+        if end - start < need:
+            break
+        out.append((data[start : start + need], _message_count(data, start + HEADER_BYTES, size)))
+        start += need
+        need = HEADER_BYTES
+    return out, data[start:], need
+
+
+def _message_count(data: bytes, start: int, size: int) -> int:
+    """The length of the MessagePack array that a payload is."""
+    first = data[start] if size else 0
+    if first & 0xF0 == 0x90:
+        return first & 0x0F
+    width = {0xDC: 2, 0xDD: 4}.get(first, 0)
+    if not width or size <= width:
+        raise BadFrame("a frame that is no array of messages")
+    return int.from_bytes(data[start + 1 : start + 1 + width], "big")
+
+
 class FrameReader:
     """Cuts a byte stream into batches of messages, decoded by ``decode``."""
 

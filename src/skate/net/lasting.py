@@ -77,6 +77,21 @@ class LastingLine:
             out.append(data)
         return out
 
+    def forward(self, data: bytes, count: int) -> None:
+        """A frame that somebody else has made, of so many messages (without ``Seen``)."""
+        self.sent += count
+        self.kept_bytes += len(data)
+        self._kept.append((self.sent, data))
+
+    def forwarded(self, count: int, size_bytes: int) -> None:
+        """A frame with so many messages (without ``Seen``) came, and is passed on as it is."""
+        self.received += count
+        self._untold_bytes += size_bytes
+
+    def seen(self, count: int) -> None:
+        """What a ``Seen`` says that did not come by ``incoming``. LineBroken if it is too much."""
+        self._release(count)
+
     def incoming(self, messages: list[Any], size_bytes: int = 0) -> list[Any]:
         """Those of the messages (of whole frames, as the reader gave them) that are to be handled.
 
@@ -98,6 +113,10 @@ class LastingLine:
             self._untold_bytes < self._seen_after_bytes or not untold
         ):
             return None
+        return self.tell()
+
+    def tell(self) -> Seen:
+        """The same, due or not: a sign of life."""
         self._told, self._untold_bytes = self.received, 0
         return Seen(self.received)
 

@@ -517,6 +517,8 @@ class ActorManager:
         self.report(actor)
         if not actor.has_handles:
             self.end_if_drained(actor)
+        if actor.options.detached:
+            core.job_desk.end_if_over(job_of(actor.id))
 
     def _give_back(self, actor: Actor) -> None:
         if actor.placed:
@@ -544,14 +546,25 @@ class ActorManager:
                 if is_cpu(name):
                     self.core.scheduler.available[name] -= units
 
-    def end_job(self, job: Job) -> list[Task]:
+    def detached(self, job_id: bytes) -> list[Actor]:
+        """The living detached actors of a job, of this home or hosted here."""
+        return [
+            actor
+            for actor in self.router.actors.values()
+            if actor.options.detached
+            and not actor.is_proxy
+            and actor.state in (ALIVE, RESTARTING)
+            and job_of(actor.id) == job_id
+        ]
+
+    def end_job(self, job: Job, stay: list[Actor]) -> list[Task]:
         """The job is over: forget its actors (the core kills their processes) and its calls.
 
         Returns the constructions and calls that will not run.
         """
         tasks: list[Task] = []
         for actor in list(self.router.actors.values()):
-            if job_of(actor.id) != job.id:
+            if job_of(actor.id) != job.id or actor in stay:
                 tasks += self.router.take_job(actor, job.id)
                 if not actor.has_handles:
                     self.end_if_drained(actor)

@@ -18,7 +18,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from skate import messages as m
-from skate.ids import home_of
+from skate.ids import HOME_BYTES, home_of
 from skate.node.error_payload import error_payload
 from skate.node.neighbours import Neighbour
 from skate.node.peer import Peer
@@ -27,7 +27,16 @@ from skate.objects.object_store import PENDING, REMOTE, StoredObject
 if TYPE_CHECKING:
     from skate.node.node_core import NodeCore
 
-Barrier = list[tuple[Neighbour, int]]  # of each home, up to which Hold it has to have answered
+
+class _Waiting:
+    """What may leave once all Holds that were sent before it are registered."""
+
+    __slots__ = ("barrier", "message", "to_whom")
+
+    def __init__(self, barrier: dict[Neighbour, int], to_whom: Any, message: Any) -> None:
+        self.barrier = barrier  # of each home, up to which Hold it has to have answered
+        self.to_whom = to_whom  # a neighbour, or the peer that another node is
+        self.message = message
 
 
 class Borrowing:
@@ -38,8 +47,10 @@ class Borrowing:
         self._store = core.store
         self.returns: list[tuple[Peer, m.Returned | m.ActorNews]] = []  # of this turn
         self.releases: list[tuple[Neighbour, list[bytes]]] = []  # of results kept elsewhere
-        self._waiting: deque[tuple[Barrier, Any, Any]] = deque()  # (barrier, to whom, message)
+        self._waiting: deque[_Waiting] = deque()
         self._unregistered: dict[Neighbour, None] = {}  # those with a Hold under way
+        # What homes have been told of, until they are told the end: a Release that still waits.
+        self._told: dict[bytes, m.Release | None] = {}
         core.neighbours.handlers.update(
             {
                 m.Registered: self._on_registered,
@@ -53,32 +64,54 @@ class Borrowing:
     def settle(self) -> None:
         """At the end of a turn: tell homes what is held and what is no more."""
         store = self._store
-        if store.to_register:
-            self._register()
-        if not (store.to_release or self.returns or self.releases):
+        if not (store.to_register or store.to_release or self.returns or self.releases):
             return
-        barrier = [(home, home.holds_sent) for home in self._unregistered]
         leave: list[tuple[Any, Any]] = []
-        for home, object_ids in self._by_home(store.to_release):
-            leave.append((home, m.Release(object_ids)))
+        if store.to_register or store.to_release:
+            changed = dict.fromkeys([*store.to_register, *store.to_release])
+            store.to_register, store.to_release = [], []
+            leave += self._tell_homes(list(changed))
         leave += self.returns
         leave += [(home, m.Release(object_ids)) for home, object_ids in self.releases]
-        store.to_release = []
         self.returns = []
         self.releases = []
+        barrier = {home: home.holds_sent for home in self._unregistered}
         for to_whom, message in leave:
             if barrier or self._waiting:
-                self._waiting.append((barrier, to_whom, message))
+                self._waiting.append(_Waiting(barrier, to_whom, message))
             else:
                 self._send(to_whom, message)
 
-    def _register(self) -> None:
-        object_ids, self._store.to_register = self._store.to_register, []
-        held = [i for i in object_ids if self._is_registered(i)]
-        for home, ids in self._by_home(held):
-            self._core.neighbours.send(home, m.Hold(ids))
-            home.holds_sent += 1
-            self._unregistered[home] = None
+    def _tell_homes(self, changed: list[bytes]) -> list[tuple[Neighbour, m.Release]]:
+        """Send Holds, and return the Releases to be sent: of what is not as the home believes."""
+        new: list[bytes] = []
+        gone: list[bytes] = []
+        for object_id in changed:
+            is_told = object_id in self._told
+            if not self._is_registered(object_id):
+                if is_told and self._told[object_id] is None:
+                    gone.append(object_id)
+            elif not is_told:
+                new.append(object_id)
+            else:
+                release = self._told[object_id]
+                if release is not None:  # held again, before its home was told that it is not
+                    release.object_ids.remove(object_id)
+                    self._told[object_id] = None
+        for home, ids in self._by_home(new):
+            self._hold(home, ids)
+        releases = []
+        for home, ids in self._by_home(gone):
+            release = m.Release(ids)
+            self._told.update(dict.fromkeys(ids, release))
+            releases.append((home, release))
+        return releases
+
+    def _hold(self, home: Neighbour, object_ids: list[bytes]) -> None:
+        self._told.update(dict.fromkeys(object_ids))
+        self._core.neighbours.send(home, m.Hold(object_ids))
+        home.holds_sent += 1
+        self._unregistered[home] = None
 
     def _is_registered(self, object_id: bytes) -> bool:
         stored = self._store.objects.get(object_id)
@@ -101,17 +134,23 @@ class Borrowing:
 
     def _let_go(self) -> None:
         while self._waiting:
-            barrier, to_whom, message = self._waiting[0]
-            if any(home.is_alive and home.holds_registered < sent for home, sent in barrier):
+            first = self._waiting[0]
+            if any(home.holds_registered < sent for home, sent in first.barrier.items()):
                 return
             self._waiting.popleft()
-            self._send(to_whom, message)
+            self._send(first.to_whom, first.message)
 
     def _send(self, to_whom: Any, message: Any) -> None:
-        if isinstance(to_whom, Neighbour):
-            self._core.neighbours.send(to_whom, message)
-        else:
+        if not isinstance(to_whom, Neighbour):
             self._core.send(to_whom, message)
+            return
+        if isinstance(message, m.Release):
+            for object_id in message.object_ids:
+                if self._told.get(object_id) is message:
+                    del self._told[object_id]
+            if not message.object_ids:
+                return
+        self._core.neighbours.send(to_whom, message)
 
     # ------------------------------------------------------------------ asking for values
 
@@ -160,18 +199,30 @@ class Borrowing:
     def home_lost(self, home: Neighbour, why: str) -> None:
         """What it was asked for has to be found elsewhere; what it was told is forgotten there."""
         self._unregistered.pop(home, None)
-        prefix = home.node_id[:4]
+        prefix = home.node_id[:HOME_BYTES]
+        for object_id in [i for i in self._told if home_of(i) == prefix]:
+            del self._told[object_id]
         self.releases = [pair for pair in self.releases if pair[0] is not home]
-        for stored in list(self._store.objects.values()):
-            if not stored.is_foreign or home_of(stored.id) != prefix:
-                continue
-            if stored.is_registered and home.is_alive:
-                self._store.to_register.append(stored.id)  # on a new line
+        self._waiting = deque(entry for entry in self._waiting if entry.to_whom is not home)
+        mine = [
+            stored
+            for stored in self._store.objects.values()
+            if stored.is_foreign and home_of(stored.id) == prefix
+        ]
+        held = [stored.id for stored in mine if stored.is_registered]
+        if held and home.is_alive:
+            self._hold(home, held)  # on a new line
+        for entry in self._waiting:
+            if home in entry.barrier:
+                entry.barrier = {**entry.barrier, home: home.holds_sent}
+        for stored in mine:
             if stored.is_asked:
                 stored.is_asked = False
                 self.ask_home(stored)
         if not home.is_alive:
             self._store.drop_home(prefix)
+            for entry in self._waiting:
+                entry.barrier = {h: sent for h, sent in entry.barrier.items() if h is not home}
         self._let_go()
 
     def orphan(self, stored: StoredObject) -> None:
@@ -191,9 +242,17 @@ class Borrowing:
 
     def is_idle(self) -> bool:
         """Whether nothing waits for an answer of a home; for tests and the simulator."""
-        return not (self._waiting or self._unregistered or self.returns or self.releases)
+        return not (
+            self._waiting or self._unregistered or self._told or self.returns or self.releases
+        )
 
     def check(self) -> None:
         """Assert the invariants; for tests and the simulator."""
         for home in self._unregistered:
             assert home.holds_registered < home.holds_sent
+        waiting = [entry.message for entry in self._waiting]
+        for object_id, release in self._told.items():
+            if release is None:
+                assert self._is_registered(object_id) or object_id in self._store.to_release
+            else:
+                assert object_id in release.object_ids and release in waiting

@@ -13,6 +13,7 @@ neighbour; a task that is given up elsewhere is placed again or fails.
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from skate import messages as m
@@ -46,10 +47,11 @@ if TYPE_CHECKING:
 class Offered:
     """Tasks that the global scheduler was asked to place."""
 
-    __slots__ = ("reason", "tasks")
+    __slots__ = ("avoid", "reason", "tasks")
 
-    def __init__(self, tasks: list[Task]) -> None:
+    def __init__(self, tasks: list[Task], avoid: list[bytes]) -> None:
         self.tasks = deque(tasks)
+        self.avoid = avoid  # nodes that could not be reached then
         self.reason = "the global scheduler is choosing a node"
 
 
@@ -151,8 +153,9 @@ class Forwarder:
         core = self._core
         first = tasks[0]
         spec = first.template.spec
+        avoid = core.neighbours.unreachable()
         self._count += 1
-        self.offers[self._count] = Offered(tasks)
+        self.offers[self._count] = Offered(tasks, avoid)
         core.gcs.append(
             m.Offer(
                 number=self._count,
@@ -164,7 +167,7 @@ class Forwarder:
                 inputs=self._inputs_for_offer(first),
                 # A bundle may still come to be here.
                 must_leave=not spec.group and bool(core.scheduler.missing(spec.demand)),
-                avoid=core.neighbours.unreachable(),
+                avoid=avoid,
                 name=spec.name,
                 is_actor=spec.kind == "actor",
             )
@@ -228,6 +231,7 @@ class Forwarder:
     def tick(self) -> None:
         """Each heartbeat: offer what would wait too long, though it is queued here."""
         core = self._core
+        self._offer_again()
         if not core.neighbours.alive:
             return
         for queue in list(core.scheduler.ready):
@@ -238,6 +242,21 @@ class Forwarder:
         for task in [t for t in core.scheduler.placing if self._may_leave(t)]:
             core.scheduler.placing.remove(task)
             self._offer(task)
+
+    def _offer_again(self) -> None:
+        # What waits in the GCS and may not go to a node that could not be reached then: now it may.
+        avoid: list[bytes] | None = None
+        for number, offered in list(self.offers.items()):
+            if offered.avoid:
+                avoid = self._core.neighbours.unreachable() if avoid is None else avoid
+                if avoid != offered.avoid:
+                    # Under a new number: an answer to the old one may be under way.
+                    del self.offers[number]
+                    self._withdraw(number)
+                    self._send_offer([t for t in offered.tasks if t.state is TASK_OFFERED])
+
+    def _withdraw(self, number: int) -> None:
+        self._core.gcs.append(m.Offer(number, (), 0, 0, 0.0))
 
     def _may_leave(self, task: Task) -> bool:
         return (
@@ -267,6 +286,12 @@ class Forwarder:
         core = self._core
         if queue in self.spills.values():
             return
+        # Those that have to stay are not offered: what is placed and does not come would count as
+        # on its way, and keep others from an idle node.
+        tasks = islice(queue, OFFER_TASKS_MAX)
+        count = sum(not task.is_bound and task.template.is_plain for task in tasks)
+        if not count:
+            return
         template = queue.head().template
         average_s = template.average_s
         unserved_s = self._unserved_s(queue)
@@ -278,7 +303,7 @@ class Forwarder:
             m.Offer(
                 number=self._count,
                 demand=queue.demand,
-                count=min(queue.count, OFFER_TASKS_MAX),
+                count=count,
                 queued=queue.count,
                 average_s=average_s,
                 avoid=core.neighbours.unreachable(),
@@ -346,11 +371,11 @@ class Forwarder:
         return inputs
 
     def _on_returned(self, host: Neighbour, message: m.Returned) -> None:
-        task = host.tasks.get(message.task_id)
+        task = host.tasks.pop(message.task_id, None)
         if task is None:
-            self._core.remote_actors.on_returned(host, message)
+            if not self._core.remote_actors.on_returned(host, message):
+                self._let_go_of_results(host, message)
             return
-        del host.tasks[task.id]
         outcome = TASK_FAILED if message.failed else TASK_FINISHED
         task.state = advance(TASK_MOVES, task.state, outcome)
         self.store_results(task, host, message)
@@ -374,6 +399,16 @@ class Forwarder:
                     give_up.append(object_id)
         if give_up:
             core.borrowing.releases.append((host, give_up))
+
+    def _let_go_of_results(self, host: Neighbour, message: m.Returned) -> None:
+        # Its job has ended, or it has failed here already: nobody wants what is kept there.
+        kept = [
+            return_id(message.task_id, index)
+            for index, result in enumerate(message.results)
+            if result.value.size or result.contains
+        ]
+        if kept:
+            self._core.borrowing.releases.append((host, kept))
 
     def freed(self, object_ids: list[bytes]) -> None:
         """Nobody holds these any more: their makers need not keep them."""
@@ -432,7 +467,7 @@ class Forwarder:
             if offered.tasks and offered.tasks[0].template.job_id == job_id:
                 del self.offers[number]
                 tasks += offered.tasks
-                self._core.gcs.append(m.Offer(number, (), 0, 0, 0.0))
+                self._withdraw(number)
         for number, queue in list(self.spills.items()):
             if queue.pool.job_id == job_id:
                 del self.spills[number]

@@ -95,7 +95,7 @@ class FullStore:
             job = self._core.jobs.get(creator.worker.pool.job_id)
         if job is not None:
             arena = self._store.arena
-            self._core.tell_driver(
+            self._core.job_desk.tell_driver(
                 job,
                 m.Notice(
                     f"The object store is full ({arena.used_bytes / 1e6:.0f} of "

@@ -16,7 +16,7 @@ from skate import messages as m
 from skate.ids import job_of, return_id
 from skate.node.peer import Job, Peer
 from skate.node.validity import check_call
-from skate.objects.object_store import INLINE, PENDING, SEALED
+from skate.objects.object_store import INLINE, PENDING, SEALED, StoredObject
 from skate.scheduler.local_scheduler import Task
 from skate.states import TASK_FAILED, TASK_MOVES, TASK_PULLING, TASK_READY, advance
 
@@ -34,7 +34,9 @@ class Guests:
     def on_introduce(self, peer: Peer, message: m.Introduce) -> None:
         """A job of another node: its workers are configured as its driver was."""
         core = self._core
-        if message.job_id not in core.jobs and message.job_id not in core.ended_jobs:
+        if message.is_over:  # what is left of it are detached actors, and what they submit
+            core.job_desk.ended.pop(message.job_id, None)
+        if message.job_id not in core.jobs and message.job_id not in core.job_desk.ended:
             core.jobs[message.job_id] = Job(
                 message.job_id, message.job, None, message.driver_node, message.driver_pid
             )
@@ -45,7 +47,7 @@ class Guests:
         self.received += 1
         template = peer.templates.get(message.template)
         if template is None or template.job_id not in core.jobs:
-            if job_of(message.task_id) not in core.ended_jobs:
+            if job_of(message.task_id) not in core.job_desk.ended:
                 raise ValueError(f"a task with the unknown template {message.template}")
             return  # its home will hear of the job's end as well
         task = Task(
@@ -82,10 +84,10 @@ class Guests:
         core = self._core
         for object_id, given in zip(task.dependencies or (), inputs or (), strict=True):
             stored = core.store.borrow(object_id)
-            if stored.state is PENDING and stored.owner is None:
+            if stored.is_foreign and stored.owner is None:
                 core.borrowing.value_known(object_id, given.data, given.size, given.nodes or ())
-            elif given.size:
-                core.borrowing.value_known(object_id, b"", given.size, given.nodes or ())
+            # Else it is made here, or its home is here: what the other node knows comes from here,
+            # or will be told by who has made it.
 
     def completed(self, task: Task, results: list[m.Result], failed: bool) -> None:
         """A task or call of another home has ended here: tell it, and keep what it has to fetch."""
@@ -107,7 +109,7 @@ class Guests:
         core.borrowing.returns.append((home, m.Returned(task.id, task.attempt, told, failed)))
         for object_id in done:
             home.held.discard(object_id)
-            core.store.release(object_id)
+            core.store.release(object_id, borrowed=True)
 
     def give_back(self, task: Task, reason: str, node_id: bytes) -> None:
         """It will not run here; its home finds another place (``node_id``, if there is one)."""
@@ -116,15 +118,24 @@ class Guests:
         core.drop_arguments(task)
         home = task.owner
         core.send(home, m.GivenBack([task.id], reason, node_id))
+        for stored in self.disown_returns(task):
+            core.borrowing.ask_home(stored)
+
+    def disown_returns(self, task: Task) -> list[StoredObject]:
+        """The returns of the task are not made here, but elsewhere, if at all; those that somebody
+        here waits for."""
+        home = task.owner
+        left = []
         for index in range(task.template.spec.num_returns):
             object_id = return_id(task.id, index)
             if object_id in home.held:
                 home.held.discard(object_id)
-                stored = core.store.objects[object_id]
-                stored.owner = None  # it will be made elsewhere, if at all
-                core.store.release(object_id)
+                stored = self._core.store.objects[object_id]
+                stored.owner = None
+                self._core.store.release(object_id, borrowed=True)
                 if stored.holds and stored.state is PENDING:
-                    core.borrowing.ask_home(stored)
+                    left.append(stored)
+        return left
 
     def home_lost(self, peer: Peer) -> None:
         """Nobody waits for its tasks: drop those that have not begun."""

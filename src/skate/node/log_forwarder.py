@@ -47,7 +47,10 @@ class LogForwarder:
         self._tail = LogTail()
         self._paths: dict[bytes, tuple[str, str]] = {}
         self._workers: dict[bytes, Worker] = {}  # those whose files are not read to their end
-        self._flushes: list[tuple[Peer, int, dict[str, int]]] = []
+        self._flushes: list[tuple[Callable[[], None], dict[str, int]]] = []
+        # Flushes for drivers, and the nodes that have yet to say that theirs is done.
+        self._awaited: dict[int, tuple[Peer, int, set[bytes]]] = {}
+        self._flush_count = 0
         self._again_due = False
 
     # ------------------------------------------------------------------ a worker's life
@@ -110,20 +113,54 @@ class LogForwarder:
         self._write_out()
 
     def flush(self, peer: Peer, number: int) -> None:
-        """Answer question ``number`` once all that is written by now has been forwarded."""
-        self._flushes.append((peer, number, self._tail.sizes()))
+        """Answer question ``number`` once all that is written by now has been forwarded.
+
+        On every node that works for the job: those that are lost meanwhile are waited for by nobody
+        but the driver, which has a time-out.
+        """
+        core = self._core
+        self._flush_count += 1
+        flush = self._flush_count
+        job_id = peer.job.id if peer.job is not None else b""
+        others = [n for n in core.neighbours.by_id.values() if job_id in n.jobs]
+        for old in [i for i, (asker, _, _) in self._awaited.items() if not asker.alive]:
+            del self._awaited[old]
+        self._awaited[flush] = (peer, number, {n.node_id for n in others} | {core.node_id})
+        for neighbour in others:
+            core.neighbours.send(neighbour, m.FlushLogs(job_id, flush))
+        self._flush_here(lambda: self._flushed(flush, core.node_id))
+
+    def on_flush_logs(self, peer: Peer, message: m.FlushLogs) -> None:
+        """The node of a driver asks the same; the answer goes the way of the lines."""
+        core = self._core
+        driver_node = core.neighbours.by_id.get(peer.node_id)
+        if driver_node is not None:
+            answer = m.LogsFlushed(message.number)
+            self._flush_here(lambda: core.neighbours.send(driver_node, answer))
+
+    def on_logs_flushed(self, peer: Peer, message: m.LogsFlushed) -> None:
+        """Another node has forwarded all that there was."""
+        self._flushed(message.number, peer.node_id)
+
+    def _flush_here(self, then: Callable[[], None]) -> None:
+        self._flushes.append((then, self._tail.sizes()))
         self.poll()
+
+    def _flushed(self, flush: int, node_id: bytes) -> None:
+        peer, number, awaited = self._awaited.get(flush, (None, 0, set()))
+        awaited.discard(node_id)
+        if peer is not None and not awaited:
+            del self._awaited[flush]
+            self._core.send(peer, m.Answer(number))
 
     def _answer_flushes(self) -> None:
         waiting, self._flushes = self._flushes, []
-        for peer, number, sizes in waiting:
-            if not peer.alive:
-                continue
+        for then, sizes in waiting:
             if self._tail.has_read(sizes):
                 self._forward(self._tail.cut_partial())
-                self._core.send(peer, m.Answer(number))
+                then()
             else:
-                self._flushes.append((peer, number, sizes))
+                self._flushes.append((then, sizes))
 
     def finish(self) -> None:
         """The node ends: what can still be said."""
@@ -139,4 +176,4 @@ class LogForwarder:
             actor = worker.actor
             name = chunk.name or (actor.options.class_name if actor is not None else "worker")
             lines = m.LogLines(name, chunk.pid, chunk.stream, list(chunk.lines))
-            self._core.tell_driver(job, lines)
+            self._core.job_desk.tell_driver(job, lines)

@@ -80,7 +80,8 @@ class Neighbours:
 
     def __init__(self, core: NodeCore) -> None:
         self._core = core
-        core.store.homes = self.by_home = {}
+        self.by_home: dict[bytes, Neighbour] = {}
+        core.store.homes = self.by_home
         self.by_id: dict[bytes, Neighbour] = {}
         self.alive = 0
         self.dirty: list[Neighbour] = []
@@ -174,7 +175,8 @@ class Neighbours:
         if job.id not in neighbour.jobs:
             neighbour.jobs.add(job.id)
             self.send(
-                neighbour, m.Introduce(job.id, job.config, job.driver_node, job.driver_pid)
+                neighbour,
+                m.Introduce(job.id, job.config, job.driver_node, job.driver_pid, job.is_over),
             )
         function_id = template.spec.function_id
         if function_id and (job.id, function_id) not in neighbour.functions:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from skate import messages as m
-from skate.config import ENDED_JOBS_KEPT, PROTOCOL_VERSION
+from skate.config import PROTOCOL_VERSION
 from skate.errors import encode_error, with_dependant
 from skate.ids import FIRST_RETURN, HOME_BYTES, SUBMITTER_BYTES, handle_id, return_id
 from skate.node.actor_manager import ActorManager
@@ -29,6 +29,7 @@ from skate.node.forwarder import Forwarder
 from skate.node.full_store import FullStore
 from skate.node.group_desk import GroupDesk
 from skate.node.guests import Guests
+from skate.node.job_desk import JobDesk
 from skate.node.neighbours import Neighbours
 from skate.node.object_desk import ObjectDesk
 from skate.node.peer import Job, Peer
@@ -79,6 +80,12 @@ class Shell(Protocol):
     def cancel_fetch(self, object_id: bytes) -> None:
         """Stop that; ``fetched`` follows all the same."""
 
+    def flush_logs(self, peer: Peer, message: m.FlushLogs) -> None:
+        """The node of a driver that ends asks for all that was printed."""
+
+    def logs_flushed(self, peer: Peer, message: m.LogsFlushed) -> None:
+        """Another node has sent all of it."""
+
     def job_ended(self, job: Job, reason: str) -> None:
         """A driver is gone; a local session ends with it."""
 
@@ -119,7 +126,8 @@ class NodeCore:
         self.templates: dict[tuple[bytes, CallTemplate], Template] = {}
         self.template_count = 0
         self.gcs: list[Any] = []  # messages for the GCS
-        self.ended_jobs: dict[bytes, None] = {}  # the newest, so that a late word starts none anew
+        self.is_cluster = False  # whether it outlives its drivers; set by the shell
+        self.job_desk = JobDesk(self)
         self.neighbours = Neighbours(self)
         self.borrowing = Borrowing(self)
         self.forwarder = Forwarder(self)
@@ -173,7 +181,9 @@ class NodeCore:
             m.Release: self.desk.on_release,
             m.Want: self.desk.on_want,
             m.Unreachable: self.desk.on_unreachable,
-            m.ForDriver: self.on_for_driver,
+            m.ForDriver: self.job_desk.on_for_driver,
+            m.FlushLogs: lambda peer, message: self.shell.flush_logs(peer, message),
+            m.LogsFlushed: lambda peer, message: self.shell.logs_flushed(peer, message),
         }
         # What a client of each role may say; before its Hello only that.
         self.handlers: dict[str, dict[type, Callable[[Peer, Any], None]]] = {
@@ -187,7 +197,7 @@ class NodeCore:
             m.Answer: self.questions.on_gcs_answer,
             m.Placed: self.forwarder.on_placed,
             m.NodesChanged: self.neighbours.on_nodes_changed,
-            m.JobOver: self.on_job_over,
+            m.JobOver: self.job_desk.on_over,
             m.Forget: self.on_forget,
             m.ActorChanged: self.remote_actors.on_actor_changed,
             m.ReserveBundles: self.groups.on_reserve,
@@ -312,7 +322,7 @@ class NodeCore:
                 job_id=job_id,
                 submitter=self.new_submitter(),
                 session=self.session,
-                arena_path=self.arena_path,
+                arena_path="" if peer.is_remote else self.arena_path,
                 arena_bytes=self.store.arena.capacity_bytes,
                 namespace=hello.job.namespace,
             ),
@@ -351,84 +361,17 @@ class NodeCore:
         self.actors.creator_gone(peer)
         self.desk.holder_lost(peer)
         if role == "driver" and peer.job is not None:
-            self._end_job(peer.job)
+            self.job_desk.end(peer.job)
         if role == "node":
             self.guests.home_lost(peer)
             self.remote_actors.home_lost(peer)
         if peer.worker is not None:
             self.workers.connection_lost(peer)
 
-    def _end_job(self, job: Job) -> None:
-        self.jobs.pop(job.id, None)
-        self.ended_jobs[job.id] = None
-        if len(self.ended_jobs) > ENDED_JOBS_KEPT:
-            del self.ended_jobs[next(iter(self.ended_jobs))]
-        for worker in list(self.scheduler.workers.values()):
-            if worker.pool.job_id == job.id:
-                if worker.peer is not None and worker.peer.alive:
-                    self.shell.close(worker.peer)
-                    self.peer_lost(worker.peer)  # what it still says is of no interest
-                else:
-                    self.shell.kill_worker(worker)
-        tasks = self.scheduler.end_job(job.id)
-        tasks += self.actors.end_job(job)
-        tasks += self.forwarder.end_job(job.id)
-        tasks += self.remote_actors.end_job(job.id)
-        for stored in self.store.objects.values():
-            tasks += [t for t in stored.waiters or () if t.template.job_id == job.id]
-        self.drop_tasks(tasks)
-        self.store.end_job(job.id)
-        self.neighbours.forget_job(job.id)
-        for key in [k for k in self.templates if k[0] == job.id]:
-            del self.templates[key]
-        for peer in self.peers:
-            if peer.node_id:
-                for number in [n for n, t in peer.templates.items() if t.job_id == job.id]:
-                    del peer.templates[number]
-        for function_id in job.function_ids:
-            if not any(function_id in other.function_ids for other in self.jobs.values()):
-                self.functions.pop(function_id, None)
-        if job.driver is None:
-            return
-        self.gcs.append(
-            m.JobChanged(
-                job.id,
-                job.driver_pid,
-                job.config.entrypoint,
-                job.config.namespace,
-                False,
-                self.now,
-            )
-        )
-        self.shell.job_ended(job, "its driver is gone")
-
-    def on_job_over(self, message: m.JobOver) -> None:
-        """The GCS tells that a job, whose driver is elsewhere, has ended."""
-        job = self.jobs.get(message.job_id)
-        if job is not None and job.driver is None:
-            self._end_job(job)
-        else:
-            self.ended_jobs[message.job_id] = None
-
     def on_forget(self, message: m.Forget) -> None:
         """The GCS tells that nobody holds these any more."""
         for object_id in message.object_ids:
             self.store.forget(object_id)
-
-    def tell_driver(self, job: Job, message: m.LogLines | m.Notice) -> None:
-        """Show something at the job's driver, wherever that is."""
-        if job.driver is not None:
-            self.send(job.driver, message)
-            return
-        node = self.neighbours.by_id.get(job.driver_node)
-        if node is not None:
-            self.neighbours.send(node, m.ForDriver(job.id, message))
-
-    def on_for_driver(self, peer: Peer, message: m.ForDriver) -> None:
-        """Another node has something to show at the driver of a job."""
-        job = self.jobs.get(message.job_id)
-        if job is not None and job.driver is not None:
-            self.send(job.driver, message.message)
 
     # ------------------------------------------------------------------ functions and templates
 
@@ -486,7 +429,7 @@ class NodeCore:
         total_text = ", ".join(
             f"{name}: {x:g}" for name, x in resources_of(self.scheduler.total).items()
         )
-        self.tell_driver(
+        self.job_desk.tell_driver(
             job,
             m.Notice(
                 f"The {what} {template.spec.name} cannot be scheduled on any node: {parts}. It "
@@ -715,8 +658,9 @@ class NodeCore:
 
     def drop_arguments(self, task: Task) -> None:
         """The task needs its inputs no more."""
+        borrowed = bool(task.owner.node_id)
         for object_id in task.dependencies or ():
-            self.store.release(object_id)
+            self.store.release(object_id, borrowed=borrowed)
         for object_id in task.nested or ():
             self.store.release(object_id)
         task.dependencies = task.nested = None
@@ -735,6 +679,8 @@ class NodeCore:
         for task in dropped:
             self.drop_arguments(task)
         for task in dropped:
+            if task.owner.node_id:
+                self.guests.disown_returns(task)  # nor will its home ask for them
             for index in range(task.template.spec.num_returns):
                 object_id = return_id(task.id, index)
                 if object_id in self.store.objects:

@@ -122,19 +122,23 @@ class ObjectDesk:
     def on_release(self, peer: Peer, message: m.Release) -> None:
         """A process has lost its last ref to these."""
         held = peer.held
-        release = self._store.release
         if peer.node_id:
-            self._let_go_of_results(message.object_ids)
+            gone = [object_id for object_id in message.object_ids if object_id in held]
+            held.difference_update(gone)
+            self._release_for_home(gone)
+            return
+        release = self._store.release
         for object_id in message.object_ids:
             if object_id in held:
                 held.remove(object_id)
                 release(object_id)
 
-    def _let_go_of_results(self, object_ids: Iterable[bytes]) -> None:
+    def _release_for_home(self, object_ids: Iterable[bytes]) -> None:
         # What was made here for another home is released by that home when nobody holds it any
         # more, anywhere: of a copy nobody would be told then.
         for object_id in object_ids:
             self._store.forget(object_id)
+            self._store.release(object_id, borrowed=True)
 
     def holder_lost(self, peer: Peer) -> None:
         """A client is gone, and all that it held and mapped."""
@@ -143,9 +147,10 @@ class ObjectDesk:
             for _ in range(count):
                 self._store.unpin(object_id)
         if peer.node_id:
-            self._let_go_of_results(peer.held)
-        for object_id in peer.held:
-            self._store.release(object_id)
+            self._release_for_home(sorted(peer.held))
+        else:
+            for object_id in sorted(peer.held):  # a set's order differs between processes
+                self._store.release(object_id)
         peer.held.clear()
         peer.pins.clear()
 
@@ -175,7 +180,7 @@ class ObjectDesk:
             if stored is None:
                 self._core.send(peer, m.Ready(object_id, self.lost_payload(object_id)))
             elif stored.state is not PENDING and (stored.state is not REMOTE or peer.node_id):
-                self._push(peer, stored)
+                self._push(peer, stored, asked=True)
             else:
                 if stored.subscribers is None:
                     stored.subscribers = []
@@ -243,13 +248,15 @@ class ObjectDesk:
         told = owner is not None and owner.alive and not owner.node_id and stored.id in owner.held
         if told:
             self._push(owner, stored)
+            if owner.is_remote and stored.size:
+                told = False  # only that it is there: whether it has asked, is seen below
         if stored.state is REMOTE:
             self._announce_remote(stored)
             return told
         if stored.subscribers:
             for peer in stored.subscribers:
                 if peer.alive and not (told and peer is owner):
-                    self._push(peer, stored)
+                    self._push(peer, stored, asked=True)
                     self._core.notes.object(stored.id, "DELIVERED", stored.size, peer.pid)
             stored.subscribers = None
         if stored.waiters:
@@ -273,7 +280,10 @@ class ObjectDesk:
         if stored.subscribers or stored.waiters:
             self._core.pulls.want(stored)
 
-    def _push(self, peer: Peer, stored: StoredObject) -> None:
+    def _push(self, peer: Peer, stored: StoredObject, *, asked: bool = False) -> None:
+        if peer.is_remote and stored.state is SEALED:
+            self._push_far(peer, stored, asked)
+            return
         if peer.paused:
             peer.deferred.append(stored.id)
             return
@@ -287,6 +297,16 @@ class ObjectDesk:
         else:
             stored.is_shared = True
             peer.outbox.append(m.Located(stored.id, stored.size, self.locations(stored)))
+
+    def _push_far(self, peer: Peer, stored: StoredObject, asked: bool) -> None:
+        # A driver without shared memory. The shell sends the bytes in pieces, as fast as they are
+        # read, and then lets go of the pin.
+        if asked:
+            self._store.pin(stored.id)
+            peer.pins[stored.id] = peer.pins.get(stored.id, 0) + 1
+            self._core.send(peer, m.Ready(stored.id, b"", stored.offset, stored.size))
+        else:
+            self._core.send(peer, m.Ready(stored.id, b"", -1, stored.size))
 
     def locations(self, stored: StoredObject) -> list[bytes]:
         """The nodes that have it in their arena, as far as is known here; this one first."""

@@ -12,7 +12,7 @@ from skate.spec import JobConfig
 class Job:
     """A driver's program: its workers, functions and configuration live and die with it."""
 
-    __slots__ = ("config", "driver", "driver_node", "driver_pid", "function_ids", "id")
+    __slots__ = ("config", "driver", "driver_node", "driver_pid", "function_ids", "id", "is_over")
 
     def __init__(
         self,
@@ -27,6 +27,7 @@ class Job:
         self.driver = driver  # None: it is at another node
         self.driver_node = driver_node
         self.driver_pid = driver_pid
+        self.is_over = False  # its driver has ended, and detached actors keep it
         self.function_ids: dict[bytes, None] = {}
 
 

@@ -65,7 +65,7 @@ class PullDesk:
 
     def relocated(self, stored: StoredObject) -> None:
         """More is known of where it lies."""
-        self._manager.located(stored.id, stored.nodes or (), self._core.now)
+        self._manager.learned(stored.id, stored.nodes or (), self._core.now)
         self._act()
 
     def node_died(self, node_id: bytes) -> None:

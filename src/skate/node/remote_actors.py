@@ -145,12 +145,12 @@ class RemoteActors:
             ),
         )
 
-    def on_returned(self, host: Neighbour, message: m.Returned) -> None:
-        """A call has been answered by the actor's host."""
+    def on_returned(self, host: Neighbour, message: m.Returned) -> bool:
+        """A call has been answered by the actor's host; False if it is not known (any more)."""
         core = self._core
         call = host.calls.pop(message.task_id, None)
         if call is None:
-            return
+            return False
         actor: Actor = call.actor
         core.actors.router.answered(actor, call.id)
         call.state = TASK_FAILED if message.failed else TASK_FINISHED
@@ -158,6 +158,7 @@ class RemoteActors:
         core.drop_arguments(call)
         if not actor.has_handles:
             core.actors.end_if_drained(actor)
+        return True
 
     # ------------------------------------------------------------------ the home
 
@@ -219,13 +220,14 @@ class RemoteActors:
             if actor.host is not host:
                 continue
             actor.host = None
+            lost = [call for call in calls.values() if call.actor is actor]
+            for call in lost:
+                call.state = TASK_READY
             if not actor.is_proxy:
                 core.actors.host_lost(actor, text)
                 continue
-            lost = [call for call in calls.values() if call.actor is actor]
             for call in lost:
                 actor.in_flight.pop(call.id, None)
-                call.state = TASK_READY
             self._limbo.setdefault(actor.id, []).extend(lost)
             if actor.state is DEAD:
                 for call in self._limbo.pop(actor.id):

@@ -55,6 +55,8 @@ class Transfers:
         loop = self._shell.loop
 
         def pin() -> None:
+            if not answer.set_running_or_notify_cancel():
+                return  # nobody waits for it any more
             store = self._shell.core.store
             stored = store.objects.get(object_id)
             if stored is None or stored.state is not SEALED:
@@ -66,8 +68,10 @@ class Transfers:
         try:
             loop.call_soon_threadsafe(pin)
             return answer.result(config.TRANSFER_SILENCE_S)
-        except (RuntimeError, concurrent.futures.TimeoutError):  # the loop has ended, or hangs
+        except RuntimeError:  # the loop has ended
             return "gone"
+        except concurrent.futures.TimeoutError:  # it is busy for very long
+            return "gone" if answer.cancel() else answer.result()
 
     def _give_back(self, object_id: bytes) -> None:
         self._in_loop(lambda: self._shell.core.store.unpin(object_id))

@@ -7,13 +7,14 @@ contains a ref to it. A sealed object's span is also kept while a process has it
 even after the last hold is gone.
 
 Objects of other homes (*foreign*, by their id) are known here while something here holds them. The
-first hold by anything but a task of that home is to be registered there (``to_register``), and its
-end told (``to_release``). A copy of a foreign object that nothing here holds any more stays as a
+first hold by anything but a task of that home is to be registered there (``to_register``), and the
+end of the last such told (``to_release``): what is *borrowed*, for a task that the home has sent or
+as a result that it will fetch, is the home's own to count. A copy of a foreign object that nothing here holds any more stays as a
 cache, until its home frees the object (``forget``) or the space is wanted (``make_room``).
 
 Invariants (``check``): an object in the directory has holds > 0 or pins > 0 or is a cached copy;
 every extent belongs to exactly one sealed object or one unsealed creation; contained ids are held
-once per container; what is registered is held.
+once per container; what is registered is held, and not only borrowed.
 What it does not do: decide who is told (the node core does), read or write any byte of a value.
 """
 
@@ -36,6 +37,7 @@ class StoredObject:
     """One row of the directory."""
 
     __slots__ = (
+        "borrowed",
         "contains",
         "data",
         "holds",
@@ -63,6 +65,7 @@ class StoredObject:
         self.offset = 0
         self.size = 0
         self.holds = 0
+        self.borrowed = 0  # foreign: of these, for its home: tasks to run, results to keep
         self.pins = 0
         self.waiters: list[Any] | None = None  # tasks held back until it is there
         self.subscribers: list[Any] | None = None  # peers that asked for it
@@ -140,6 +143,8 @@ class ObjectStore:
         elif stored.holds == 0:
             self.cached.pop(object_id, None)
         stored.holds += 1
+        if stored.is_foreign:
+            stored.borrowed += 1
         return stored
 
     def adopt(self, object_id: bytes, owner: Any) -> StoredObject:
@@ -165,6 +170,7 @@ class ObjectStore:
         """The value is there, in the node's own memory."""
         stored.state = INLINE
         stored.data = data
+        stored.size = 0  # it may have been a large value that was lost
         stored.nodes = None
         self.inline_bytes += len(data)
         if contains:
@@ -203,13 +209,19 @@ class ObjectStore:
         stored.holds += 1
         return True
 
-    def release(self, object_id: bytes) -> None:
-        """One hold less; the last one frees it, and what only it contained."""
+    def release(self, object_id: bytes, *, borrowed: bool = False) -> None:
+        """One hold (or what was borrowed) less; the last one frees it, and what only it contained.
+        """
         stored = self.objects.get(object_id)
         if stored is None:
             return
         stored.holds -= 1
+        if borrowed and stored.is_foreign:
+            stored.borrowed -= 1
         if stored.holds > 0:
+            if stored.is_registered and stored.holds == stored.borrowed:
+                stored.is_registered = False
+                self.to_release.append(object_id)
             return
         assert stored.holds == 0, f"{object_id.hex()} was released more often than held"
         if object_id in self.watched:
@@ -259,13 +271,13 @@ class ObjectStore:
                 if inside is None:
                     continue
                 inside.holds -= 1
+                if inside.is_registered and inside.holds == inside.borrowed:
+                    inside.is_registered = False
+                    self.to_release.append(inner)
                 if inside.holds == 0:
                     if inner in self.watched:
                         self.watched.discard(inner)
                         self.freed_handles.append(inner)
-                    if inside.is_registered:
-                        inside.is_registered = False
-                        self.to_release.append(inner)
                     if inside.pins == 0:
                         stack.append(inside)
 
@@ -391,7 +403,8 @@ class ObjectStore:
             assert stored.holds > 0 or stored.pins > 0 or stored.id in self.cached, (
                 f"{stored.id.hex()} lives without a hold"
             )
-            assert stored.holds > 0 or not stored.is_registered
+            assert 0 <= stored.borrowed <= stored.holds
+            assert stored.is_registered == (stored.is_foreign and stored.holds > stored.borrowed)
             assert (stored.id in self.cached) <= (stored.holds == 0 and stored.pins == 0)
             assert stored.is_foreign == self.is_foreign(stored.id)
             assert stored.holds >= 0 and stored.pins >= 0

@@ -242,6 +242,12 @@ class PullManager:
         if pull.state is LOCATING and not pull.asked:
             self._fail(pull)
 
+    def learned(self, object_id: bytes, nodes: Sequence[bytes], now: float) -> None:
+        """These nodes have the object too, says somebody else, unasked."""
+        pull = self._pulls.get(object_id)
+        if pull is not None:
+            self._learn(pull, nodes, now)
+
     def fetch_done(
         self, object_id: bytes, ok: bool, bytes_: int, seconds: float, why: str, now: float
     ) -> None:

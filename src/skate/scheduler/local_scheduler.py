@@ -350,8 +350,11 @@ class LocalScheduler:
         queue.push(task, front=True)
         self.ready[queue] = None
 
-    def end_job(self, job_id: bytes) -> list[Task]:
-        """The job is over: forget its queues; what was in them. Its workers die by themselves."""
+    def end_job(self, job_id: bytes, *, keep_classes: bool = False) -> list[Task]:
+        """The job is over: forget its queues; what was in them. Its workers die by themselves.
+
+        ``keep_classes``: something of it lives on, and may submit tasks.
+        """
         tasks = [task for task in self.placing if task.template.job_id == job_id]
         for task in tasks:
             self.placing.remove(task)
@@ -359,7 +362,10 @@ class LocalScheduler:
             if queue.pool.job_id == job_id:
                 tasks += queue.clear()
                 self.ready.pop(queue, None)
-                del self.classes[key]
+                if not keep_classes:
+                    del self.classes[key]
+        if keep_classes:
+            return tasks
         for pool_key in [key for key in self.pools if key[0] == job_id]:
             del self.pools[pool_key]
         return tasks
