@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sim.story import short
 from skate.gcs.gcs_core import GcsCore
 from skate.node.node_core import NodeCore
 from skate.states import ActorState
@@ -23,8 +24,9 @@ def check_cluster_idle(simulator: Simulator) -> None:
 
 def _check_apart(core: NodeCore) -> None:
     for neighbour in core.neighbours.by_id.values():
-        assert not neighbour.tasks and not neighbour.calls
-        assert not neighbour.wanted and not neighbour.outbox
+        names = [short(i) for i in (*neighbour.tasks, *neighbour.calls)]
+        assert not names, f"{short(core.node_id)} has {names} at {short(neighbour.node_id)}"
+        assert not neighbour.outbox
         assert neighbour.holds_sent == neighbour.holds_registered
     for peer in core.peers:
         if peer.node_id:
@@ -53,6 +55,7 @@ def check_cluster_empty(simulator: Simulator) -> None:
     assert not core.tasks.counts(), "tasks in the table"
     for node in simulator.alive:
         for neighbour in node.core.neighbours.by_id.values():
-            assert not neighbour.templates and not neighbour.lines
+            left = [*neighbour.templates, *neighbour.lines]
+            assert not left, f"{node.name} knows {left} at {short(neighbour.node_id)}"
         for peer in node.core.peers:
-            assert not peer.templates
+            assert not peer.templates, f"{node.name} knows {peer.templates}"

@@ -19,7 +19,6 @@ from sim.process import DriverProcess, Fiber, Process, Program, WorkerProcess
 from sim.simulator import Simulator
 from sim.workload import ACTOR, CPU, NAMESPACE, PAGE, PLAIN, WIDE, Settings, sample
 from skate import messages as m
-from skate.ids import is_handle_id
 from skate.spec import CallTemplate, Strategy, demand_of
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -172,7 +171,8 @@ class ClusterSettings(Settings):
         process = fiber.process
         if spec.kind == "method" and isinstance(process, WorkerProcess) and self.keep_share:
             assert process.kept is not None
-            return sample(fiber.random, process.kept.refs, 2)
+            older = [object_id for object_id in process.kept.refs if fiber.is_older(object_id)]
+            return sample(fiber.random, older, 2)
         return super()._contents(fiber, spec)
 
     def _size(self, random: Random) -> int:
@@ -197,6 +197,10 @@ def run_cluster(seed: int, nodes: int, *, tell: bool = False) -> Simulator:
         drivers: list[DriverProcess] = []
 
         def start_driver(number: int) -> None:
+            assert simulator.gcs is not None
+            if simulator.gcs.joined < settings.first_nodes:  # else none could be bound to the rest
+                simulator.at(0.01, start_driver, number)
+                return
             node = random.choice(simulator.alive)
             drivers.append(DriverProcess(node, number))
 

@@ -49,6 +49,11 @@ class SimulatedGcs:
         self.core = GcsCore(random=simulator.random.random)
         self._links: dict[int, GcsLink] = {}
 
+    @property
+    def joined(self) -> int:
+        """How many nodes have ever joined."""
+        return len(self.core.membership.nodes)
+
     def connect(self, node: SimulatedNode) -> GcsLink:
         """A node's new connection."""
         link = GcsLink(self, node, len(self._links) + 1)
@@ -81,3 +86,6 @@ class SimulatedGcs:
             for message in batch:
                 self.simulator.tell(link.name(), "<- GCS", message)
             link.down.send(m.decode_from_gcs(m.encode(batch)))
+            if isinstance(batch[-1], m.Refused) and not link.is_over:  # and closed
+                link.is_over = True
+                self._send(self.core.peer_lost(number, self.simulator.now))

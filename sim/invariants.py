@@ -91,10 +91,17 @@ class Memory:
         if count > 1:
             self.maps[reader, offset] = (size, count - 1)
 
-    def lend(self, object_id: bytes, offset: int) -> None:
-        """It is being sent to another node."""
+    def lend(self, object_id: bytes, offset: int) -> list[bytes]:
+        """It is being sent to another node; the refs inside it."""
+        _, written, contains = self.extents[offset]
+        assert written == object_id, f"{self._name} lends {written.hex()} as {object_id.hex()}"
         _, count = self._lent.get(object_id, (offset, 0))
         self._lent[object_id] = (offset, count + 1)
+        return contains
+
+    def uploads(self, object_id: bytes) -> int:
+        """To how many it is being sent."""
+        return self._lent.get(object_id, (0, 0))[1]
 
     def take_back(self, object_id: bytes) -> None:
         """It has been sent."""
@@ -340,7 +347,8 @@ def check_empty(core: NodeCore) -> None:
     core.check()
     scheduler = core.scheduler
     peers = [peer for peer in core.peers if not peer.node_id]
-    assert not peers and not core.jobs and not core.templates and not core.functions
+    assert not peers and not core.jobs, f"{short(core.node_id)} has {core.jobs}"
+    assert not core.templates and not core.functions, list(core.functions)
     _check_nothing_stored(core)
     assert not scheduler.workers and not scheduler.pools and not scheduler.classes
     assert not scheduler.ready and not scheduler.placing

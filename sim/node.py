@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 from sim.invariants import Memory, check_turn
 from sim.wires import LastingWire
 from skate import messages as m
-from skate.config import EVENT_BATCH_S, HEARTBEAT_S, PROTOCOL_VERSION, PYTHON
+from skate.config import (
+    EVENT_BATCH_S,
+    HEARTBEAT_S,
+    PROTOCOL_VERSION,
+    PYTHON,
+    TRANSFER_SILENCE_S,
+    UPLOADS_PER_OBJECT,
+)
 from skate.node.node_core import NodeCore
 from skate.node.peer import Job, Peer
 from skate.objects.arena import Arena
@@ -26,9 +33,28 @@ if TYPE_CHECKING:
     from sim.simulator import Simulator
 
 
+REDIAL_S = 0.1  # of a transfer
+
+
 def node_id_of(number: int) -> bytes:
     """The NodeID of a simulated node: readable, and known before it is there."""
     return b"n" * 16 if number < 0 else b"n%03d-node-------" % number
+
+
+class Transfer:
+    """An object on its way from another node's arena."""
+
+    __slots__ = ("is_cancelled", "object_id", "offset", "since", "size", "source")
+
+    def __init__(
+        self, object_id: bytes, offset: int, size: int, source: SimulatedNode, since: float
+    ) -> None:
+        self.object_id = object_id
+        self.offset = offset
+        self.size = size
+        self.source = source
+        self.since = since
+        self.is_cancelled = False
 
 
 class SimulatedNode:
@@ -58,6 +84,8 @@ class SimulatedNode:
         self.turns = 0
         self._turn_due = False
         self._since_events = 0.0
+        self._transfers: dict[bytes, Transfer] = {}
+        self._pulls_are_armed = False
 
     def start(self) -> None:
         """Join the cluster, if there is one."""
@@ -196,6 +224,7 @@ class SimulatedNode:
                 neighbour.link.write(batch)
         self._forget_dead()
         self._write_gcs()
+        self._arm_pulls()
 
     def _forget_dead(self) -> None:
         for neighbour in self.core.neighbours.take_dead():
@@ -252,52 +281,85 @@ class SimulatedNode:
         """A thread copies an object from another node's arena into ours."""
         simulator = self.simulator
         simulator.tell(self.name, "fetches", object_id, "from", node_id)
-        self.memory.write(simulator, object_id, offset, size)
+        assert object_id not in self._transfers
         source = simulator.by_id[node_id]
-        simulator.at(simulator.delay(), self._borrow, object_id, offset, source)
+        transfer = Transfer(object_id, offset, size, source, simulator.now)
+        self._transfers[object_id] = transfer
+        self.memory.write(simulator, object_id, offset, size)
+        simulator.at(simulator.delay(), self._borrow, transfer)
 
-    def _borrow(self, object_id: bytes, offset: int, source: SimulatedNode) -> None:
+    def cancel_fetch(self, object_id: bytes) -> None:
+        """It is told to stop."""
+        if object_id in self._transfers:
+            self._transfers[object_id].is_cancelled = True
+
+    def _borrow(self, transfer: Transfer) -> None:
         simulator = self.simulator
+        source, object_id = transfer.source, transfer.object_id
         if self.dead:
             return
-        if source.dead or simulator.settings.is_cut(self, source):
-            simulator.at(simulator.delay(), self._fetched, object_id, offset, "unreachable")
-            return
-        stored = source.core.store.objects.get(object_id)
-        if stored is None or stored.state is not SEALED:
-            simulator.at(simulator.delay(), self._fetched, object_id, offset, "gone")
-            return
-        source.core.store.pin(object_id)
-        size, written, contains = source.memory.extents[stored.offset]
-        assert written == object_id, f"{source.name} lends {written.hex()} as {object_id.hex()}"
-        source.memory.lend(object_id, stored.offset)
-        seconds = simulator.delay() + size / simulator.settings.bytes_per_s
-        simulator.at(seconds, self._give_back, object_id, offset, source, contains)
+        is_cut = simulator.settings.is_cut(self, source)
+        if transfer.is_cancelled:
+            self._fetched(transfer, "cancelled")
+        elif source.dead:
+            self._fetched(transfer, "unreachable")
+        elif is_cut and simulator.now - transfer.since > TRANSFER_SILENCE_S:
+            simulator.ledger.cut_off(self, source)
+            self._fetched(transfer, "unreachable")
+        elif is_cut:
+            simulator.at(REDIAL_S, self._borrow, transfer)
+        else:
+            stored = source.core.store.objects.get(object_id)
+            if stored is None or stored.state is not SEALED:
+                self._fetched(transfer, "gone")
+            elif source.memory.uploads(object_id) >= UPLOADS_PER_OBJECT:
+                self._fetched(transfer, "busy")
+            else:
+                source.core.store.pin(object_id)
+                contains = source.memory.lend(object_id, stored.offset)
+                seconds = simulator.delay() + transfer.size / simulator.settings.bytes_per_s
+                simulator.at(seconds, self._give_back, transfer, contains)
 
-    def _give_back(
-        self, object_id: bytes, offset: int, source: SimulatedNode, contains: list[bytes]
-    ) -> None:
+    def _give_back(self, transfer: Transfer, contains: list[bytes]) -> None:
         simulator = self.simulator
-        is_lost = source.dead or simulator.settings.is_cut(self, source)
+        source, object_id = transfer.source, transfer.object_id
         if not source.dead:
             source.memory.take_back(object_id)
             source.core.store.unpin(object_id)
             source.turn_soon()
-        if not self.dead:
-            if not is_lost:
-                self.memory.extents[offset] = (self.memory.extents[offset][0], object_id, contains)
-            self._fetched(object_id, offset, "unreachable" if is_lost else "ok")
-
-    def _fetched(self, object_id: bytes, offset: int, outcome: str) -> None:
-        simulator = self.simulator
         if self.dead:
             return
-        simulator.tell(self.name, "has fetched", object_id, outcome)
-        size = self.memory.extents[offset][0]
-        self.memory.written(object_id)
+        if source.dead:
+            self._fetched(transfer, "unreachable")
+        elif simulator.settings.is_cut(self, source) or transfer.is_cancelled:
+            transfer.since = simulator.now  # broken off
+            self._borrow(transfer)
+        else:
+            self.memory.contain(object_id, contains)
+            self._fetched(transfer, "ok")
+
+    def _fetched(self, transfer: Transfer, why: str) -> None:
+        simulator = self.simulator
+        simulator.tell(self.name, "has fetched", transfer.object_id, why)
+        del self._transfers[transfer.object_id]
+        self.memory.written(transfer.object_id)
         self.core.now = simulator.now
-        self.core.pulls.fetched(object_id, outcome, size, 0.001)
+        seconds = simulator.now - transfer.since
+        self.core.pulls.fetched(transfer.object_id, why, transfer.size, seconds)
         self.turn_soon()
+
+    def _arm_pulls(self) -> None:
+        due = self.core.pulls.deadline()
+        if due is not None and not self._pulls_are_armed:
+            self._pulls_are_armed = True
+            self.simulator.at(max(0.001, due - self.simulator.now), self._retry_pulls)
+
+    def _retry_pulls(self) -> None:
+        self._pulls_are_armed = False
+        if not self.dead:
+            self.core.now = self.simulator.now
+            self.core.pulls.retry()
+            self._turn()
 
     # ------------------------------------------------------------------ the end
 
@@ -360,6 +422,16 @@ class SimulatedShell:
 
     def cancel_fetch(self, object_id: bytes) -> None:
         """It comes to its end by itself."""
+
+    def flush_logs(self, peer: Peer, message: m.FlushLogs) -> None:
+        """Nothing was printed."""
+
+    def logs_flushed(self, peer: Peer, message: m.LogsFlushed) -> None:
+        """Nothing was printed."""
+
+    def cancel_fetch(self, object_id: bytes) -> None:
+        """Stop that."""
+        self._node.cancel_fetch(object_id)
 
     def flush_logs(self, peer: Peer, message: m.FlushLogs) -> None:
         """Nothing was printed."""

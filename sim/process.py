@@ -27,7 +27,7 @@ from skate.config import (
     PYTHON,
 )
 from skate.errors import ErrorRecord, decode_error, encode_error
-from skate.ids import TaskIdCounter, handle_id, is_handle_id, return_id
+from skate.ids import HANDLE_INDEX, TaskIdCounter, handle_id, is_handle_id, return_id
 from skate.node.peer import Peer
 from skate.objects.reference_counter import ReferenceCounter
 from skate.scheduler.local_scheduler import Worker
@@ -104,6 +104,7 @@ class Fiber:
         actor_id = actor_id or process.ids.next_task()
         process.counter.born_here(handle_id(actor_id))
         process.simulator.in_order[actor_id] = options.in_order
+        process.simulator.was_born(actor_id)
         self.handles.append(actor_id)
         process.post(
             m.CreateActor(
@@ -143,6 +144,7 @@ class Fiber:
         return refs
 
     def _promise(self, task_id: bytes, spec: CallTemplate) -> list[bytes]:
+        self.process.simulator.was_born(task_id)
         refs = [return_id(task_id, index) for index in range(spec.num_returns)]
         for object_id in refs:
             self.process.counter.born_here(object_id)
@@ -154,6 +156,7 @@ class Fiber:
         """Put a small value."""
         process = self.process
         object_id = process.ids.next_put()
+        process.simulator.was_born(object_id)
         data = payload(object_id, contains)
         process.counter.born_here(object_id)
         process.values[object_id] = m.Ready(object_id, data)
@@ -165,6 +168,7 @@ class Fiber:
         """Put a value into the arena; its ref."""
         process = self.process
         object_id = process.ids.next_put()
+        process.simulator.was_born(object_id)
         offset = yield from self.write_extent(object_id, size)
         process.counter.born_here(object_id)
         process.values[object_id] = m.Ready(object_id, b"", offset, size)
@@ -240,12 +244,20 @@ class Fiber:
         return ""
 
     def know(self, object_id: bytes) -> None:
-        """A ref comes out of a pickle."""
+        """A ref comes out of a pickle. One that is younger than this program is not looked at: it
+        might lead back to it."""
+        if not self.is_older(object_id):
+            return
         self.process.born(object_id)
         if is_handle_id(object_id):
             self.handles.append(object_id[:16])
         else:
             self.refs.append(object_id)
+
+    def is_older(self, object_id: bytes) -> bool:
+        """Whether it was created before this program was."""
+        births = self.process.simulator.births
+        return self.run is None or births[_born_as(object_id)] < births[self.run.task_id]
 
     def drop(self, position: int) -> None:
         """Forget one ref."""
@@ -780,6 +792,12 @@ class WorkerProcess(Process):
             simulator = self.simulator
             delay = simulator.random.random() ** 3 * 0.02
             simulator.at(delay, self.node.worker_exited, self.worker, status)
+
+
+def _born_as(object_id: bytes) -> bytes:
+    # A return with its task, an actor's handle with the actor, a put by itself.
+    is_put = object_id[16:] > HANDLE_INDEX
+    return object_id if is_put else object_id[:16]
 
 
 def payload(object_id: bytes, contains: list[bytes]) -> bytes:

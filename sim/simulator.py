@@ -60,6 +60,7 @@ class Simulator:
         self.processes: dict[Peer, Process] = {}  # of all nodes, the dead ones too
         self.wires: list[LastingWire] = []
         self.in_order: dict[bytes, bool] = {}  # of each actor
+        self.births: dict[bytes, int] = {}  # of tasks, actors and puts: which came first
         self.events = 0
         self._heap: list[tuple[float, int, Timer]] = []
         self._count = 0
@@ -75,6 +76,10 @@ class Simulator:
         self.by_id[node.core.node_id] = node
         node.start()
         return node
+
+    def was_born(self, any_id: bytes) -> None:
+        """A task, an actor or a put has its id."""
+        self.births[any_id] = len(self.births)
 
     @property
     def alive(self) -> list[SimulatedNode]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,7 +50,10 @@ def write_program(folder: Path, text: str, name: str = "program.py") -> str:
 def test_help_lists_every_command(tmp_path: Path) -> None:
     finished = skate("--help", folder=tmp_path)
     assert finished.returncode == 0
-    for command in ("run", "demo", "microbenchmark", "status", "version"):
+    commands = (
+        "run", "demo", "microbenchmark", "start", "status", "stop", "symmetric-run", "version"
+    )  # fmt: skip
+    for command in commands:
         assert f"\n  {command} " in finished.stdout
 
 
@@ -57,6 +61,36 @@ def test_an_unknown_command_is_a_usage_error(tmp_path: Path) -> None:
     finished = skate("swim", folder=tmp_path)
     assert finished.returncode == 2
     assert "No such command 'swim'" in finished.stderr
+
+
+@pytest.mark.parametrize("command", ["start", "stop", "status", "symmetric-run"])
+def test_help_of_a_command_costs_no_daemon_s_imports(command: str, tmp_path: Path) -> None:
+    finished = skate(command, "--help", folder=tmp_path, PYTHONPROFILEIMPORTTIME="1")
+    assert finished.returncode == 0
+    assert finished.stdout.startswith(f"Usage: skate {command} ")
+    assert not re.search(r"\b(asyncio|uvloop|msgspec|rich)\b", finished.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("start",), "--head or --address"),
+        (("start", "--address", "nowhere"), "HOST:PORT"),
+        (("start", "--head", "--port", "-1"), "--port"),
+        (("stop", "--grace-period", "-1"), "--grace-period"),
+        (("symmetric-run", "--", "true"), "--address"),
+        (("symmetric-run", "--address", "a:1"), "COMMAND"),
+        (("symmetric-run", "--address", "a:1", "--min-nodes", "0", "--", "true"), "--min-nodes"),
+        (("symmetric-run", "--address", "a:1", "--labels", "x", "--", "true"), "--labels"),
+    ],
+)
+def test_a_command_line_that_cannot_be_is_a_usage_error(
+    arguments: tuple[str, ...], says: str, tmp_path: Path
+) -> None:
+    finished = skate(*arguments, folder=tmp_path, SKATE_TEMP_DIR=str(tmp_path))
+    assert finished.returncode == 2
+    assert says in finished.stderr and "Traceback" not in finished.stderr
+    assert list(tmp_path.glob("session_*")) == []
 
 
 def test_version_names_skate_and_python(tmp_path: Path) -> None:

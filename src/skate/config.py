@@ -78,7 +78,7 @@ UNKNOWN_TASK_S = 0.1  # a task of unknown run time: it is offered after SPILL_WA
 UNKNOWN_BYTES_PER_S = 100 << 20  # to a node that has received nothing yet: a network of 1 Gbit/s
 MOVE_GAIN_S = 0.02  # a task moves only to be earlier by this and
 MOVE_GAIN_SHARE = 0.1  # by this share of its wait: both figures are up to a heartbeat old
-PLACED_UNSEEN_S = 2.0  # a task placed and not heard of by then got lost on its way
+PLACED_UNSEEN_S = 0.5  # a task placed and not heard of by then does not come, or got lost
 
 # -- moving objects between nodes ----------------------------------------------------------------
 UPLOADS_PER_OBJECT = 2  # by one node at a time: who is told "busy" soon finds another copy

@@ -149,7 +149,7 @@ OBJECT_MOVES: dict[ObjectState, tuple[ObjectState, ...]] = {
         ObjectState.FREED,
     ),
     ObjectState.INLINE: (ObjectState.FREED,),
-    ObjectState.SEALED: (ObjectState.REMOTE, ObjectState.FREED),
+    ObjectState.SEALED: (ObjectState.FREED,),
     ObjectState.FREED: (),
 }
 

@@ -50,17 +50,23 @@ _NOT_FOR_DAEMONS = frozenset({"PYTHONPATH", "SKATE_TOKEN"})
 
 
 class NodeHost(Protocol):
-    """A node on this machine, as the session of a driver that is connected to it sees it."""
+    """A node, as the session of a driver that is connected to it sees it."""
 
     path: Path  # the session's folder
     node_socket: str
     description: Description  # what session.json says
+
+    def connect(self) -> socket.socket:
+        """A connection for the driver. OSError if nobody listens."""
 
     def check_started(self, deadline: float) -> None:
         """Raise what keeps the node from answering, if something does, or the deadline is over."""
 
     def await_death(self) -> None:
         """The connection has broken: let become known why."""
+
+    def node_ends(self) -> None:
+        """The node has told that it ends."""
 
     def obituary(self, said: str) -> str:
         """What has died, and how. ``said`` is what the node told at its end."""
@@ -88,6 +94,7 @@ class NodeSettings:
     tls_cert: str = ""
     tls_key: str = ""
     tls_ca: str = ""
+    driver_kept_s: float = config.DRIVER_KEPT_S
 
 
 class Daemons:
@@ -171,6 +178,7 @@ class Daemons:
             tls_cert=settings.tls_cert,
             tls_key=settings.tls_key,
             tls_ca=settings.tls_ca,
+            driver_kept_s=settings.driver_kept_s,
         )
 
     def _lifeline(self, stack: contextlib.ExitStack) -> int:
@@ -199,6 +207,10 @@ class Daemons:
         finally:
             os.close(out)
             os.close(err)
+
+    def connect(self) -> socket.socket:
+        """A connection for the driver. OSError if nobody listens."""
+        return unix_socket.connect(self.node_socket)
 
     def check_started(self, deadline: float) -> None:
         """While they start: SystemFailureError, with its log, if one has died or takes too long."""
@@ -229,6 +241,9 @@ class Daemons:
         return self._folder.logs / f"{role}.err"
 
     # ------------------------------------------------------------------ the end
+
+    def node_ends(self) -> None:
+        """Nothing: its exit status tells."""
 
     def obituary(self, said: str) -> str:
         """What has died, how, and where its log is. ``said`` is what the node told at its end."""
@@ -309,6 +324,10 @@ class JoinedNode:
         self.description = session.description
         self.node_socket = session.description.node_socket
 
+    def connect(self) -> socket.socket:
+        """A connection for the driver. OSError if nobody listens."""
+        return unix_socket.connect(self.node_socket)
+
     def check_started(self, deadline: float) -> None:
         """SystemFailureError if it has not answered by the deadline."""
         if time.monotonic() > deadline:
@@ -319,6 +338,9 @@ class JoinedNode:
 
     def await_death(self) -> None:
         """Nothing: its exit status is for whoever started it."""
+
+    def node_ends(self) -> None:
+        """Nothing."""
 
     def obituary(self, said: str) -> str:
         """What has become of it, as far as a stranger can tell."""

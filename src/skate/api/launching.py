@@ -77,6 +77,7 @@ class NodeRequest:
     tls_cert: str | None = None
     tls_key: str | None = None
     tls_ca: str | None = None
+    driver_kept_s: float = config.DRIVER_KEPT_S  # a remote driver may be cut off for so long
     wait_s: float = 0.0  # for a head that does not listen yet
 
 
@@ -111,6 +112,7 @@ def launch(
                 _absolute(request.tls_cert),
                 _absolute(request.tls_key),
                 _absolute(request.tls_ca),
+                request.driver_kept_s,
             )
             daemons.start(settings, listener)
         if wait:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from skate import config
 from skate import messages as m
@@ -30,7 +30,6 @@ from skate.api.session_folder import (
     sessions_root,
 )
 from skate.errors import GetTimeoutError, LocalNodeDiedError, RuntimeClosedError, SystemFailureError
-from skate.net import unix_socket
 from skate.spec import JobConfig
 from skate.worker import runtime as runtime_module
 from skate.worker.connection import Connection
@@ -127,7 +126,7 @@ class Session:
 
     def _connect(self) -> Connection:
         try:
-            return Connection(unix_socket.connect(self.host.node_socket))
+            return Connection(self.host.connect())
         except OSError:  # nobody listens: the node has died already
             self.host.await_death()
             self.host.check_started(time.monotonic() + config.START_TIMEOUT_S)
@@ -181,6 +180,7 @@ class Session:
 
     def _on_session_ends(self, message: m.SessionEnds) -> None:
         self.end_reason = message.reason
+        self.host.node_ends()
 
     def _on_lost(self, reason: str) -> None:
         # Called by whichever thread reads, under the reader's lock: the work is another thread's.
@@ -271,8 +271,10 @@ def init(
     """Connect to a cluster, or start skate on this machine and connect to that.
 
     ``address``: "HOST:PORT" of a cluster that this machine has a node of; "auto" for the one that
-    `skate start` runs here; "local" for a session of this program's own. By default SKATE_ADDRESS
-    or RAY_ADDRESS says it, or what runs here is joined, or else a session is started.
+    `skate start` runs here; "local" for a session of this program's own; "skate://HOST:PORT" (or
+    "ray://...") of a node of a cluster that this machine is no part of (api/remote_node.py). By
+    default SKATE_ADDRESS or RAY_ADDRESS says it, or what runs here is joined, or else a session is
+    started.
 
     Of a session of its own: ``num_cpus``, ``num_gpus``: what tasks may use (default: what the
     machine has; fractions are fine). ``resources``: custom ones, name to amount. ``labels`` of the
@@ -293,23 +295,23 @@ def init(
         _check_others(local_mode, others)
         _check_strings(resources, labels, namespace)
         wanted = joining.wanted(address)
-        if wanted.is_remote:
-            _connect_remote(wanted.address)
-        found = joining.find(wanted)
+        of_a_node = {
+            "num_cpus": num_cpus,
+            "num_gpus": num_gpus,
+            "resources": resources,
+            "labels": labels,
+            "object_store_memory": object_store_memory,
+            "_system_config": others.get("_system_config"),
+            "_node_name": others.get("_node_name"),
+        }
+        found = None if wanted.is_remote else joining.find(wanted)
         if found is not None:
-            joining.refuse_settings(
-                found,
-                num_cpus=num_cpus,
-                num_gpus=num_gpus,
-                resources=resources,
-                labels=labels,
-                object_store_memory=object_store_memory,
-                _system_config=others.get("_system_config"),
-                _node_name=others.get("_node_name"),
-            )
+            joining.refuse_settings(found, **of_a_node)
         _forget_ended()
         job = _job_config(namespace, log_to_driver)
-        if found is not None:
+        if wanted.is_remote:
+            _session = Session(job, _connect_remote(wanted, of_a_node))
+        elif found is not None:
             _session = Session(job, JoinedNode(found))
         else:
             store = machine.store_bytes(object_store_memory)
@@ -341,12 +343,12 @@ def _start_daemons(settings: NodeSettings) -> Daemons:
     return daemons
 
 
-def _connect_remote(address: str) -> NoReturn:
-    """A session with a node on another machine: skate://HOST:PORT."""
-    raise NotImplementedError(
-        f"connecting to {address} from a machine that is no part of the cluster is not supported "
-        "yet: run `skate start --address HOST:PORT` on this machine, and init() joins the cluster"
-    )
+def _connect_remote(wanted: joining.Wanted, of_a_node: dict[str, Any]) -> NodeHost:
+    """A node on another machine: skate://HOST:PORT."""
+    from skate.api import remote_node  # only now: most programs never need what comes with it
+
+    remote_node.refuse_settings(**of_a_node)
+    return remote_node.RemoteNode(wanted.address, wanted.source)
 
 
 def _check_others(local_mode: bool, others: dict[str, Any]) -> None:
@@ -391,7 +393,7 @@ def _job_config(namespace: str | None, log_to_driver: bool | None) -> JobConfig:
         path.insert(0, folder)
     return JobConfig(
         namespace=namespace or os.urandom(16).hex(),
-        environ=dict(os.environb),
+        environ={name: value for name, value in os.environb.items() if name != b"SKATE_TOKEN"},
         sys_path=[os.fsencode(part) for part in path],
         working_dir=os.fsencode(folder),
         entrypoint=_printable(sys.argv[0]) if sys.argv else "",

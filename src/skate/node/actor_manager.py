@@ -439,6 +439,7 @@ class ActorManager:
         )
         left = actor.options.max_restarts - actor.restarts
         if actor.options.max_restarts < 0 or left > 0:
+            actor.creation.is_bound = True  # its callers send their calls here
             self._restart(actor, cause)
         else:
             self.die(actor, cause)
@@ -557,34 +558,40 @@ class ActorManager:
             and job_of(actor.id) == job_id
         ]
 
-    def end_job(self, job: Job, stay: list[Actor]) -> list[Task]:
+    def end_job(self, job: Job, stay: list[Actor]) -> tuple[list[Task], list[Task]]:
         """The job is over: forget its actors (the core kills their processes) and its calls.
 
-        Returns the constructions and calls that will not run.
+        Returns the constructions and calls that will not run, and the calls of other jobs, which
+        have to fail.
         """
         tasks: list[Task] = []
+        calls: list[Task] = []
         for actor in list(self.router.actors.values()):
             if job_of(actor.id) != job.id or actor in stay:
                 tasks += self.router.take_job(actor, job.id)
                 if not actor.has_handles:
                     self.end_if_drained(actor)
                 continue
+            in_flight, waiting = self.router.take_all(actor)
+            calls += [*in_flight, *waiting, *self.router.take_early(actor)]
+            actor.cause = actor.cause or self._cause(actor, "its job has ended")
+            actor.fetching = None
+            if actor.host is not None:
+                for call in in_flight:
+                    actor.host.calls.pop(call.id, None)
             if actor.is_proxy:
-                in_flight, waiting = self.router.take_all(actor)
-                tasks += [*in_flight, *waiting, *self.router.take_early(actor)]
-                self.core.remote_actors.forget(actor)
+                actor.state = DEAD
+                calls += self.core.remote_actors.forget(actor)
                 continue
             if actor.state is not DEAD:
-                actor.cause = self._cause(actor, "its job has ended")
                 actor.move(DEAD)
                 self.report(actor)
-            in_flight, waiting = self.router.take_all(actor)
-            tasks += [*in_flight, *waiting, *self.router.take_early(actor)]
             self.core.drop_arguments(actor.creation)
             tasks.append(actor.creation)
             actor.worker = None
             self.router.actors.pop(actor.id, None)
-        return tasks
+        tasks += [call for call in calls if call.template.job_id == job.id]
+        return tasks, [call for call in calls if call.template.job_id != job.id]
 
     # ------------------------------------------------------------------ views
 

@@ -163,15 +163,12 @@ class Borrowing:
         if home is None:
             self._core.pulls.find_orphan(stored)
             return
-        home.wanted.add(stored.id)
         self._core.neighbours.send(home, m.Want([stored.id]))
 
     def _on_ready(self, home: Neighbour, message: m.Ready) -> None:
-        home.wanted.discard(message.object_id)
         self.value_known(message.object_id, message.data, 0, ())
 
     def _on_located(self, home: Neighbour, message: m.Located) -> None:
-        home.wanted.discard(message.object_id)
         self.value_known(message.object_id, b"", message.size, message.nodes)
 
     def value_known(

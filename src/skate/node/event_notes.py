@@ -85,6 +85,6 @@ class EventNotes:
             self._core.gcs.append(message)
         store = self._core.store
         if store.dropped:
-            dropped, store.dropped = store.dropped, []
-            self._core.gcs.append(m.ObjectsChanged([], dropped))
+            dropped, store.dropped = store.dropped, {}
+            self._core.gcs.append(m.ObjectsChanged([], list(dropped)))
         self._core.task_report.flush()

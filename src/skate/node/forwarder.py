@@ -116,11 +116,11 @@ class Forwarder:
         missing = 0
         for object_id in task.dependencies or ():
             stored = core.store.objects[object_id]
+            if stored.is_error:  # it was lost while a node was being chosen
+                core.fail_task(task, stored.data, dependant=True)
+                return
             if stored.state is not INLINE and stored.state is not SEALED:
                 missing += 1
-                if stored.waiters is None:
-                    stored.waiters = []
-                stored.waiters.append(task)
         if not missing:
             core.scheduler.enqueue(task, core.now)
             return
@@ -129,8 +129,15 @@ class Forwarder:
         task.is_here = True
         for object_id in task.dependencies or ():
             stored = core.store.objects[object_id]
+            if stored.state is INLINE or stored.state is SEALED:
+                continue
+            if stored.waiters is None:
+                stored.waiters = []
+            stored.waiters.append(task)
             if stored.state is REMOTE:
                 core.pulls.want(stored)
+            elif stored.is_foreign:
+                core.borrowing.ask_home(stored)
 
     def _offer(self, task: Task) -> None:
         if task.state is not TASK_OFFERED:  # it is, if its node was lost
@@ -235,6 +242,9 @@ class Forwarder:
         if not core.neighbours.alive:
             return
         for queue in list(core.scheduler.ready):
+            if core.scheduler.missing(queue.demand):
+                self._offer_all(queue)
+                continue
             due, pause = self._due.get(queue, (0.0, SPILL_WAIT_S))
             if queue.count and core.now >= due and self._wait_s(queue) > SPILL_WAIT_S:
                 self._due[queue] = (core.now + pause, min(2 * pause, SPILL_RETRY_MAX_S))
@@ -242,6 +252,18 @@ class Forwarder:
         for task in [t for t in core.scheduler.placing if self._may_leave(t)]:
             core.scheduler.placing.remove(task)
             self._offer(task)
+
+    def _offer_all(self, queue: SchedulingClass) -> None:
+        # They were queued while this node was alone, or had more than it has now.
+        for task in queue.clear():
+            if task.is_bound:
+                queue.push(task)
+            elif task.owner.node_id:
+                self._core.guests.give_back(task, "this node does not have the resources", b"")
+            else:
+                self._offer(task)
+        if not queue.count:
+            self._core.scheduler.ready.pop(queue, None)
 
     def _offer_again(self) -> None:
         # What waits in the GCS and may not go to a node that could not be reached then: now it may.
@@ -259,9 +281,10 @@ class Forwarder:
         self._core.gcs.append(m.Offer(number, (), 0, 0, 0.0))
 
     def _may_leave(self, task: Task) -> bool:
+        strategy = task.template.spec.strategy
         return (
             not task.is_bound
-            and task.template.is_plain
+            and (strategy is None or not strategy.fail_if_busy)
             and task.owner.role != "node"
             and self._core.now - task.ready_at > SPILL_WAIT_S
         )

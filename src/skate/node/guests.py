@@ -5,7 +5,8 @@ templates and functions, forwards tasks, and gets back what they return. It hold
 any process that submits: what is large, or contains refs, is kept here until it lets go.
 
 When that peer is lost its home is dead, or has given this node up and runs its tasks elsewhere:
-those that have not begun are dropped, and nobody is told of the others.
+those that have not begun are dropped, and nobody is told of the others (*orphans*). If one of these
+comes back as a new attempt, its process is killed, and the new attempt waits until it is gone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from skate.node.peer import Job, Peer
 from skate.node.validity import check_call
 from skate.objects.object_store import INLINE, PENDING, SEALED, StoredObject
 from skate.scheduler.local_scheduler import Task
-from skate.states import TASK_FAILED, TASK_MOVES, TASK_PULLING, TASK_READY, advance
+from skate.states import (
+    TASK_FAILED,
+    TASK_MOVES,
+    TASK_PULLING,
+    TASK_READY,
+    TASK_WAITING,
+    advance,
+)
 
 if TYPE_CHECKING:
     from skate.node.node_core import NodeCore
@@ -30,12 +38,16 @@ class Guests:
     def __init__(self, core: NodeCore) -> None:
         self._core = core
         self.received = 0  # tasks forwarded here, ever: the global scheduler compares
+        self._orphans: dict[bytes, Task] = {}  # at workers
+        self._behind: dict[bytes, Task] = {}  # new attempts, behind orphans
 
     def on_introduce(self, peer: Peer, message: m.Introduce) -> None:
         """A job of another node: its workers are configured as its driver was."""
         core = self._core
         if message.is_over:  # what is left of it are detached actors, and what they submit
             core.job_desk.ended.pop(message.job_id, None)
+        elif message.driver_node in core.neighbours.dead:
+            core.job_desk.on_over(m.JobOver(message.job_id))
         if message.job_id not in core.jobs and message.job_id not in core.job_desk.ended:
             core.jobs[message.job_id] = Job(
                 message.job_id, message.job, None, message.driver_node, message.driver_pid
@@ -65,9 +77,14 @@ class Guests:
         task.retries_left = message.retries_left
         task.is_bound = message.is_bound
         self.adopt_returns(peer, task)
-        self.borrow_inputs(task, message.inputs)
-        if core.scheduler.missing(template.spec.demand):
+        failed = self.borrow_inputs(task, message.inputs)
+        if failed:
+            core.fail_task(task, failed, dependant=True)
+        elif core.scheduler.missing(template.spec.demand):
             self.give_back(task, "this node does not have the resources (any more)", b"")
+        elif task.id in self._orphans:
+            self._behind[task.id] = task
+            core.shell.kill_worker(self._orphans[task.id].worker)
         else:
             core.forwarder.take(task)
 
@@ -79,22 +96,31 @@ class Guests:
                 self._core.store.adopt(object_id, peer)
                 peer.held.add(object_id)
 
-    def borrow_inputs(self, task: Task, inputs: list[m.Input] | None) -> None:
-        """Hold the dependencies, and take down their values or where they lie."""
+    def borrow_inputs(self, task: Task, inputs: list[m.Input] | None) -> bytes:
+        """Hold the dependencies, and take down their values or where they lie.
+
+        The error that one of them is, if any: its home is here, and has freed it after it had lost
+        sight of the other node.
+        """
         core = self._core
+        failed = b""
         for object_id, given in zip(task.dependencies or (), inputs or (), strict=True):
             stored = core.store.borrow(object_id)
-            if stored.is_foreign and stored.owner is None:
+            if stored.is_foreign and stored.owner is None and (given.data or given.size):
                 core.borrowing.value_known(object_id, given.data, given.size, given.nodes or ())
             # Else it is made here, or its home is here: what the other node knows comes from here,
             # or will be told by who has made it.
+            elif not stored.is_foreign and stored.holds == 1 and stored.state is PENDING:
+                payload = core.desk.lost_payload(object_id)
+                core.store.fulfil_inline(stored, payload, None)
+            if stored.is_error:
+                failed = stored.data
+        return failed
 
     def completed(self, task: Task, results: list[m.Result], failed: bool) -> None:
         """A task or call of another home has ended here: tell it, and keep what it has to fetch."""
         core = self._core
         home = task.owner
-        if not home.alive:
-            return
         told = []
         done: list[bytes] = []
         for index, result in enumerate(results):
@@ -137,10 +163,49 @@ class Guests:
                     left.append(stored)
         return left
 
+    def is_orphan(self, task: Task) -> bool:
+        """Whether nobody wants to know what becomes of the task."""
+        return bool(task.owner.node_id) and not task.owner.alive
+
+    def orphan_ended(self, task: Task) -> None:
+        """It has run, or its worker is dead, or will not run it: it is over."""
+        core = self._core
+        core.desk.abandon_results(task)
+        task.state = TASK_FAILED
+        core.drop_arguments(task)
+        self._orphans.pop(task.id, None)
+        behind = self._behind.pop(task.id, None)
+        if behind is not None and behind.state is TASK_WAITING:
+            core.forwarder.take(behind)
+
+    def drop_orphans(self, task_ids: list[bytes]) -> None:
+        """A worker has handed these back: nobody wants the orphans among them to be run."""
+        for task_id in task_ids:
+            task = self._orphans.get(task_id)
+            if task is not None and task.state is TASK_READY:
+                queue = task.template.queue
+                queue.take_out(task)
+                if not queue.count:
+                    self._core.scheduler.ready.pop(queue, None)
+                self.orphan_ended(task)
+
+    def end_job(self, job_id: bytes) -> list[Task]:
+        """The job is over: what waits behind orphans will not run."""
+        tasks = [task for task in self._behind.values() if task.template.job_id == job_id]
+        for task in tasks:
+            del self._behind[task.id]
+        return tasks
+
     def home_lost(self, peer: Peer) -> None:
         """Nobody waits for its tasks: drop those that have not begun."""
         core = self._core
-        dropped: list[Task] = []
+        dropped = [task for task in self._behind.values() if task.owner is peer]
+        for task in dropped:
+            del self._behind[task.id]
+        for worker in core.scheduler.workers.values():
+            for task in worker.tasks.values():
+                if task.owner is peer:
+                    self._orphans[task.id] = task
         for queue in list(core.scheduler.ready):
             for task in [t for t in queue if t.owner is peer]:
                 queue.take_out(task)
@@ -152,6 +217,11 @@ class Guests:
                 if task.owner is peer and task.state is TASK_PULLING and task not in dropped:
                     dropped.append(task)
         for task in dropped:
-            if task.state is TASK_READY or task.state is TASK_PULLING:
+            if task.state in (TASK_WAITING, TASK_READY, TASK_PULLING):
                 task.state = advance(TASK_MOVES, task.state, TASK_FAILED)
                 core.drop_arguments(task)
+        for stored in list(core.store.objects.values()):
+            if stored.owner is peer:
+                stored.owner = None  # if it is made, then elsewhere
+                if stored.state is PENDING and (stored.waiters or stored.subscribers):
+                    core.borrowing.ask_home(stored)

@@ -36,12 +36,16 @@ class JobDesk:
         job.is_over = True
         self._end_workers(job.id, {id(actor.worker) for actor in stay})
         tasks = core.scheduler.end_job(job.id, keep_classes=bool(stay))
-        tasks += core.actors.end_job(job, stay)
+        own, calls = core.actors.end_job(job, stay)
+        tasks += own
         tasks += core.forwarder.end_job(job.id)
         tasks += core.remote_actors.end_job(job.id)
+        tasks += core.guests.end_job(job.id)
         for stored in core.store.objects.values():
             tasks += [t for t in stored.waiters or () if t.template.job_id == job.id]
         core.drop_tasks(tasks)
+        for call in calls:
+            core.fail_task(call, call.actor.cause)
         core.store.end_job(job.id)
         core.neighbours.forget_job(job.id)
         driver, job.driver = job.driver, None
@@ -101,6 +105,12 @@ class JobDesk:
             self._note_end(message.job_id)
         elif job.driver is None:
             self.end(job)
+
+    def node_died(self, node_id: bytes) -> None:
+        """So its drivers did. The GCS says so as well, if it has ever heard of them."""
+        for job in list(self._core.jobs.values()):
+            if job.driver is None and job.driver_node == node_id:
+                self.end(job)
 
     # ------------------------------------------------------------------ what drivers are told
 

@@ -26,6 +26,7 @@ from skate.net.handshake import Identity, LineHello, LineOk
 from skate.net.lasting import LastingLine, LineBroken
 from skate.net.tls import Tls
 from skate.node.doorman import Admission, Doorman, Routes
+from skate.node.far_values import FarValues
 from skate.node.neighbours import Neighbour
 from skate.node.peer import Peer
 
@@ -205,6 +206,7 @@ class IncomingLine:
         self._kept_s = kept_s
         self.connection: _Accepted | None = None
         self._expiry: asyncio.TimerHandle | None = None
+        self.values = FarValues(lines.shell, peer) if peer.is_remote else None
 
     def resumed(self, received: int) -> Callable[[], _Accepted]:
         """A connection is about to be made; LineBroken if the line cannot go on over it."""
@@ -224,11 +226,40 @@ class IncomingLine:
 
     def write_out(self, batch: list[Any]) -> None:
         """Send a batch, now or on the next connection."""
+        if self.values is not None:
+            batch = self.values.take(batch)
         out = self.line.outgoing(batch)
         if self.connection is not None:
             self.connection.write(out)
+            self.go_on()
         elif self.line.is_full:
             self.end("it was away for too much to be kept")
+
+    def go_on(self) -> None:
+        """Send pieces of large values, as far as the driver reads them."""
+        if self.values is None:
+            return
+        line = self.line
+        while (
+            self.connection is not None
+            and self.peer.alive
+            and not self.peer.paused
+            and line.kept_bytes < config.DRIVER_UNSEEN_BYTES
+            and (piece := self.values.next()) is not None
+        ):
+            self.connection.write(line.outgoing([piece]))
+
+    def ping(self) -> None:
+        """A sign of life; a driver that hears nothing for long connects anew."""
+        if self.connection is not None:
+            self.connection.write([frame([self.line.tell()])])
+
+    def handle(self, message: Any) -> None:
+        """One message of the other side. An exception means that the line has to end."""
+        if type(message) is m.PutChunk and self.values is not None:
+            self.values.write(message)
+        else:
+            self._lines.shell.core.handle(self.peer, message)
 
     def on_lost(self, connection: _Accepted) -> None:
         """Keep everything for a while: it may come back."""
@@ -272,8 +303,12 @@ class _Accepted(asyncio.Protocol):
         self._transport = transport
         transport.set_write_buffer_limits(high=config.WRITE_BACKLOG_BYTES)
         _tell_ends_soon(transport)
+        peer = self._line.peer
+        peer.paused = False  # the connection before may have ended while it was
         if self._first:
             transport.writelines(self._first)
+        if peer.is_remote and not peer.paused:
+            self._line._lines.shell.loop.call_soon(self.resume_writing)
 
     def write(self, out: list[bytes]) -> None:
         """Frames of the line."""
@@ -296,8 +331,11 @@ class _Accepted(asyncio.Protocol):
         self._line.peer.paused = not self._line.peer.node_id
 
     def resume_writing(self) -> None:
-        shell = self._line._lines.shell
-        shell.turn(lambda: shell.core.desk.resume(self._line.peer))
+        line = self._line
+        shell = line._lines.shell
+        if line.connection is self and line.peer.alive:
+            shell.turn(lambda: shell.core.desk.resume(line.peer))
+            line.go_on()
 
     def data_received(self, data: bytes) -> None:
         if self._is_cut:
@@ -307,10 +345,9 @@ class _Accepted(asyncio.Protocol):
         peer = line.peer
 
         def take() -> None:
-            core = shell.core
             try:
                 for message in line.line.incoming(self._reader.feed(data), len(data)):
-                    core.handle(peer, message)
+                    line.handle(message)
             except Exception as error:
                 log.warning(
                     "ended the line from %s %s: %s: %s",
@@ -327,6 +364,7 @@ class _Accepted(asyncio.Protocol):
                 self.write([frame([seen])])
 
         shell.turn(take)
+        line.go_on()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
@@ -343,6 +381,7 @@ class Lines:
         self.identity = Identity(shell.core.node_id, shell.cfg.session)
         self.incoming: dict[bytes, IncomingLine] = {}
         self._doorman: Doorman | None = None
+        self._pinging: asyncio.TimerHandle | None = None
 
     def open(self, listener: socket.socket, serve_data: Callable[..., None]) -> None:
         """Let others in."""
@@ -361,11 +400,20 @@ class Lines:
             ),
         )
         self._doorman.start()
+        self._ping_drivers()
+
+    def _ping_drivers(self) -> None:
+        for line in self.incoming.values():
+            if line.peer.is_remote:
+                line.ping()
+        self._pinging = self.shell.loop.call_later(config.DRIVER_PING_S, self._ping_drivers)
 
     def close(self) -> None:
         """Cut everything."""
         if self._doorman is not None:
             self._doorman.close()
+        if self._pinging is not None:
+            self._pinging.cancel()
         for neighbour in self.shell.core.neighbours.by_id.values():
             if neighbour.link is not None:
                 neighbour.link.close()
@@ -396,12 +444,12 @@ class Lines:
         if line is None:
             if hello.received:
                 return (
-                    f"this driver was away for more than {config.DRIVER_KEPT_S:.0f} s: its job has "
-                    "ended"
+                    f"this driver was away for more than {self.shell.cfg.driver_kept_s:g} s: its "
+                    "job has ended"
                 )
             peer = Peer()
             peer.is_remote = True
-            line = self._take_in(peer, hello, config.DRIVER_KEPT_S)
+            line = self._take_in(peer, hello, self.shell.cfg.driver_kept_s)
         return self._admit(line, hello)
 
     def _take_in(self, peer: Peer, hello: LineHello, kept_s: float) -> IncomingLine:

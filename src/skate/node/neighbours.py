@@ -43,7 +43,6 @@ class Neighbour:
         "outbox",
         "tasks",
         "templates",
-        "wanted",
     )
 
     def __init__(self, info: m.NodeInfo) -> None:
@@ -63,7 +62,6 @@ class Neighbour:
         self.functions: set[tuple[bytes, bytes]] = set()  # (job, function): forgotten job by job
         self.templates: dict[Template, int] = {}
         self.numbers = 0  # given to templates on this line
-        self.wanted: set[bytes] = set()  # values that it was asked for
         self.holds_sent = 0  # Hold messages
         self.holds_registered = 0
         self.lines: dict[tuple[bytes, bytes], int] = {}  # next call per (actor, caller)
@@ -120,6 +118,7 @@ class Neighbours:
         self._dead_links.append(neighbour)
         self._core.pulls.node_died(neighbour.node_id)
         self.lost(neighbour, "it died")
+        self._core.job_desk.node_died(neighbour.node_id)
 
     def take_dead(self) -> list[Neighbour]:
         """Those that have died since the shell last asked."""

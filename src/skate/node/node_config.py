@@ -8,6 +8,8 @@ import os
 
 import msgspec
 
+from skate.config import DRIVER_KEPT_S
+
 
 class NodeConfig(msgspec.Struct):
     """What a node is started with; passed as JSON on its command line.
@@ -37,6 +39,7 @@ class NodeConfig(msgspec.Struct):
     tls_key: str = ""
     tls_ca: str = ""
     held_fds: list[int] = []
+    driver_kept_s: float = DRIVER_KEPT_S  # a driver on another machine may be cut off for so long
 
     def inherited_fds(self) -> list[int]:
         """The descriptors that came with the process and are for the daemon alone."""

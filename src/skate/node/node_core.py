@@ -41,6 +41,7 @@ from skate.node.validity import check_call, check_template, read_error
 from skate.node.worker_keeper import WorkerKeeper
 from skate.objects.arena import Arena
 from skate.objects.object_store import PENDING, REMOTE, ObjectStore, StoredObject
+from skate.scheduler.group_names import parse_name
 from skate.scheduler.local_scheduler import LocalScheduler, Task, Template, Worker
 from skate.spec import FORMAT_ERROR, CallTemplate, resources_of
 from skate.states import (
@@ -390,8 +391,10 @@ class NodeCore:
         job = peer.job
         if peer.node_id:
             job = self.jobs.get(message.job_id)
-            if job is None:
-                return  # it has ended: what comes of it is dropped
+            if job is None:  # it has ended: what comes of it is dropped
+                if not any(spec.function_id in other.function_ids for other in self.jobs.values()):
+                    self.functions.pop(spec.function_id, None)
+                return
             if spec.function_id in self.functions:
                 job.function_ids[spec.function_id] = None
         assert job is not None
@@ -422,12 +425,20 @@ class NodeCore:
         self, job: Job, template: Template, missing: dict[str, tuple[int, int]]
     ) -> None:
         what = "actor" if template.spec.kind == "actor" else "task"
+        everywhere = dict(self.scheduler.total)
+        for other in self.neighbours.by_id.values():
+            for name, units in other.info.resources.items():
+                everywhere[name] = everywhere.get(name, 0) + units
         parts = ", ".join(
-            f"{asked / 10_000:g} {name} asked but {total / 10_000:g} in all"
+            f"{asked / 10_000:g} {name} asked but {total / 10_000:g} on this node"
+            if self.neighbours.alive
+            else f"{asked / 10_000:g} {name} asked but {total / 10_000:g} in all"
             for name, (asked, total) in missing.items()
         )
         total_text = ", ".join(
-            f"{name}: {x:g}" for name, x in resources_of(self.scheduler.total).items()
+            f"{name}: {x:g}"
+            for name, x in resources_of(everywhere).items()
+            if not name.startswith("node:") and parse_name(name) is None
         )
         self.job_desk.tell_driver(
             job,
@@ -572,7 +583,7 @@ class NodeCore:
         task = self.scheduler.finished(worker, done.task_id, done.ended - done.started)
         if task is None or task.attempt != done.attempt:
             return  # an older attempt: nobody waits for it
-        if done.retry and task.retries_left != 0:
+        if done.retry and task.retries_left != 0 and not self.guests.is_orphan(task):
             task.retries_left -= task.retries_left > 0
             task.attempt += 1
             self.desk.abandon_results(task)
@@ -584,6 +595,9 @@ class NodeCore:
 
     def complete(self, task: Task, done: m.Done, worker: Worker) -> None:
         """Store the results of a task that has run."""
+        if self.guests.is_orphan(task):
+            self.guests.orphan_ended(task)
+            return
         state = TASK_FAILED if done.failed else TASK_FINISHED
         results = done.results
         if done.failed:
@@ -645,6 +659,11 @@ class NodeCore:
             payload = FORMAT_ERROR + encode_error(record)
         was_waiting = task.state is TASK_WAITING
         task.state = advance(TASK_MOVES, task.state, TASK_FAILED)
+        if self.guests.is_orphan(task):
+            self.guests.orphan_ended(task)
+            if task.actor is not None:
+                self.actors.task_failed(task, payload, was_waiting)
+            return
         self.desk.abandon_results(task)
         for index in range(task.template.spec.num_returns):
             self.desk.store_result(return_id(task.id, index), m.Value(payload), None)
@@ -696,6 +715,7 @@ class NodeCore:
         """A worker will not run these: others may."""
         assert peer.worker is not None
         self.scheduler.handed_back(peer.worker, message.task_ids)
+        self.guests.drop_orphans(message.task_ids)
 
     def on_blocked(self, peer: Peer, message: m.Blocked) -> None:
         """A worker's task waits: its CPU is free for another."""

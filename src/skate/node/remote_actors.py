@@ -86,9 +86,7 @@ class RemoteActors:
         if actor.host is host and actor.state is ALIVE:
             return
         if actor.host is not host:
-            for other in self._core.neighbours.by_id.values():
-                for key in [key for key in other.lines if key[0] == actor.id]:
-                    del other.lines[key]
+            self.forget_lines(actor)
         actor.host = host
         if actor.is_proxy:
             actor.state = ALIVE
@@ -107,7 +105,6 @@ class RemoteActors:
         self._unknown.pop(actor.id, None)
         actor.state = DEAD
         actor.cause = cause
-        actor.host = None
         router = core.actors.router
         in_flight, waiting = router.take_all(actor)
         calls = [*self._limbo.pop(actor.id, []), *waiting, *router.take_early(actor)]
@@ -156,7 +153,9 @@ class RemoteActors:
         call.state = TASK_FAILED if message.failed else TASK_FINISHED
         core.forwarder.store_results(call, host, message)
         core.drop_arguments(call)
-        if not actor.has_handles:
+        if actor.is_proxy:
+            self.forget_if_unused(actor)
+        elif not actor.has_handles:
             core.actors.end_if_drained(actor)
         return True
 
@@ -285,12 +284,20 @@ class RemoteActors:
         for actor in [a for a in self._core.actors.router.actors.values() if a.is_proxy]:
             self.forget_if_unused(actor)
 
-    def forget(self, actor: Actor) -> None:
-        """A proxy is of no use any more."""
+    def forget(self, actor: Actor) -> list[Task]:
+        """A proxy is of no use any more; the calls to it of which nobody will hear."""
         self._unknown.pop(actor.id, None)
-        self._limbo.pop(actor.id, None)
+        calls = self._limbo.pop(actor.id, [])
         self._core.actors.router.actors.pop(actor.id, None)
+        self.forget_lines(actor)
         self._core.gcs.append(m.WatchActor(actor.id, False))
+        return calls
+
+    def forget_lines(self, actor: Actor) -> None:
+        """The numbers of the calls that went to its hosts."""
+        for other in self._core.neighbours.by_id.values():
+            for key in [key for key in other.lines if key[0] == actor.id]:
+                del other.lines[key]
 
     # ------------------------------------------------------------------ the host
 

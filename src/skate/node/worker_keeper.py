@@ -121,7 +121,12 @@ class WorkerKeeper:
             return
         if unfinished:  # the first one ran; those behind it had not begun
             first = unfinished[0]
-            if first.retries_left == 0:
+            for task in [task for task in unfinished if self._core.guests.is_orphan(task)]:
+                unfinished.remove(task)
+                self._core.guests.orphan_ended(task)
+            if first not in unfinished:
+                pass
+            elif first.retries_left == 0:
                 self._core.fail_task(first, self._crash_payload(worker, first, status))
                 del unfinished[0]
             else:

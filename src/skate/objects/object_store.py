@@ -9,8 +9,9 @@ even after the last hold is gone.
 Objects of other homes (*foreign*, by their id) are known here while something here holds them. The
 first hold by anything but a task of that home is to be registered there (``to_register``), and the
 end of the last such told (``to_release``): what is *borrowed*, for a task that the home has sent or
-as a result that it will fetch, is the home's own to count. A copy of a foreign object that nothing here holds any more stays as a
-cache, until its home frees the object (``forget``) or the space is wanted (``make_room``).
+as a result that it will fetch, is the home's own to count. A copy of a foreign object that nothing
+here holds any more stays as a cache, until its home frees the object (``forget``) or the space is
+wanted (``make_room``). One that is held stays where it is: processes know its place.
 
 Invariants (``check``): an object in the directory has holds > 0 or pins > 0 or is a cached copy;
 every extent belongs to exactly one sealed object or one unsealed creation; contained ids are held
@@ -113,7 +114,7 @@ class ObjectStore:
         self.queue: deque[Creation] = deque()  # creators that wait for space, in order
         self.space_freed = False  # since serve_queue last looked
         self.last_freed = 0.0  # when it last found that
-        self.dropped: list[bytes] = []  # sealed objects gone since the caller last looked
+        self.dropped: dict[bytes, None] = {}  # sealed objects gone since the caller last looked
         self.freed_handles: list[bytes] = []  # ids whose last hold went; see on_freed
         self.watched: set[bytes] = set()  # ids whose end the caller wants in freed_handles
         self.inline_bytes = 0
@@ -182,6 +183,7 @@ class ObjectStore:
         if creation.offset is None:
             raise KeyError("sealed before there was space for it")
         del self.creations[stored.id]
+        self.dropped.pop(stored.id, None)  # it is here again before anybody heard that it was gone
         stored.state = SEALED
         stored.offset = creation.offset
         stored.size = creation.size
@@ -262,7 +264,7 @@ class ObjectStore:
             if stored.state is SEALED:
                 self.arena.free(stored.offset)
                 self.space_freed = True
-                self.dropped.append(stored.id)
+                self.dropped[stored.id] = None
             elif stored.state is INLINE:
                 self.inline_bytes -= len(stored.data)
             stored.state = ObjectState.FREED
@@ -319,15 +321,6 @@ class ObjectStore:
             return False
         self._uncache(self.objects[next(iter(self.cached))])
         return True
-
-    def give_up_copy(self, stored: StoredObject) -> None:
-        """Free the span of a value that other nodes have as well; the object is REMOTE again."""
-        assert stored.state is SEALED and stored.pins == 0 and stored.nodes
-        self.arena.free(stored.offset)
-        self.space_freed = True
-        self.dropped.append(stored.id)
-        stored.state = REMOTE
-        stored.offset = 0
 
     def create(self, creator: Any, object_id: bytes, size: int, now: float) -> Creation:
         """Space for an object; ``offset`` stays None while there is none (first come, first

@@ -159,6 +159,18 @@ class Connection:
         with self.lock:
             self._pump()
 
+    def drain(self) -> None:
+        """Return once the kernel has taken everything, so that no more piles up here."""
+        self.flush()
+        writable = select.poll()
+        writable.register(self.sock, select.POLLOUT)
+        while self._unsent:
+            if self.closed:
+                self.raise_closed()
+            writable.poll(1000 * config.SLEEP_AT_MOST_S)
+            self._send_rest()
+            self.try_read()
+
     # ------------------------------------------------------------------ reading
 
     def wait_for(self, ready: Callable[[], Any], timeout_s: float | None = None) -> bool:

@@ -8,15 +8,21 @@ is the one runtime of the process.
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 from skate import messages as m
-from skate.config import FUNCTION_WARN_BYTES, INLINE_MAX_BYTES, MAX_FUNCTION_BYTES
+from skate.config import (
+    DRIVER_CHUNK_BYTES,
+    FUNCTION_WARN_BYTES,
+    INLINE_MAX_BYTES,
+    MAX_FUNCTION_BYTES,
+)
 from skate.errors import (
     GetTimeoutError,
     RuntimeClosedError,
@@ -73,7 +79,9 @@ class Runtime:
         self.is_driver = is_driver
         self.worker_id = submitter.ljust(16, b"\x00")
         self.references = ReferenceCounter(process_journal)
+        self.is_remote = not arena_path  # no memory is shared with the node
         self.mapping = ArenaMapping(arena_path, arena_bytes)
+        self._arriving: tuple[bytes, mmap.mmap] | None = None  # a large value, in pieces
         self.values: dict[bytes, m.Ready] = {}
         self.promised: set[bytes] = set()  # results of our own calls: they come unasked
         self.wanted: set[bytes] = set()  # asked for
@@ -102,6 +110,8 @@ class Runtime:
                 m.Extent: self._on_extent,
             }
         )
+        if self.is_remote:
+            connection.handlers[m.Chunk] = self._on_chunk
 
     # ------------------------------------------------------------------ what arrives
 
@@ -145,6 +155,23 @@ class Runtime:
 
     def _on_extent(self, extent: m.Extent) -> None:
         self.extents[extent.object_id] = extent
+
+    def _on_chunk(self, chunk: m.Chunk) -> None:
+        # May run twice for one piece (connection.py), so nothing is counted.
+        object_id, end = chunk.object_id, chunk.offset + len(chunk.data)
+        if chunk.offset == 0:
+            self._arriving = object_id, mmap.mmap(-1, chunk.total)  # as aligned as the arena
+        arriving = self._arriving
+        if arriving is None or arriving[0] != object_id:
+            return  # it has arrived, or nobody wants it any more
+        if object_id not in self.references.counts:
+            self._arriving = None
+            return
+        memory = arriving[1]
+        memory[chunk.offset : end] = chunk.data
+        if end == chunk.total:
+            self._on_ready(m.Ready(object_id, cast("bytes", memoryview(memory).toreadonly())))
+            self._arriving = None
 
     def _before_flush(self, outbox: list[Any]) -> None:
         # Under the connection's lock. Holds go before releases (reference_counter).
@@ -298,7 +325,10 @@ class Runtime:
         value = self.write_extent(object_id, serialized)
         with connection.lock:
             self.references.counts[object_id] = 1
-            self.values[object_id] = m.Ready(object_id, b"", value.offset, value.size)
+            if self.is_remote:
+                self.elsewhere.add(object_id)
+            else:
+                self.values[object_id] = m.Ready(object_id, b"", value.offset, value.size)
             connection.append_locked(m.Seal(object_id, serialized.contains))
         return object_id
 
@@ -310,10 +340,23 @@ class Runtime:
         extent = extents.pop(object_id)
         if extent.error:
             raise self.error_of(extent.error)
+        if self.is_remote:
+            self._send_extent(object_id, serialized)
+            return m.Value(b"", extent.offset, serialized.size)
         target = self.mapping.writable(extent.offset, serialized.size)
         serialized.write_into(target)
         target.release()
         return m.Value(b"", extent.offset, serialized.size)
+
+    def _send_extent(self, object_id: bytes, serialized: Serialized) -> None:
+        """Have the node write a payload into its arena."""
+        with mmap.mmap(-1, serialized.size) as memory:
+            with memoryview(memory) as whole:
+                serialized.write_into(whole)
+            for start in range(0, serialized.size, DRIVER_CHUNK_BYTES):
+                piece = memory[start : start + DRIVER_CHUNK_BYTES]
+                self.connection.append(m.PutChunk(object_id, start, piece), len(piece))
+                self.connection.drain()
 
     def error_of(self, payload: bytes) -> BaseException:
         """The exception that an error payload stands for."""

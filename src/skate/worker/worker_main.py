@@ -27,7 +27,7 @@ from skate.errors import encode_error, record_task_error
 from skate.ids import return_id
 from skate.objects.culprit import explain_failure
 from skate.objects.serialization import ATOMS, NO_BUFFERS, deserialize, serialize
-from skate.spec import FORMAT_ERROR, CallTemplate
+from skate.spec import FORMAT_ERROR, CallTemplate, JobConfig
 from skate.worker import runtime as runtime_module
 from skate.worker.connection import Connection
 from skate.worker.named_output import name_output
@@ -524,6 +524,16 @@ def exit_actor() -> None:
     raise ActorExit
 
 
+def _module_path(job: JobConfig, own: list[str]) -> list[str]:
+    """The driver's; if that is of another machine, what it lacks here is looked for in our own."""
+    path = [os.fsdecode(part) for part in job.sys_path]
+    missing = {part for part in path if os.path.isabs(part) and not os.path.exists(part)}
+    if missing <= set(own):  # the library in a zip file, which nobody has
+        return path
+    found = [part for part in path if part not in missing]
+    return found + [part for part in own if part not in found]
+
+
 def take_over(setup: m.WorkerSetup) -> None:
     """Make the driver's world this process's own: environment, module path, folder."""
     job = setup.job
@@ -532,7 +542,7 @@ def take_over(setup: m.WorkerSetup) -> None:
     os.environ["SKATE_SESSION"] = setup.session
     # As Ray does: a task gets as many native threads as CPUs, unless the user chose.
     os.environ.setdefault("OMP_NUM_THREADS", str(setup.threads))
-    sys.path[:] = [os.fsdecode(part) for part in job.sys_path]
+    sys.path[:] = _module_path(job, sys.path)
     sys.argv = [job.entrypoint] if job.entrypoint else [""]
     with contextlib.suppress(OSError):
         os.chdir(job.working_dir)

@@ -1,0 +1,42 @@
+"""What a message costs the daemon that handles it, in CPU seconds, and how long it is under way.
+
+The figures of the dataclass are those of one machine; ``python -m benchmarks.cluster`` measures
+them anew on real processes (benchmarks/daemon_costs.py) and hands its own to the simulation. They
+are of a node with 32 workers that run tasks of 10 ms, so that each result comes by itself, as it
+would; with shorter tasks messages share system calls, and cost less.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds; CPU time unless it says otherwise."""
+
+    submit_s: float = 14e-6  # of the node daemon, to take in one submitted task
+    run_s: float = 100e-6  # likewise, to have it run by a worker and its result told
+    forward_s: float = 60e-6  # of its home, to have it run elsewhere instead
+    host_s: float = 110e-6  # of the node that runs it for its home
+    tick_s: float = 300e-6  # of a node daemon, for one heartbeat and what comes with it
+    relay_s: float = 40e-6  # of the head's node, for one message of another node to or from the GCS
+    gcs_heartbeat_s: float = 40e-6  # of the GCS
+    gcs_offer_s: float = 50e-6  # likewise, for an offer, and
+    gcs_offer_node_s: float = 10e-6  # for each node that it may choose
+    gcs_events_s: float = 30e-6  # likewise, for a batch of task events, and
+    gcs_event_s: float = 0.05e-6  # for each of its events
+    submitter_s: float = 15e-6  # of the program that submits, for one task
+    worker_s: float = 100e-6  # of a worker, beside the task itself
+
+    # Not CPU time, and not measured but chosen: a local socket with its two context switches, and
+    # a network within one building.
+    local_delay_s: float = 50e-6
+    remote_delay_s: float = 250e-6
+
+
+MEASURED = (
+    "submit_s", "run_s", "forward_s", "host_s", "tick_s", "relay_s", "gcs_heartbeat_s",
+    "gcs_offer_s", "gcs_offer_node_s", "gcs_events_s", "gcs_event_s", "submitter_s", "worker_s",
+)  # fmt: skip
+"""The fields that a measurement fills in."""
