@@ -78,6 +78,7 @@ class SimulatedNode:
             PYTHON,
         )
         self.core.now = simulator.now
+        self.core.is_cluster = settings.is_cluster
         self.incoming: dict[Peer, LastingWire] = {}  # the lines that others have opened
         self.gcs: GcsLink | None = None
         self.processes: dict[Peer, Process] = {}

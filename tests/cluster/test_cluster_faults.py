@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -171,6 +173,23 @@ def test_a_group_that_lost_a_node_takes_another_place(cluster: Cluster) -> None:
     kill(cluster, first.node_id)
     in_group = busy.options(placement_group=group, resources={"w": 1}, num_cpus=0)
     assert skate.get(in_group.remote(0.0), timeout=20) == second.node_id
+
+
+def test_a_node_that_was_given_up_ends_its_work_and_comes_back_as_a_new_one(
+    cluster: Cluster,
+) -> None:
+    node = worker_node(cluster)
+    skate.init(address=cluster.address)
+    assert skate.get(busy.remote(0.0), timeout=10) == node.node_id
+    os.kill(node.pids["node"], signal.SIGSTOP)  # as good as a cable that is cut: silence
+    silent_since = time.monotonic()
+    try:
+        eventually(lambda: sum(n["Alive"] for n in skate.nodes()) == 1, "it is given up", 10)
+        assert time.monotonic() - silent_since < 8
+    finally:
+        os.kill(node.pids["node"], signal.SIGCONT)
+    assert skate.get(busy.remote(0.0), timeout=20) != node.node_id
+    assert [n["Alive"] for n in skate.nodes() if n["NodeID"] == node.node_id] == [False]
 
 
 def test_other_drivers_do_not_notice(cluster: Cluster, run_program: Any) -> None:

@@ -6,36 +6,22 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import skate
-from skate.cluster_utils import Cluster, ClusterNode
+from skate.cluster_utils import Cluster
 from tests.conftest import Leftovers, RunProgram, eventually
 
 SOURCES = str(Path(__file__).resolve().parents[2] / "src")
 
 
 @pytest.fixture
-def cluster(no_leftovers: Leftovers) -> Iterator[Cluster]:
+def cluster(fresh_cluster: Cluster) -> Cluster:
     """A cluster without nodes; the test fails if one of those that it adds leaves anything."""
-    made = Cluster()
-    added: list[ClusterNode] = []
-    add_node = made.add_node
-
-    def add_and_note(*arguments: Any, **options: Any) -> ClusterNode:
-        added.append(add_node(*arguments, **options))
-        return added[-1]
-
-    made.add_node = add_and_note  # type: ignore[method-assign]
-    yield made
-    skate.shutdown()
-    made.shutdown()
-    for node in added:
-        no_leftovers.assert_gone(node.session_dir.name)
+    return fresh_cluster
 
 
 @skate.remote

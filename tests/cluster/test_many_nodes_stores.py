@@ -1,4 +1,4 @@
-"""Large objects in the stores of several nodes: copies everywhere, and more than one store holds."""
+"""Large objects in the stores of several nodes: where copies lie, and what one store cannot hold."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tests.cluster.many_nodes import (
     on,
     size_of,
     used_bytes,
+    where,
     zeros,
 )
 from tests.conftest import eventually
@@ -43,12 +44,27 @@ def test_more_data_than_one_store_holds(fresh_cluster: Cluster) -> None:
         )
     fresh_cluster.wait_for_nodes()
     fresh_cluster.connect()
-    # 240 MB, of which the driver's node could hold 100.
-    refs = [zeros.options(**on(f"n{i % 3}")).remote(20 * MB) for i in range(12)]
+    # 228 MB, of which the driver's node could hold 100.
+    size = 19 * MB
+    refs = [zeros.options(**on(f"n{i % 3}")).remote(size) for i in range(12)]
     skate.wait(refs, num_returns=12, timeout=SOON_S, fetch_local=False)
     for ref in refs:  # each comes here in its turn; copies make way for the next
-        assert len(get(ref)) == 20 * MB
+        assert len(get(ref)) == size
     sizes = [size_of.options(**on(f"n{(i + 1) % 3}")).remote(ref) for i, ref in enumerate(refs)]
-    assert get(sizes) == [20 * MB] * 12
+    assert get(sizes) == [size] * 12
     del refs, sizes, ref
     assert_back_to([(0, 0)] * 3, fresh_cluster.list_all_nodes())
+
+
+def test_a_large_input_draws_its_task_to_where_it_lies(fresh_cluster: Cluster) -> None:
+    fresh_cluster.add_node(num_cpus=2)
+    fresh_cluster.add_node(False, num_cpus=2)
+    there = fresh_cluster.add_node(False, num_cpus=2, resources={"there": 1})
+    fresh_cluster.wait_for_nodes()
+    fresh_cluster.connect()
+    assert fresh_cluster.head_node is not None
+    ref = zeros.options(**on("there")).remote(40 * MB)
+    skate.wait([ref], fetch_local=False, timeout=SOON_S)
+    # Asked one after the other: all CPUs are free, so nothing but the input decides.
+    assert [get(where.remote(ref)) for _ in range(3)] == [there.node_id] * 3
+    assert used_bytes(fresh_cluster.head_node) == 0

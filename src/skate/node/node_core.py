@@ -257,6 +257,8 @@ class NodeCore:
         if not peer.alive:
             return  # its process ended before its connection was up
         self.peers[peer] = None
+        if peer.node_id:
+            self.store.home = self.node_id[:HOME_BYTES]  # it may be ahead of what the GCS says
         if peer.worker is not None:
             peer.worker.peer = peer
             peer.job = self.jobs.get(peer.worker.pool.job_id)

@@ -38,6 +38,8 @@ def begin_anew(cfg: NodeConfig) -> None:
         os.set_inheritable(fd, True)
     arguments = list(sys.orig_argv)
     arguments[arguments.index("--config") + 1] = msgspec.json.encode(cfg).decode()
+    # As its starter had it (skate/__main__.py), which has taken it out of the environment.
+    os.environ["SKATE_PATH"] = os.pathsep.join(sys.path)
     log.info("the head is back: this node joins anew, as %s", cfg.node_id)
     sys.stderr.flush()
     os.execv(sys.executable, arguments)

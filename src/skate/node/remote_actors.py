@@ -182,7 +182,7 @@ class RemoteActors:
                 actor.restarts,
             ),
         )
-        if not actor.has_handles:
+        if not actor.has_handles and actor.is_drained():
             core.neighbours.send(host, m.EndActor(actor.id))
 
     def _on_news(self, host: Neighbour, message: m.ActorNews) -> None:
