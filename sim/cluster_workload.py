@@ -11,9 +11,9 @@ from random import Random
 
 import msgspec
 
+from sim.cluster_invariants import check_cluster_empty, check_cluster_idle
 from sim.faults import Faults
 from sim.invariants import check_empty, check_idle, check_programs
-from sim.cluster_invariants import check_cluster_empty, check_cluster_idle
 from sim.node import SimulatedNode, node_id_of
 from sim.process import DriverProcess, Fiber, Process, Program, WorkerProcess
 from sim.simulator import Simulator
@@ -44,6 +44,7 @@ class ClusterSettings(Settings):
         self.bytes_per_s = random.choice([1e8, 1e9, 1e10])
         self.drivers = random.choice([1, 2, 3, 4])
         self.name_share = random.choice([0.0, 0.1])
+        self.jobs_meet = self.name_share > 0
         self.keep_share = random.choice([0.0, 0.2])
         self.is_large = not self.is_tight and random.random() < 0.3
         self.is_busy = random.random() < 0.3  # more tasks, and longer ones

@@ -22,7 +22,7 @@ class GcsLink:
 
     def __init__(self, gcs: SimulatedGcs, node: SimulatedNode, number: int) -> None:
         self._gcs = gcs
-        self._node = node
+        self.node = node
         self.number = number
         self.up = Line(gcs.simulator, lambda item: gcs.arrived(self, item))
         self.down = Line(gcs.simulator, node.from_gcs)
@@ -32,13 +32,13 @@ class GcsLink:
         """From the node."""
         for message in batch:
             if not isinstance(message, m.Heartbeat | m.Events):
-                self._gcs.simulator.tell(self._node.name, "-> GCS", message)
+                self._gcs.simulator.tell(self.node.name, "-> GCS", message)
         is_background = all(isinstance(message, m.Heartbeat) for message in batch)
         self.up.send(m.decode_to_gcs(m.encode(batch)), is_background=is_background)
 
     def name(self) -> str:
         """Whose it is, for the story."""
-        return self._node.name
+        return self.node.name
 
 
 class SimulatedGcs:
@@ -88,4 +88,5 @@ class SimulatedGcs:
             link.down.send(m.decode_from_gcs(m.encode(batch)))
             if isinstance(batch[-1], m.Refused) and not link.is_over:  # and closed
                 link.is_over = True
+                self.simulator.ledger.refused(link.node, batch[-1].reason)
                 self._send(self.core.peer_lost(number, self.simulator.now))

@@ -138,6 +138,7 @@ class Ledger:
         self.last_call: dict[tuple[Process, Process], int] = {}  # host, caller -> number
         self.values: dict[bytes, list[bytes]] = {}  # what was read -> the refs inside it
         self.made_at: dict[bytes, dict[SimulatedNode, None]] = {}  # large ones: by whom
+        self.found_in: dict[bytes, dict[bytes, None]] = {}  # ref -> values and tasks that had it
         self.disturbed: dict[SimulatedNode, None] = {}  # nodes that were cut off from others
         # Of each node's queues: (task, node that could run it) -> for how many ticks.
         self._idle_beside: dict[SimulatedNode, dict[tuple[bytes, SimulatedNode], int]] = {}
@@ -220,6 +221,10 @@ class Ledger:
         assert before == contains or self.cuts, f"{object_id.hex()} has two values"
         self.values_read += 1
 
+    def found(self, object_id: bytes, inside: bytes) -> None:
+        """A ref was found inside a value, or among the arguments of a task."""
+        self.found_in.setdefault(object_id, {})[inside] = None
+
     def failed(self, object_id: bytes, record: ErrorRecord) -> None:
         """An error instead of a value: only such as this run's faults can cause."""
         kind = record.kind
@@ -235,11 +240,25 @@ class Ledger:
             return kind in OF_NODE_DEATHS or kind in LOSSES
         if kind in OF_NODE_DEATHS:
             return self.node_deaths > 0
+        if kind == "OwnerDiedError" and self._simulator.settings.jobs_meet and self.node_deaths:
+            return True  # that of a driver, and its job
         if kind in LOSSES:
-            lost = bytes.fromhex(str(record.fields.get("object_ref_hex", "")))
-            nodes = list(self.made_at.get(lost, ()))
-            nodes += [n for n in self._simulator.nodes if n.core.node_id.startswith(home_of(lost))]
-            return any(node.dead for node in nodes)
+            return self._is_lost(bytes.fromhex(str(record.fields.get("object_ref_hex", ""))))
+        return False
+
+    def _is_lost(self, object_id: bytes) -> bool:
+        # With a node that had it, with its home, or with the home of what it was found in, which
+        # alone held it then.
+        front, seen = [object_id], {object_id}
+        while front:
+            any_id = front.pop()
+            nodes = list(self.made_at.get(any_id, ()))
+            nodes += [n for n in self._simulator.nodes if n.core.node_id[:4] == home_of(any_id)]
+            if any(node.dead for node in nodes):
+                return True
+            more = [one for one in self.found_in.get(any_id, ()) if one not in seen]
+            front += more
+            seen.update(more)
         return False
 
     # ------------------------------------------------------------------ faults
@@ -311,8 +330,10 @@ def _check_nothing_stored(core: NodeCore) -> None:
         for stored in store.objects.values()
     ]
     assert not rows, f"{short(core.node_id)} keeps {rows}"
-    assert not store.arena.used_bytes and not store.creations and not store.queue
-    assert not store.watched and not store.inline_bytes
+    left = [short(i) for i in (*store.creations, *store.watched)]
+    assert not left, f"{short(core.node_id)} has {left}"
+    assert not store.arena.used_bytes and not store.queue
+    assert not store.inline_bytes, f"{short(core.node_id)} counts {store.inline_bytes} bytes inline"
 
 
 def check_idle(core: NodeCore, processes: list[Process]) -> None:

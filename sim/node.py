@@ -135,7 +135,6 @@ class SimulatedNode:
         self.core.now = self.simulator.now
         for message in batch:
             if isinstance(message, m.Refused):
-                self.simulator.ledger.refused(self, message.reason)
                 self.die()
                 return
             self.core.gcs_handlers[type(message)](message)
@@ -420,15 +419,6 @@ class SimulatedShell:
     def fetch(self, object_id: bytes, offset: int, size: int, node_id: bytes) -> None:
         """Copy an object from that node's arena."""
         self._node.fetch(object_id, offset, size, node_id)
-
-    def cancel_fetch(self, object_id: bytes) -> None:
-        """It comes to its end by itself."""
-
-    def flush_logs(self, peer: Peer, message: m.FlushLogs) -> None:
-        """Nothing was printed."""
-
-    def logs_flushed(self, peer: Peer, message: m.LogsFlushed) -> None:
-        """Nothing was printed."""
 
     def cancel_fetch(self, object_id: bytes) -> None:
         """Stop that."""

@@ -35,6 +35,7 @@ from skate.spec import FORMAT_ERROR, FORMAT_PICKLE, ActorOptions, CallTemplate, 
 
 if TYPE_CHECKING:
     from sim.node import SimulatedNode
+    from sim.simulator import Simulator
 
 Program = Generator[Any, Any, Any]
 JOURNAL_FLUSH_S = 0.1  # a process that says nothing else sends its releases this often
@@ -104,7 +105,7 @@ class Fiber:
         actor_id = actor_id or process.ids.next_task()
         process.counter.born_here(handle_id(actor_id))
         process.simulator.in_order[actor_id] = options.in_order
-        process.simulator.was_born(actor_id)
+        self._gives_birth(actor_id)
         self.handles.append(actor_id)
         process.post(
             m.CreateActor(
@@ -144,7 +145,7 @@ class Fiber:
         return refs
 
     def _promise(self, task_id: bytes, spec: CallTemplate) -> list[bytes]:
-        self.process.simulator.was_born(task_id)
+        self._gives_birth(task_id)
         refs = [return_id(task_id, index) for index in range(spec.num_returns)]
         for object_id in refs:
             self.process.counter.born_here(object_id)
@@ -156,7 +157,7 @@ class Fiber:
         """Put a small value."""
         process = self.process
         object_id = process.ids.next_put()
-        process.simulator.was_born(object_id)
+        self._gives_birth(object_id)
         data = payload(object_id, contains)
         process.counter.born_here(object_id)
         process.values[object_id] = m.Ready(object_id, data)
@@ -168,7 +169,7 @@ class Fiber:
         """Put a value into the arena; its ref."""
         process = self.process
         object_id = process.ids.next_put()
-        process.simulator.was_born(object_id)
+        self._gives_birth(object_id)
         offset = yield from self.write_extent(object_id, size)
         process.counter.born_here(object_id)
         process.values[object_id] = m.Ready(object_id, b"", offset, size)
@@ -240,14 +241,12 @@ class Fiber:
             written, contains = _decode(value.data[1:])
             ledger.read(object_id, written, contains)
         for inner in contains:
+            ledger.found(inner, object_id)
             self.know(inner)
         return ""
 
     def know(self, object_id: bytes) -> None:
-        """A ref comes out of a pickle. One that is younger than this program is not looked at: it
-        might lead back to it."""
-        if not self.is_older(object_id):
-            return
+        """A ref comes out of a pickle."""
         self.process.born(object_id)
         if is_handle_id(object_id):
             self.handles.append(object_id[:16])
@@ -255,9 +254,18 @@ class Fiber:
             self.refs.append(object_id)
 
     def is_older(self, object_id: bytes) -> bool:
-        """Whether it was created before this program was."""
-        births = self.process.simulator.births
-        return self.run is None or births[_born_as(object_id)] < births[self.run.task_id]
+        """Whether it is older than the driver's call that has led to this one: it cannot depend on
+        what that one has led to."""
+        simulator = self.process.simulator
+        return self.run is None or (
+            simulator.births[_born_as(object_id)] < simulator.roots[self.run.task_id]
+        )
+
+    def _gives_birth(self, any_id: bytes) -> None:
+        simulator = self.process.simulator
+        simulator.births[any_id] = number = len(simulator.births)
+        run = self.run
+        simulator.roots[any_id] = number if run is None else simulator.roots[run.task_id]
 
     def drop(self, position: int) -> None:
         """Forget one ref."""
@@ -291,7 +299,7 @@ class Process:
     def __init__(self, node: SimulatedNode, peer: Peer, name: str) -> None:
         simulator = node.simulator
         self.node = node
-        self.simulator = simulator
+        self.simulator: Simulator = simulator
         self.peer = peer
         self.name = name
         self.dead = False

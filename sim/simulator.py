@@ -61,6 +61,7 @@ class Simulator:
         self.wires: list[LastingWire] = []
         self.in_order: dict[bytes, bool] = {}  # of each actor
         self.births: dict[bytes, int] = {}  # of tasks, actors and puts: which came first
+        self.roots: dict[bytes, int] = {}  # the births of the drivers' calls that led to them
         self.events = 0
         self._heap: list[tuple[float, int, Timer]] = []
         self._count = 0
@@ -76,10 +77,6 @@ class Simulator:
         self.by_id[node.core.node_id] = node
         node.start()
         return node
-
-    def was_born(self, any_id: bytes) -> None:
-        """A task, an actor or a put has its id."""
-        self.births[any_id] = len(self.births)
 
     @property
     def alive(self) -> list[SimulatedNode]:

@@ -61,6 +61,7 @@ class Settings:
     """One run's machine, programs and faults, drawn from a seed."""
 
     is_cluster = False
+    jobs_meet = False  # refs of one may come to another
     bytes_per_s = 1e9
     frozen: Container[SimulatedNode] = ()  # nodes that the GCS gives up though they live
 
@@ -142,6 +143,7 @@ class Settings:
         """What a task, a constructor or a method does; (size, contained refs) of each result."""
         random = fiber.random
         for object_id in _decode(run.arguments):
+            fiber.process.simulator.ledger.found(object_id, run.task_id)
             fiber.know(object_id)
         if spec.kind == "method":
             yield from self._method(fiber)

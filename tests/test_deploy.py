@@ -118,7 +118,7 @@ def test_every_command_is_one_that_skate_takes(container: Manifest) -> None:
     for command in commands:
         parse(command)
     defined = {variable["name"] for variable in container["env"]}
-    used = re.findall(r"\$\((\w+)\)", " ".join(sum(commands, [])))
+    used = re.findall(r"\$\((\w+)\)", " ".join(word for command in commands for word in command))
     assert set(used) <= defined
 
 

@@ -15,19 +15,19 @@ from dataclasses import dataclass
 class Costs:
     """Seconds; CPU time unless it says otherwise."""
 
-    submit_s: float = 14e-6  # of the node daemon, to take in one submitted task
-    run_s: float = 100e-6  # likewise, to have it run by a worker and its result told
-    forward_s: float = 60e-6  # of its home, to have it run elsewhere instead
-    host_s: float = 110e-6  # of the node that runs it for its home
-    tick_s: float = 300e-6  # of a node daemon, for one heartbeat and what comes with it
-    relay_s: float = 40e-6  # of the head's node, for one message of another node to or from the GCS
-    gcs_heartbeat_s: float = 40e-6  # of the GCS
-    gcs_offer_s: float = 50e-6  # likewise, for an offer, and
-    gcs_offer_node_s: float = 10e-6  # for each node that it may choose
-    gcs_events_s: float = 30e-6  # likewise, for a batch of task events, and
-    gcs_event_s: float = 0.05e-6  # for each of its events
-    submitter_s: float = 15e-6  # of the program that submits, for one task
-    worker_s: float = 100e-6  # of a worker, beside the task itself
+    submit_s: float = 3.5e-6  # of the node daemon, to take in one submitted task
+    run_s: float = 71e-6  # likewise, to have it run by a worker and its result told
+    forward_s: float = 43e-6  # of its home, to have it run elsewhere instead
+    host_s: float = 91e-6  # of the node that runs it for its home
+    tick_s: float = 470e-6  # of a node daemon, for one heartbeat and what comes with it
+    relay_s: float = 52e-6  # of the head's node, for one message of another node to or from the GCS
+    gcs_heartbeat_s: float = 83e-6  # of the GCS
+    gcs_offer_s: float = 17e-6  # likewise, for an offer, and
+    gcs_offer_node_s: float = 6.8e-6  # for each node that it may choose
+    gcs_events_s: float = 2e-6  # likewise, for a batch of task events, and
+    gcs_event_s: float = 0.08e-6  # for each of its events
+    submitter_s: float = 7e-6  # of the program that submits, for one task
+    worker_s: float = 110e-6  # of a worker, beside the task itself
 
     # Not CPU time, and not measured but chosen: a local socket with its two context switches, and
     # a network within one building.

@@ -55,7 +55,7 @@ _HOMES = {
     "timeline": "skate.api.cluster",
     "wait": "skate.api.objects",
 }
-_SUBMODULES = ("actor", "exceptions", "util")
+_SUBMODULES = ("actor", "cluster_utils", "exceptions", "util")
 
 __all__ = [
     "ActorClass",

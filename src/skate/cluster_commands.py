@@ -41,17 +41,17 @@ USAGE_EXIT_CODE = 2
 
 def start(request: NodeRequest, *, block: bool) -> int:
     """Start a node, tell what to do next, and stay if that was asked for."""
-    with contextlib.ExitStack() as stack:
-        if block:
-            stack.enter_context(stop_signals())
+    with stop_signals():
         try:
             daemons = launch(request, detached=not block)
-        except Stopped:
+            if block:
+                return _stay(daemons)
+            print(_what_next(daemons, block), flush=True)
             return 0
+        except Stopped as stopped:
+            return 0 if block else 128 + stopped.number  # as a shell tells of a signal
         except (SkateError, OSError, TypeError, ValueError) as error:
             return complain_of(error)
-        print(_what_next(daemons, block), flush=True)
-        return _stay(daemons) if block else 0
 
 
 def _what_next(daemons: Daemons, block: bool) -> str:
@@ -73,6 +73,8 @@ def _what_next(daemons: Daemons, block: bool) -> str:
     lines += [
         "To use the cluster, on this machine:",
         f"  import skate; skate.init()  # or skate.init({told.cluster_address!r})",
+        "On a machine that is no part of it, with the token:",
+        f"  import skate; skate.init('skate://{told.cluster_address}')",
         "To see what it does:",
         "  skate status",
         f"To stop this node{', and with it the cluster' if told.is_head else ''}:",
@@ -128,6 +130,7 @@ def stop_signals() -> Iterator[None]:
 def _stay(daemons: Daemons) -> int:
     """Until a signal comes, or a daemon ends."""
     try:
+        print(_what_next(daemons, True), flush=True)
         ended = wait_for_end(daemons)
         exit_code = complain(
             "; ".join(f"the {role} daemon has ended: {how}" for role, how in ended.items())
@@ -135,7 +138,8 @@ def _stay(daemons: Daemons) -> int:
         )
     except Stopped:
         exit_code = 0
-    daemons.stop(time.monotonic() + config.STOP_TIMEOUT_S)
+    finally:
+        daemons.stop(time.monotonic() + config.STOP_TIMEOUT_S)
     if exit_code == 0:
         print("Stopped.", flush=True)
     return exit_code

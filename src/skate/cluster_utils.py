@@ -21,7 +21,7 @@ from skate.api import session as session_module
 from skate.api.addresses import join_address
 from skate.api.daemons import Daemons
 from skate.api.launching import NodeRequest, await_registered, launch
-from skate.api.observer import Observer
+from skate.api.observer import ANSWER_TIMEOUT_S, Observer
 from skate.api.session_folder import BY_CLUSTER_UTILS
 from skate.errors import SkateError
 
@@ -212,7 +212,7 @@ class Cluster:
         expected = {node.address for node in self.list_all_nodes()}
         while True:
             try:
-                alive = self._alive()
+                alive = self._alive(max(0.1, min(ANSWER_TIMEOUT_S, give_up_at - time.monotonic())))
             except (SkateError, OSError):
                 alive = set()
             if alive == expected:
@@ -224,7 +224,7 @@ class Cluster:
                 )
             time.sleep(LOOK_AGAIN_S)
 
-    def _alive(self) -> set[str]:
+    def _alive(self, timeout_s: float) -> set[str]:
         """The addresses of the living nodes: one that lost its head comes back by another id."""
         nodes = self.list_all_nodes()
         if not nodes:
@@ -232,7 +232,7 @@ class Cluster:
         with Observer(nodes[0].node_socket) as observer:
             return {
                 join_address(row["NodeManagerAddress"], row["NodeManagerPort"])
-                for row in observer.ask("nodes")
+                for row in observer.ask("nodes", timeout_s=timeout_s)
                 if row["Alive"]
             }
 

@@ -73,7 +73,6 @@ PENDING_ROWS = 20  # kinds of waiting work that a node lists in a heartbeat, for
 DEAD_NODES_KEPT = 1_000  # by a node: their lines are refused
 HOME_FETCHES_MAX = 3  # how often an object's home is asked to be the source of one pull
 ENDED_JOBS_KEPT = 1_000  # by a node: long enough for all that is under way to arrive
-FORWARDS_MAX = 3  # a task that was given back so often stays where it is offered next
 UNKNOWN_TASK_S = 0.1  # a task of unknown run time: it is offered after SPILL_WAIT_S, not over yet
 UNKNOWN_BYTES_PER_S = 100 << 20  # to a node that has received nothing yet: a network of 1 Gbit/s
 MOVE_GAIN_S = 0.02  # a task moves only to be earlier by this and

@@ -281,7 +281,7 @@ class Ready(msgspec.Struct, array_like=True, tag=27, gc=False):
     """A value, to who submitted its task or wanted it.
 
     ``offset`` is -1 for one that lies on another node: who wants it here has to say so (``Want``).
-    So it is for any large one to a driver without shared memory; what that wants comes as ``Chunk``.
+    So it is for any large one to a driver without shared memory: what it wants comes as ``Chunk``.
     """
 
     object_id: bytes
@@ -577,7 +577,7 @@ class Forward(msgspec.Struct, array_like=True, tag=71, gc=False):
     inputs: list[Input] | None = None
     depth: int = 0
     retries_left: int = 0
-    is_bound: bool = False  # to this node, by its strategy or since it was given back too often
+    is_bound: bool = False  # to this node, by its strategy
 
 
 class ForwardActor(msgspec.Struct, array_like=True, tag=72):

@@ -21,6 +21,7 @@ class CuttingProxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.cuts = 0  # connections that were cut
+        self.connections = 0  # that were let through, ever
         self._is_open = True
         self._lock = threading.Lock()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
@@ -89,6 +90,7 @@ class CuttingProxy:
                 continue
             with self._lock:
                 self._pairs.append((near, far))
+                self.connections += 1
             for source, sink in ((near, far), (far, near)):
                 threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
 

@@ -118,8 +118,7 @@ def test_an_actor_is_restarted_on_another_node(cluster: Cluster) -> None:
         assert skate.get(mortal.node.remote(), timeout=10) == where_mortal
 
 
-def test_the_death_of_a_drivers_node_ends_its_job_everywhere(cluster: Cluster) -> None:
-    # The driver of this test is at the head; the other one runs inside an actor's node as a program.
+def test_a_parent_without_retries_dies_with_its_node(cluster: Cluster) -> None:
     worker_node(cluster)
     skate.init(address=cluster.address)
     lone = cluster.add_node(num_cpus=1, resources={"lone": 1}, object_store_memory=STORE_BYTES)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from skate import messages as m
 from skate.config import MAX_FRAME_BYTES, READ_TURN_BYTES
-from skate.net.frame import BadFrame, FrameReader, FrameTooLarge, frame, frames, split
+from skate.net.frame import BadFrame, FrameReader, FrameTooLarge, cut, frame, frames, split
 
 BATCHES: list[list[Any]] = [
     [],
@@ -154,6 +154,25 @@ def test_garbage_payloads_of_a_right_length() -> None:
                 assert isinstance(message, msgspec.Struct)
         except BadFrame:
             pass
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 65_535, 65_536])
+def test_cut_counts_messages_without_reading_them(count: int) -> None:
+    whole = frame([m.Seen(1)] * count)
+    more = frame([m.Exit("now")])
+    assert cut(whole + more + more[:-1]) == ([(whole, count), (more, 1)], more[:-1], len(more))
+    assert cut(whole[:3]) == ([], whole[:3], 4)
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xc0", b"\x81\x01\x02", b"\xdc\x00", b"\xdd\x00\x00"])
+def test_what_is_no_batch_cannot_be_counted(payload: bytes) -> None:
+    with pytest.raises(BadFrame):
+        cut(framed(payload))
+
+
+def test_cut_refuses_a_length_out_of_bounds() -> None:
+    with pytest.raises(BadFrame):
+        cut(struct.pack("<I", MAX_FRAME_BYTES + 1))
 
 
 def test_large_batches_are_divided_and_arrive_as_one_stream() -> None:

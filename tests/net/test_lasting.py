@@ -221,6 +221,25 @@ def test_a_peer_that_has_seen_more_than_was_sent_ends_the_line() -> None:
         LastingLine().incoming([m.Seen(1)])
 
 
+def test_a_line_that_only_passes_frames_on_counts_as_the_other_side_does() -> None:
+    """Somebody between a client and its node, who makes and reads no messages."""
+    passing, node = LastingLine(seen_after_messages=3), LastingLine()
+    first, second = frame(numbered(0, 2)), frame(numbered(2, 1))
+    passing.forward(first, 2)
+    passing.forward(second, 1)
+    assert node.incoming(read(first)) == numbered(0, 2)
+    assert passing.resume(node.received) == [second]
+    node.incoming(read(second))
+    passing.seen(node.tell().count)
+    assert passing.kept_bytes == 0
+    with pytest.raises(LineBroken, match="3 were sent"):
+        passing.seen(4)
+    for data in node.outgoing(numbered(0, 3)):
+        passing.forwarded(3, len(data))
+    assert passing.due_seen() == m.Seen(3) and passing.due_seen() is None
+    assert passing.tell() == m.Seen(3)
+
+
 def test_a_line_says_when_it_keeps_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "KEPT_MAX_BYTES", 5_000)
     line = LastingLine()

@@ -45,7 +45,7 @@ def test_a_sealed_object_gives_its_space_back_and_says_so() -> None:
     put_large(store, A, 3)
     assert store.objects[A].state is SEALED and store.arena.used_bytes == 3 * PAGE
     store.release(A)
-    assert store.arena.used_bytes == 0 and store.dropped == [A]
+    assert store.arena.used_bytes == 0 and list(store.dropped) == [A]
 
 
 def test_a_span_is_not_reused_while_anybody_maps_it() -> None:

@@ -300,7 +300,8 @@ class Daemons:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        if any(process.returncode for process in self._processes.values()):
+        failed = any(process.returncode for process in self._processes.values())
+        if failed or self._detached:  # a signal may have come while one was being started
             kill_session(self._folder.name)
         self._folder.close()
 

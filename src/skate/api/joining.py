@@ -96,8 +96,8 @@ def _member(asked: Wanted) -> LiveSession:
     if found is None:
         raise ConnectionError(
             f"{asked.source} is {asked.address!r}, and this machine has no node of that cluster. "
-            f"Make it a part of the cluster with `skate start --address {asked.address}` and try "
-            "again (or run this program on a machine that is)."
+            f"Make it a part of the cluster with `skate start --address {asked.address}`, or "
+            f"connect from afar with 'skate://{asked.address}'."
         )
     return found
 

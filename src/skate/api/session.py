@@ -205,6 +205,8 @@ class Session:
         if self.connection.closed.startswith("this process was forked"):
             raise RuntimeClosedError(self.connection.closed)
         self._describe_end()
+        if not self.host.node_socket:  # of another machine, and for all we know it lives
+            raise RuntimeClosedError(self.end_reason)
         raise LocalNodeDiedError(self.end_reason)
 
     def shutdown(self) -> None:

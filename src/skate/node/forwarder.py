@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from skate import messages as m
 from skate.config import (
-    FORWARDS_MAX,
     LOCALITY_BYTES,
     OFFER_TASKS_MAX,
     SPILL_RETRY_MAX_S,
     SPILL_WAIT_S,
+    UNKNOWN_TASK_S,
 )
 from skate.ids import return_id
 from skate.node.error_payload import error_payload
@@ -285,7 +285,7 @@ class Forwarder:
         return (
             not task.is_bound
             and (strategy is None or not strategy.fail_if_busy)
-            and task.owner.role != "node"
+            and not task.owner.node_id
             and self._core.now - task.ready_at > SPILL_WAIT_S
         )
 
@@ -316,10 +316,9 @@ class Forwarder:
         if not count:
             return
         template = queue.head().template
-        average_s = template.average_s
-        unserved_s = self._unserved_s(queue)
-        if average_s >= 0 and unserved_s > SPILL_WAIT_S:
-            average_s = max(average_s, unserved_s)  # at this pace
+        # What has waited for so long will wait for as long again, as if so many tasks went first.
+        task_s = template.average_s if template.average_s > 0 else UNKNOWN_TASK_S
+        ahead = max(queue.count - count, int(self._unserved_s(queue) / task_s))
         self._count += 1
         self.spills[self._count] = queue
         core.gcs.append(
@@ -327,8 +326,8 @@ class Forwarder:
                 number=self._count,
                 demand=queue.demand,
                 count=count,
-                queued=queue.count,
-                average_s=average_s,
+                queued=count + ahead,
+                average_s=template.average_s,
                 avoid=core.neighbours.unreachable(),
                 name=template.spec.name,
             )
@@ -343,7 +342,7 @@ class Forwarder:
                 continue
             self._due[queue] = (core.now + SPILL_WAIT_S, SPILL_WAIT_S)
             for task in queue.take_back(count):
-                if task.owner.role == "node":
+                if task.owner.node_id:
                     core.guests.give_back(task, "another node has room for it", node_id)
                 else:
                     self.forward(task, host)
@@ -446,10 +445,7 @@ class Forwarder:
             if task is None:
                 continue
             task.host = None
-            task.forwards += 1
             task.state = advance(TASK_MOVES, task.state, TASK_OFFERED)
-            if task.forwards >= FORWARDS_MAX:
-                task.is_bound = True
             if message.node_id:
                 self._send_to(task, message.node_id)
             else:

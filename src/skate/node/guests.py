@@ -84,7 +84,9 @@ class Guests:
             self.give_back(task, "this node does not have the resources (any more)", b"")
         elif task.id in self._orphans:
             self._behind[task.id] = task
-            core.shell.kill_worker(self._orphans[task.id].worker)
+            worker = self._orphans[task.id].worker
+            assert worker is not None  # what a worker hands back is no orphan any more
+            core.shell.kill_worker(worker)
         else:
             core.forwarder.take(task)
 

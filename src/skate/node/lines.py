@@ -266,7 +266,8 @@ class IncomingLine:
         if connection is self.connection:
             self.connection = None
             loop = self._lines.shell.loop
-            self._expiry = loop.call_later(self._kept_s, self.end, "it did not come back")
+            why = f"it did not come back within {self._kept_s:g} s"
+            self._expiry = loop.call_later(self._kept_s, self.end, why)
 
     def end(self, why: str) -> None:
         """Give the peer up."""
@@ -276,6 +277,8 @@ class IncomingLine:
             self.connection.cut()
             self.connection = None
         if self._lines.incoming.pop(self.session_id, None) is not None:
+            if self.peer.is_remote:
+                self._lines.gave_up(self.session_id, why)
             log.info("gave up the line from %s %d: %s", self.peer.role, self.peer.pid, why)
             shell = self._lines.shell
             shell.turn(lambda: shell.core.peer_lost(self.peer))
@@ -357,7 +360,7 @@ class _Accepted(asyncio.Protocol):
                     error,
                     exc_info=not isinstance(error, BadFrame | LineBroken),
                 )
-                line.end("it broke the protocol")
+                line.end(f"it broke the protocol: {error}")
                 return
             seen = line.line.due_seen()
             if seen is not None:
@@ -380,6 +383,7 @@ class Lines:
         self.tls = tls
         self.identity = Identity(shell.core.node_id, shell.cfg.session)
         self.incoming: dict[bytes, IncomingLine] = {}
+        self._given_up: dict[bytes, str] = {}  # lines of drivers, the newest, and why
         self._doorman: Doorman | None = None
         self._pinging: asyncio.TimerHandle | None = None
 
@@ -443,14 +447,18 @@ class Lines:
         line = self.incoming.get(hello.session_id)
         if line is None:
             if hello.received:
-                return (
-                    f"this driver was away for more than {self.shell.cfg.driver_kept_s:g} s: its "
-                    "job has ended"
-                )
+                why = self._given_up.get(hello.session_id, "this node does not know it (any more)")
+                return f"this driver's line is over, and with it its job: {why}"
             peer = Peer()
             peer.is_remote = True
             line = self._take_in(peer, hello, self.shell.cfg.driver_kept_s)
         return self._admit(line, hello)
+
+    def gave_up(self, session_id: bytes, why: str) -> None:
+        """A driver's line has ended; should the driver come back, it is told why."""
+        self._given_up[session_id] = why
+        if len(self._given_up) > config.ENDED_JOBS_KEPT:
+            del self._given_up[next(iter(self._given_up))]
 
     def _take_in(self, peer: Peer, hello: LineHello, kept_s: float) -> IncomingLine:
         line = IncomingLine(self, peer, hello.session_id, kept_s)

@@ -588,6 +588,8 @@ class NodeCore:
         if done.retry and task.retries_left != 0 and not self.guests.is_orphan(task):
             task.retries_left -= task.retries_left > 0
             task.attempt += 1
+            if task.owner.node_id:
+                task.is_bound = True  # its attempts are counted here
             self.desk.abandon_results(task)
             self.scheduler.requeue(task)
             return

@@ -214,23 +214,27 @@ class ObjectDesk:
             creation = self._store.creations.get(object_id)
             if creation is None or creation.offset != value.offset:
                 raise ValueError(f"a result in an extent that was never given: {object_id.hex()}")
-            if stored is None:
+            if stored is None or self._has_value(stored):
                 self._store.abandon(creation)
                 return False
             self._store.seal(stored, contains)
             self._core.gcs.append(m.ObjectsChanged([(object_id, stored.size)], []))
-        elif stored is None:
+        elif stored is None or self._has_value(stored):
             return False
         else:
             self._store.fulfil_inline(stored, value.data, contains)
         return self.announce(stored)
+
+    def _has_value(self, stored: StoredObject) -> bool:
+        # For a home that had lost sight of this node, it has been an error, or made elsewhere.
+        return stored.state is INLINE or stored.state is SEALED
 
     def store_remote(
         self, object_id: bytes, size: int, node_id: bytes, contains: list[bytes] | None
     ) -> bool:
         """A promised value is in another node's arena; False if nobody wants it any more."""
         stored = self._store.objects.get(object_id)
-        if stored is None:
+        if stored is None or stored.state is not PENDING:
             return False
         self._store.set_remote(stored, size, [node_id], contains)
         self.announce(stored)

@@ -15,7 +15,7 @@ from skate import messages as m
 from skate.config import HOME_FETCHES_MAX
 from skate.node.error_payload import error_payload
 from skate.node.peer import Peer
-from skate.objects.object_store import REMOTE, Creation, StoredObject
+from skate.objects.object_store import PENDING, REMOTE, Creation, StoredObject
 from skate.objects.pull_manager import (
     AbandonExtent,
     Action,
@@ -75,6 +75,10 @@ class PullDesk:
 
     def tick(self) -> None:
         """Try again what is due; stop what nobody needs any more."""
+        for object_id in list(self._home_fetches):
+            stored = self._store.objects.get(object_id)
+            if stored is None or stored.state not in (PENDING, REMOTE):
+                del self._home_fetches[object_id]
         if not len(self._manager):
             return
         for creation in list(self._store.creations.values()):

@@ -7,6 +7,7 @@ listening sockets: by running its own program again, in the same process.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -34,6 +35,7 @@ def begin_anew(cfg: NodeConfig) -> None:
     if not _head_answers(cfg):
         return
     cfg.node_id = os.urandom(16).hex()
+    _describe_anew(cfg)
     for fd in cfg.inherited_fds():
         os.set_inheritable(fd, True)
     arguments = list(sys.orig_argv)
@@ -43,6 +45,20 @@ def begin_anew(cfg: NodeConfig) -> None:
     log.info("the head is back: this node joins anew, as %s", cfg.node_id)
     sys.stderr.flush()
     os.execv(sys.executable, arguments)
+
+
+def _describe_anew(cfg: NodeConfig) -> None:
+    """The session's description tells the new NodeID to `skate status` and its like."""
+    path = os.path.join(cfg.session_dir, "session.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            told = json.load(file)
+        told["node_id"] = cfg.node_id
+        with open(path + ".new", "w", encoding="utf-8") as file:
+            json.dump(told, file)
+        os.replace(path + ".new", path)
+    except (OSError, ValueError) as error:
+        log.warning("%s still names the old node: %s", path, error)
 
 
 def _head_answers(cfg: NodeConfig) -> bool:

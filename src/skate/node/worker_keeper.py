@@ -125,7 +125,7 @@ class WorkerKeeper:
                 unfinished.remove(task)
                 self._core.guests.orphan_ended(task)
             if first not in unfinished:
-                pass
+                pass  # nobody cares
             elif first.retries_left == 0:
                 self._core.fail_task(first, self._crash_payload(worker, first, status))
                 del unfinished[0]
@@ -133,6 +133,8 @@ class WorkerKeeper:
                 first.retries_left -= first.retries_left > 0
         for task in reversed(unfinished):  # each goes before those in the queue
             task.attempt += 1
+            if task.owner.node_id:
+                task.is_bound = True  # its attempts are counted here
             self._core.scheduler.requeue(task)
 
     def _starts_failed(self, pool: Pool, how: str) -> None:

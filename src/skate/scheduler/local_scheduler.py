@@ -91,7 +91,6 @@ class Task:
         "dependencies",
         "depth",
         "expected_s",
-        "forwards",
         "gpus",
         "holds_handle",
         "host",
@@ -138,7 +137,6 @@ class Task:
         self.host: Any = None  # the other node that runs it
         self.is_here = False  # it waits for its inputs to be in this node's own store
         self.is_bound = False  # it was sent to this node for good
-        self.forwards = 0  # how often another node has given it back
         self.actor: Any = None
         self.line: Any = owner  # of a call: whose order it keeps
         self.holds_handle = False  # of a call: it holds its actor's handle while it is under way

@@ -24,8 +24,8 @@ from skate.config import (
     MAX_FUNCTION_BYTES,
 )
 from skate.errors import (
+    ClusterFailureError,
     GetTimeoutError,
-    RuntimeClosedError,
     decode_error,
     raise_form,
 )
@@ -548,7 +548,7 @@ class Runtime:
         while True:
             try:
                 self.connection.wait_for(lambda: self._due or not self._callbacks)
-            except RuntimeClosedError:
+            except ClusterFailureError:  # the connection is gone, for whatever reason
                 with self.connection.lock:
                     orphans = [c for group in self._callbacks.values() for c in group]
                     self._callbacks.clear()

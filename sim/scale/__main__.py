@@ -1,0 +1,52 @@
+"""``python -m sim.scale --nodes N --tasks N``: throughput, share of the ideal, busiest daemon."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+
+from sim.scale.cluster import simulate
+from sim.scale.costs import Costs
+
+SHOWN = 5
+
+
+def main() -> None:
+    """Run once and tell."""
+    parser = argparse.ArgumentParser(prog="python -m sim.scale", description=__doc__)
+    parser.add_argument("--nodes", type=int, default=100)
+    parser.add_argument("--cpus", type=int, default=32, help="of each node")
+    parser.add_argument("--tasks", type=int, default=1_000_000)
+    parser.add_argument("--task-ms", type=float, default=10.0, help="how long each runs")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--one-driver", action="store_true", help="one program submits everything")
+    parser.add_argument("--costs", default="{}", help='as JSON, in microseconds: {"run_s": 70}')
+    options = parser.parse_args()
+    given = {name: value * 1e-6 for name, value in json.loads(options.costs).items()}
+    outcome = simulate(
+        options.nodes,
+        options.tasks,
+        cpus=options.cpus,
+        task_s=options.task_ms / 1_000,
+        seed=options.seed,
+        one_driver=options.one_driver,
+        costs=replace(Costs(), **given),
+    )
+    print(
+        f"seed {outcome.seed}: {outcome.tasks:,} tasks of {options.task_ms:g} ms on "
+        f"{outcome.nodes} nodes x {outcome.cpus} CPUs, submitted on {outcome.submitters}"
+    )
+    print(
+        f"{outcome.throughput:,.0f} tasks/s, {outcome.share:.1%} of the ideal "
+        f"{outcome.ideal:,.0f}; {outcome.sustained / outcome.ideal:.1%} while all run; "
+        f"{outcome.seconds:.2f} s of virtual time"
+    )
+    busy = ", ".join(f"{name} {share:.0%}" for name, share in outcome.busy[:SHOWN])
+    print(f"busiest daemons, of one core: {busy}")
+    print(f"forwarded: {outcome.forwarded:,}; told the GCS: {outcome.met}")
+    print(f"{outcome.events:,} events in {outcome.wall_s:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

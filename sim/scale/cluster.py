@@ -1,0 +1,222 @@
+"""A cluster at work: who submits what, and how fast it is done.
+
+Before time is taken, every node has its workers and knows the functions: a warm-up has run as many
+tasks on each node as it has CPUs. Then a driver on the head begins, and the clock stops when it has
+its results. Two ways to submit:
+
+- *half*: the driver sends one task to every second node, which submits its share of the work from
+  there and waits for it. The other nodes get theirs from the global scheduler alone.
+- *one*: the driver submits everything itself.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from sim.scale.costs import Costs
+from sim.scale.machines import GCS, RELAY, Gcs, Node
+from sim.scale.programs import LEAF, NOTHING, Driver, leaf_on, part_on
+from sim.scale.world import World
+
+BIN_S = 0.01  # of the histogram of what ended when
+GIVE_UP_S = 2_000.0  # of virtual time
+FROM, TO = 0.1, 0.9  # between these shares of all tasks, the rate is the sustained one
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run. ``busy`` are the daemons' shares of one core, the busiest first."""
+
+    nodes: int
+    cpus: int
+    tasks: int
+    submitters: int
+    seed: int
+    task_s: float
+    seconds: float
+    sustained: float  # tasks a second, without the beginning and the end
+    busy: list[tuple[str, float]]
+    forwarded: int
+    met: dict[str, int]  # messages to the GCS, by kind
+    events: int
+    wall_s: float
+
+    @property
+    def ideal(self) -> float:
+        """Tasks a second if all CPUs did nothing else."""
+        return self.nodes * self.cpus / self.task_s
+
+    @property
+    def throughput(self) -> float:
+        """Tasks a second, from the first submission to the last result."""
+        return self.tasks / self.seconds
+
+    @property
+    def share(self) -> float:
+        """Of the ideal."""
+        return self.throughput / self.ideal
+
+
+class SimulatedCluster:
+    """Nodes, the GCS, and what lies between them."""
+
+    def __init__(
+        self, nodes: int, cpus: int, task_s: float, seed: int = 0, costs: Costs | None = None
+    ) -> None:
+        self.world = World(seed)
+        self.costs = costs or Costs()
+        self.task_s = task_s
+        self.cpus = cpus
+        self.seed = seed
+        self.nodes = [Node(self, number, cpus) for number in range(nodes)]
+        self.by_id = {node.node_id: node for node in self.nodes}
+        self.gcs = Gcs(self)
+        self.gcs.join(self.nodes)
+        for node in self.nodes:
+            node.start_clock()
+        self._ended: Counter[int] = Counter()  # leaves, by when
+
+    def leaf_ended(self, at: float) -> None:
+        """For the rate."""
+        self._ended[int(at / BIN_S)] += 1
+
+    # ------------------------------------------------------------------ to and from the GCS
+
+    def to_gcs(self, node: Node, batch: list[object], at: float) -> None:
+        """From a node; the head's daemon passes on what comes from others."""
+        if node.number == 0:
+            at += self.costs.local_delay_s
+            self.world.at(at, self.gcs.server.arrive, (0, batch))
+        else:
+            at += self.costs.remote_delay_s
+            self.world.at(at, self.nodes[0].server.arrive, (RELAY, (node.number, True), batch))
+
+    def from_gcs(self, node: Node, batch: list[object], at: float) -> None:
+        """To a node."""
+        head = self.nodes[0].server
+        at += self.costs.local_delay_s
+        if node.number == 0:
+            self.world.at(at, head.arrive, (GCS, None, batch))
+        else:
+            self.world.at(at, head.arrive, (RELAY, (node.number, False), batch))
+
+    def relay(self, whose: tuple[int, bool], batch: list[object], at: float) -> None:
+        """The head's daemon has passed it on."""
+        number, is_up = whose
+        if is_up:
+            at += self.costs.local_delay_s
+            self.world.at(at, self.gcs.server.arrive, (number, batch))
+        else:
+            at += self.costs.remote_delay_s
+            self.world.at(at, self.nodes[number].server.arrive, (GCS, None, batch))
+
+    # ------------------------------------------------------------------ work
+
+    def work(self, tasks: int, *, one_driver: bool = False) -> Outcome:
+        """Warm up, then run so many leaves."""
+        wall = time.perf_counter()
+        submitters = [] if one_driver else self.nodes[::2]
+        templates = [
+            LEAF,
+            *(leaf_on(node.node_id) for node in self.nodes),
+            *(part_on(node.node_id) for node in submitters),
+        ]
+        is_done: list[str] = []
+        driver = Driver(self.nodes[0], templates, lambda: is_done.append("connected"))
+        self.world.run_until(lambda: bool(is_done), GIVE_UP_S)
+        warm_up = [(1 + node.number, NOTHING, self.cpus) for node in self.nodes]
+        driver.submit(warm_up, 0, lambda: is_done.append("warm"))
+        self.world.run_until(lambda: len(is_done) == 2, GIVE_UP_S)
+
+        if one_driver:
+            work = [(0, NOTHING, tasks)]
+        else:
+            first, count = 1 + len(self.nodes), len(submitters)
+            shares = [tasks // count + (number < tasks % count) for number in range(count)]
+            work = [(first + i, share.to_bytes(4, "big"), 1) for i, share in enumerate(shares)]
+        began = self.world.now
+        self._ended.clear()
+        servers = {node_name(node): node.server for node in self.nodes}
+        servers["GCS"] = self.gcs.server
+        before = {name: server.busy_s for name, server in servers.items()}
+        met = [Counter(node.met) for node in self.nodes], Counter(self.gcs.met)
+        driver.submit(work, 0, lambda: is_done.append("over"))
+        self.world.run_until(lambda: len(is_done) == 3, GIVE_UP_S)
+
+        seconds = self.world.now - began
+        busy = [(name, (s.busy_s - before[name]) / seconds) for name, s in servers.items()]
+        forwards = sum(
+            node.met["Forward"] - old["Forward"]
+            for node, old in zip(self.nodes, met[0], strict=True)
+        )
+        return Outcome(
+            nodes=len(self.nodes),
+            cpus=self.cpus,
+            tasks=tasks,
+            submitters=len(submitters) or 1,
+            seed=self.seed,
+            task_s=self.task_s,
+            seconds=seconds,
+            sustained=self._sustained(tasks),
+            busy=sorted(busy, key=lambda pair: -pair[1]),
+            forwarded=forwards // 2,  # counted by who sends and by who gets them
+            met=dict(self.gcs.met - met[1]),
+            events=self.world.events,
+            wall_s=time.perf_counter() - wall,
+        )
+
+    def _sustained(self, tasks: int) -> float:
+        ended, first, last = 0, None, None
+        between = 0
+        for when in sorted(self._ended):
+            if ended >= FROM * tasks and first is None:
+                first = when
+            if first is not None:
+                between += self._ended[when]
+                last = when
+            ended += self._ended[when]
+            if ended >= TO * tasks and first is not None:
+                break
+        if first is None or last is None:
+            return 0.0
+        return between / ((last + 1 - first) * BIN_S)
+
+    def check(self) -> None:
+        """The cores' own invariants."""
+        for node in self.nodes:
+            node.core.check()
+        self.gcs.core.scheduler.check()
+
+
+def node_name(node: Node) -> str:
+    """For people."""
+    if node.number == 0:
+        return "the head's node"
+    return f"node {node.number}" + ("" if node.number % 2 else " (submits)")
+
+
+def simulate(
+    nodes: int,
+    tasks: int,
+    *,
+    cpus: int = 32,
+    task_s: float = 0.01,
+    seed: int = 0,
+    one_driver: bool = False,
+    costs: Costs | None = None,
+) -> Outcome:
+    """One run, from start to end. Python's cycle collector rests: it would look at all, in vain."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        cluster = SimulatedCluster(nodes, cpus, task_s, seed, costs)
+        outcome = cluster.work(tasks, one_driver=one_driver)
+        if nodes <= 100:
+            cluster.check()
+        return outcome
+    finally:
+        if was_enabled:
+            gc.enable()

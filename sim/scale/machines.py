@@ -1,0 +1,317 @@
+"""A node with its workers and programs, and the GCS, on the world's clock.
+
+The decisions are those of the cores that ship: NodeCore with its local scheduler and forwarder, and
+GcsCore with the global scheduler. Here is what their shells do: carry messages, keep the clock of
+heartbeats, start workers. Messages are passed on as they are; encoding them is in the costs.
+
+A node other than the head speaks to the GCS through the head's node daemon, as in life.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from sim.scale.costs import Costs
+from sim.scale.programs import Client, WorkerProcess
+from sim.scale.world import Server, World
+from skate import messages as m
+from skate.config import EVENT_BATCH_S, HEARTBEAT_S, PROTOCOL_VERSION, PYTHON, RESOURCE_UNITS
+from skate.gcs.gcs_core import GcsCore
+from skate.gcs.membership import TICK_S
+from skate.ids import HOME_BYTES, home_of
+from skate.node.node_core import NodeCore
+from skate.node.peer import Job, Peer
+from skate.objects.arena import Arena
+from skate.scheduler.local_scheduler import Worker
+
+if TYPE_CHECKING:
+    from sim.scale.cluster import SimulatedCluster
+
+ARENA_BYTES = 1 << 30  # nothing here is that large
+WORKER_START_S = 0.005  # of the zygote, for one fork; most are there when a measurement begins
+
+# Where something for a node comes from.
+CLIENT = "client"  # a process of this machine, or another node that wants something of this one
+NEIGHBOUR = "neighbour"  # a node of which this one wanted something
+GCS = "GCS"
+CLOCK = "clock"
+RELAY = "relay"  # between another node and the GCS, through the head
+
+
+class Node:
+    """One machine. What arrives is (where from, who, messages); no messages: that was the last."""
+
+    def __init__(self, cluster: SimulatedCluster, number: int, cpus: int) -> None:
+        self.cluster = cluster
+        self.world: World = cluster.world
+        self.costs: Costs = cluster.costs
+        self.number = number
+        self.node_id = number.to_bytes(HOME_BYTES, "big") + self.world.random.randbytes(12)
+        total = {"CPU": cpus * RESOURCE_UNITS}
+        self.core = NodeCore(
+            self.node_id, "sim", total, Arena(ARENA_BYTES), "", NodeShell(self), PYTHON
+        )
+        self.core.now = self.world.now
+        self.server = Server(self.world, self._handle, self._settle)
+        self.clients: dict[Peer, Client] = {}
+        self.openers: dict[Peer, Node] = {}  # who has opened the line that this peer is
+        self._incoming: dict[Node, Peer] = {}
+        self._since_events = 0.0
+        self._guest_cost_s = self.costs.host_s / 3
+        self.met: Counter[str] = Counter()  # messages of each kind that came or went
+
+    # ------------------------------------------------------------------ turns
+
+    def _handle(self, item: tuple[str, Any, list[Any] | None]) -> float:
+        kind, who, batch = item
+        core = self.core
+        core.now = self.world.now
+        if kind is CLOCK:
+            self._tick()
+            return self.costs.tick_s
+        if kind is RELAY:
+            self.cluster.relay(who, batch, self.world.now + self.costs.relay_s)
+            return self.costs.relay_s
+        if batch is None:
+            core.peer_lost(who)
+            return 0.0
+        cost = 0.0
+        if kind is GCS:
+            for message in batch:
+                assert not isinstance(message, m.Refused), message.reason
+                core.gcs_handlers[type(message)](message)
+            return self.costs.relay_s  # about the same
+        if kind is CLIENT:
+            if who not in core.peers:
+                core.add_peer(who)
+            for message in batch:
+                cost += self._cost(message)
+                core.handle(who, message)
+        else:
+            for message in batch:
+                cost += self._cost(message)
+                core.neighbours.handle(who, message)
+        return cost
+
+    def _settle(self, spent_s: float) -> float:
+        core = self.core
+        core.end_turn()
+        cost = 0.0
+        to_clients: list[tuple[Client, list[Any]]] = []
+        to_nodes: list[tuple[Node, Any]] = []
+        while core.dirty:
+            dirty, core.dirty = core.dirty, []
+            for peer in dirty:
+                batch, peer.outbox = peer.outbox, []
+                cost += sum(map(self._cost, batch))
+                if peer.node_id:
+                    opener = self.openers[peer]
+                    who = opener.core.neighbours.by_id[self.node_id]
+                    to_nodes.append((opener, (NEIGHBOUR, who, batch)))
+                else:
+                    to_clients.append((self.clients[peer], batch))
+        neighbours = core.neighbours
+        while neighbours.dirty:
+            others, neighbours.dirty = neighbours.dirty, []
+            for neighbour in others:
+                batch, neighbour.outbox = neighbour.outbox, []
+                cost += sum(map(self._cost, batch))
+                other = self.cluster.by_id[neighbour.node_id]
+                to_nodes.append((other, (CLIENT, other.peer_of(self), batch)))
+        world = self.world
+        leaves_at = world.now + spent_s + cost
+        near = leaves_at + self.costs.local_delay_s
+        for client, batch in to_clients:
+            world.at(near, client.receive, batch)
+        far = leaves_at + self.costs.remote_delay_s
+        for other, item in to_nodes:
+            world.at(far, other.server.arrive, item)
+        if core.gcs:
+            batch, core.gcs = core.gcs, []
+            self.cluster.to_gcs(self, batch, leaves_at)
+        return cost
+
+    def _cost(self, message: Any) -> float:
+        # Ready, Release and the like are part of the cost of their task.
+        kind = type(message)
+        costs = self.costs
+        if kind is m.Run or kind is m.Done:
+            is_own = home_of(message.task_id) == self.node_id[:HOME_BYTES]
+            return costs.run_s / 2 if is_own else self._guest_cost_s
+        if kind is m.Submit:
+            return costs.submit_s
+        if kind is m.Forward or kind is m.GivenBack:
+            self.met[kind.__name__] += 1
+            is_own = kind is m.Forward and home_of(message.task_id) == self.node_id[:HOME_BYTES]
+            return costs.forward_s / 2 if is_own else self._guest_cost_s
+        if kind is m.Returned:
+            is_own = home_of(message.task_id) == self.node_id[:HOME_BYTES]
+            return costs.forward_s / 2 if is_own else 0.0
+        return 0.0
+
+    def peer_of(self, opener: Node) -> Peer:
+        """The line that this other node has opened to this one."""
+        peer = self._incoming.get(opener)
+        if peer is None:
+            peer = self._incoming[opener] = Peer()
+            peer.node_id = opener.node_id
+            peer.role = "node"
+            self.openers[peer] = opener
+        return peer
+
+    # ------------------------------------------------------------------ the clock
+
+    def start_clock(self) -> None:
+        """Tick from now on; every node in a phase of its own."""
+        self.world.at(self.world.now + self.world.random.random() * HEARTBEAT_S, self._clock)
+
+    def _clock(self) -> None:
+        self.world.at(self.world.now + HEARTBEAT_S, self._clock)
+        self.server.arrive((CLOCK, None, None))
+
+    def _tick(self) -> None:
+        # As the shell does it.
+        core = self.core
+        self._since_events += HEARTBEAT_S
+        if self._since_events >= EVENT_BATCH_S:
+            self._since_events = 0.0
+            core.notes.flush()
+        scheduler = core.scheduler
+        core.gcs.append(
+            m.Heartbeat(
+                scheduler.free_soon(),
+                scheduler.queued(),
+                sum(len(worker.tasks) for worker in scheduler.workers.values()),
+                core.store.arena.used_bytes,
+                scheduler.average_task_s,
+                core.guests.received,
+                core.pulls.bandwidth,
+                core.questions.pending(),
+            )
+        )
+        core.tick()
+
+    # ------------------------------------------------------------------ programs
+
+    def connect(self, client: Client) -> None:
+        """A process of this machine has a line to the daemon."""
+        self.clients[client.peer] = client
+
+    def from_client(self, client: Client, batch: list[Any] | None, at: float) -> None:
+        """It says something (None: its last word has been said)."""
+        at += self.costs.local_delay_s
+        self.world.at(at, self.server.arrive, (CLIENT, client.peer, batch))
+
+    def worker_exited(self, client: WorkerProcess) -> None:
+        """The zygote has reaped it."""
+        self.core.now = self.world.now
+        self.core.workers.exited(client.worker, 0)
+        del self.clients[client.peer]
+
+
+class Gcs:
+    """The GCS: its core, and a clock."""
+
+    def __init__(self, cluster: SimulatedCluster) -> None:
+        self._cluster = cluster
+        self._world = cluster.world
+        self._costs = cluster.costs
+        self.core = GcsCore(random=cluster.world.random.random)
+        self.server = Server(self._world, self._handle, self._settle)
+        self.met: Counter[str] = Counter()
+        self._sends: list[tuple[int, Any]] = []
+        self._next_watch = 0.0
+
+    def join(self, nodes: list[Node]) -> None:
+        """All nodes are there before the measurement begins."""
+        for node in nodes:
+            total = dict(node.core.scheduler.total)
+            place = f"n{node.number}:1"
+            joins = m.NodeJoins(
+                PROTOCOL_VERSION, node.node_id, 1, place, place, total, {}, ARENA_BYTES
+            )
+            self.core.handle(node.number, joins, self._world.now)
+        infos = [
+            m.NodeInfo(n.node_id, f"n{n.number}:1", dict(n.core.scheduler.total), {}) for n in nodes
+        ]
+        for node in nodes:
+            node.core.neighbours.on_nodes_changed(m.NodesChanged(infos))
+        self._clock()
+
+    def _clock(self) -> None:
+        self._world.at(self._world.now + HEARTBEAT_S, self._clock)
+        self.server.arrive((-1, ()))
+
+    def _handle(self, item: tuple[int, list[Any]]) -> float:
+        number, batch = item
+        now = self._world.now
+        if number < 0:
+            if self.core.is_tick_due or now >= self._next_watch:
+                self._next_watch = now + TICK_S
+                self._sends += self.core.tick(now)
+            return 0.0
+        cost = 0.0
+        costs = self._costs
+        for message in batch:
+            self._sends += self.core.handle(number, message, now)
+            self.met[type(message).__name__] += 1
+            if isinstance(message, m.Offer):
+                cost += costs.gcs_offer_s + costs.gcs_offer_node_s * len(self._cluster.nodes)
+            elif isinstance(message, m.Events):
+                cost += costs.gcs_events_s + costs.gcs_event_s * message.count
+            else:
+                cost += costs.gcs_heartbeat_s
+        return cost
+
+    def _settle(self, spent_s: float) -> float:
+        sends, self._sends = self._sends, []
+        batches: dict[int, list[Any]] = {}
+        for number, message in sends:
+            batches.setdefault(number, []).append(message)
+        for number, batch in batches.items():
+            self._cluster.from_gcs(self._cluster.nodes[number], batch, self._world.now + spent_s)
+        return 0.0
+
+
+class NodeShell:
+    """What the core asks of the world."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._forked_at = 0.0
+
+    def start_worker(self, worker: Worker, setup: m.WorkerSetup) -> None:
+        """The zygote forks one after the other."""
+        node = self._node
+        now = node.world.now
+        self._forked_at = max(now, self._forked_at) + WORKER_START_S
+        peer = Peer()
+        peer.worker = worker
+        worker.peer = peer
+        node.connect(WorkerProcess(node, peer, worker, setup, self._forked_at))
+
+    def kill_worker(self, worker: Worker) -> None:
+        """It has gone by itself: nothing here crashes."""
+
+    def close(self, peer: Peer) -> None:
+        """No program leaves before the end."""
+
+    def stderr_tail(self, worker: Worker) -> list[str]:
+        """Nothing was printed."""
+        return []
+
+    def new_id(self) -> bytes:
+        """16 random bytes."""
+        return self._node.world.random.randbytes(16)
+
+    def fetch(self, object_id: bytes, offset: int, size: int, node_id: bytes) -> None:
+        """Results are small here."""
+        raise AssertionError("there is nothing to fetch")
+
+    def job_ended(self, job: Job, reason: str) -> None:
+        """The only job lasts to the end."""
+
+    def answer_locally(self, peer: Peer, question: m.Ask) -> bool:
+        """Nobody asks."""
+        return False
