@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -32,7 +33,7 @@ from skate.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 CPUS = 32
 TASK_S = 0.01
 TASKS = 6_400
-BLOCK_S = 1.0
+SETTLE_S = 0.3
 IDLE_S = 3.0
 OFFERS = 30
 NODE_COUNTS = (10, 1_000)
@@ -99,46 +100,58 @@ def task_costs() -> dict[str, float]:
         skate.get([nap.remote() for _ in range(4 * CPUS)])
         tick_rate = idle_rates([head])[0][0]
 
-        # While every CPU is taken, tasks are taken in and no more.
-        with tempfile.NamedTemporaryFile() as file:
-            blockers = [block.remote(file.name) for _ in range(CPUS)]
-            time.sleep(0.3)
-            me, before, begin = time.process_time(), cpu_s(home), time.perf_counter()
-            refs = [nap.remote() for _ in range(TASKS)]
-            time.sleep(0.3)
-            submitter_s = (time.process_time() - me) / TASKS
-            idle = (time.perf_counter() - begin) * tick_rate
-            submit_s = (cpu_s(home) - before - idle) / TASKS
-        before, begin = cpu_s(home), time.perf_counter()
-        workers = worker_pids(head)
-        at_work = cpu_s(workers)
-        skate.get(blockers)
-        skate.get(refs)
-        del refs
-        idle = (time.perf_counter() - begin) * tick_rate
-        run_s = (cpu_s(home) - before - idle) / TASKS
-        worker_s = (cpu_s(workers) - at_work) / TASKS
+        me = time.process_time()
+        submit_s, run_s, worker_s = _in_two_parts(head, nap, block, home, tick_rate)
+        submitter_s = (time.process_time() - me) / TASKS  # with what it takes to get the results
 
-        cluster.add_node(num_cpus=CPUS)
-        host = [cluster.worker_nodes[0].pids["node"]]
-        there = NodeAffinitySchedulingStrategy(cluster.worker_nodes[0].node_id, soft=False)
-        far = nap.options(scheduling_strategy=there)
+        other = cluster.add_node(num_cpus=CPUS)
+        host = [other.pids["node"]]
+        there = {"scheduling_strategy": NodeAffinitySchedulingStrategy(other.node_id, soft=False)}
+        far, far_block = nap.options(**there), block.options(**there)
         skate.get([far.remote() for _ in range(4 * CPUS)])
-        at_home, at_host = cpu_s(home), cpu_s(host)
-        begin = time.perf_counter()
-        skate.get([far.remote() for _ in range(TASKS)])
-        idle = (time.perf_counter() - begin) * tick_rate
+        at_home = _in_two_parts(other, far, far_block, home, tick_rate)
+        at_host = _in_two_parts(other, far, far_block, host, tick_rate)
         return {
             "submit_s": submit_s,
             "run_s": run_s,
-            "forward_s": (cpu_s(home) - at_home - idle) / TASKS - submit_s,
-            "host_s": (cpu_s(host) - at_host - idle) / TASKS,
+            "forward_s": at_home[0] - submit_s,
+            "returned_s": at_home[1],
+            "guest_s": at_host[0],
+            "guest_run_s": at_host[1],
             "tick_s": tick_rate * HEARTBEAT_S,
             "submitter_s": submitter_s,
             "worker_s": worker_s,
         }
     finally:
         cluster.shutdown()
+
+
+def _in_two_parts(
+    node: ClusterNode, nap: Any, block: Any, daemon: list[int], idle_rate: float
+) -> tuple[float, float, float]:
+    """CPU seconds a task of a daemon until tasks wait on a node, and from then on; of the workers.
+
+    While every CPU there is taken, tasks are taken in and no more.
+    """
+    with tempfile.NamedTemporaryFile() as file:
+        blockers = [block.remote(file.name) for _ in range(CPUS)]
+        time.sleep(SETTLE_S)
+        before, begin = cpu_s(daemon), time.perf_counter()
+        refs = [nap.remote() for _ in range(TASKS)]
+        time.sleep(SETTLE_S)
+        taken_in, then = cpu_s(daemon), time.perf_counter()
+        workers = worker_pids(node)
+        at_work = cpu_s(workers)
+    skate.get(blockers)
+    skate.get(refs)
+    del refs
+    time.sleep(SETTLE_S)
+    after, end = cpu_s(daemon), time.perf_counter()
+    return (
+        (taken_in - before - (then - begin) * idle_rate) / TASKS,
+        (after - taken_in - (end - then) * idle_rate) / TASKS,
+        (cpu_s(workers) - at_work) / TASKS,
+    )
 
 
 def gcs_costs() -> dict[str, float]:

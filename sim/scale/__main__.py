@@ -44,7 +44,10 @@ def main() -> None:
     )
     busy = ", ".join(f"{name} {share:.0%}" for name, share in outcome.busy[:SHOWN])
     print(f"busiest daemons, of one core: {busy}")
-    print(f"forwarded: {outcome.forwarded:,}; told the GCS: {outcome.met}")
+    print(
+        f"forwarded: {outcome.forwarded:,}, given back: {outcome.given_back:,}; "
+        f"told the GCS: {outcome.met}"
+    )
     print(f"{outcome.events:,} events in {outcome.wall_s:.1f} s")
 
 

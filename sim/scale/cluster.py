@@ -39,7 +39,8 @@ class Outcome:
     seconds: float
     sustained: float  # tasks a second, without the beginning and the end
     busy: list[tuple[str, float]]
-    forwarded: int
+    forwarded: int  # tasks, so often
+    given_back: int
     met: dict[str, int]  # messages to the GCS, by kind
     events: int
     wall_s: float
@@ -71,6 +72,7 @@ class SimulatedCluster:
         self.task_s = task_s
         self.cpus = cpus
         self.seed = seed
+        self.is_warm = False
         self.nodes = [Node(self, number, cpus) for number in range(nodes)]
         self.by_id = {node.node_id: node for node in self.nodes}
         self.gcs = Gcs(self)
@@ -137,21 +139,19 @@ class SimulatedCluster:
             first, count = 1 + len(self.nodes), len(submitters)
             shares = [tasks // count + (number < tasks % count) for number in range(count)]
             work = [(first + i, share.to_bytes(4, "big"), 1) for i, share in enumerate(shares)]
+        self.is_warm = True
         began = self.world.now
         self._ended.clear()
         servers = {node_name(node): node.server for node in self.nodes}
         servers["GCS"] = self.gcs.server
         before = {name: server.busy_s for name, server in servers.items()}
-        met = [Counter(node.met) for node in self.nodes], Counter(self.gcs.met)
+        met = Counter(self.gcs.met)
+        forwarded = sum(node.forwarded for node in self.nodes)
         driver.submit(work, 0, lambda: is_done.append("over"))
         self.world.run_until(lambda: len(is_done) == 3, GIVE_UP_S)
 
         seconds = self.world.now - began
         busy = [(name, (s.busy_s - before[name]) / seconds) for name, s in servers.items()]
-        forwards = sum(
-            node.met["Forward"] - old["Forward"]
-            for node, old in zip(self.nodes, met[0], strict=True)
-        )
         return Outcome(
             nodes=len(self.nodes),
             cpus=self.cpus,
@@ -162,8 +162,9 @@ class SimulatedCluster:
             seconds=seconds,
             sustained=self._sustained(tasks),
             busy=sorted(busy, key=lambda pair: -pair[1]),
-            forwarded=forwards // 2,  # counted by who sends and by who gets them
-            met=dict(self.gcs.met - met[1]),
+            forwarded=sum(node.forwarded for node in self.nodes) - forwarded,
+            given_back=sum(node.given_back for node in self.nodes),
+            met=dict(self.gcs.met - met),
             events=self.world.events,
             wall_s=time.perf_counter() - wall,
         )

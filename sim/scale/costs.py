@@ -17,8 +17,10 @@ class Costs:
 
     submit_s: float = 3.5e-6  # of the node daemon, to take in one submitted task
     run_s: float = 71e-6  # likewise, to have it run by a worker and its result told
-    forward_s: float = 43e-6  # of its home, to have it run elsewhere instead
-    host_s: float = 91e-6  # of the node that runs it for its home
+    forward_s: float = 5e-6  # instead, to send it to another node, and
+    returned_s: float = 38e-6  # to take its result in, and tell
+    guest_s: float = 5e-6  # of the node that it was sent to, to take it in, and
+    guest_run_s: float = 86e-6  # to have it run and send its result back
     tick_s: float = 470e-6  # of a node daemon, for one heartbeat and what comes with it
     relay_s: float = 52e-6  # of the head's node, for one message of another node to or from the GCS
     gcs_heartbeat_s: float = 83e-6  # of the GCS
@@ -36,7 +38,8 @@ class Costs:
 
 
 MEASURED = (
-    "submit_s", "run_s", "forward_s", "host_s", "tick_s", "relay_s", "gcs_heartbeat_s",
-    "gcs_offer_s", "gcs_offer_node_s", "gcs_events_s", "gcs_event_s", "submitter_s", "worker_s",
+    "submit_s", "run_s", "forward_s", "returned_s", "guest_s", "guest_run_s", "tick_s", "relay_s",
+    "gcs_heartbeat_s", "gcs_offer_s", "gcs_offer_node_s", "gcs_events_s", "gcs_event_s",
+    "submitter_s", "worker_s",
 )  # fmt: skip
 """The fields that a measurement fills in."""

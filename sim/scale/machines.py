@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sim.scale.cluster import SimulatedCluster
 
 ARENA_BYTES = 1 << 30  # nothing here is that large
-WORKER_START_S = 0.005  # of the zygote, for one fork; most are there when a measurement begins
+WORKER_START_S = 0.005  # of the zygote, for one fork; no time at all in the warm-up
 
 # Where something for a node comes from.
 CLIENT = "client"  # a process of this machine, or another node that wants something of this one
@@ -58,8 +58,8 @@ class Node:
         self.openers: dict[Peer, Node] = {}  # who has opened the line that this peer is
         self._incoming: dict[Node, Peer] = {}
         self._since_events = 0.0
-        self._guest_cost_s = self.costs.host_s / 3
-        self.met: Counter[str] = Counter()  # messages of each kind that came or went
+        self.forwarded = 0  # tasks of this home, so often
+        self.given_back = 0
 
     # ------------------------------------------------------------------ turns
 
@@ -71,6 +71,7 @@ class Node:
             self._tick()
             return self.costs.tick_s
         if kind is RELAY:
+            assert batch is not None
             self.cluster.relay(who, batch, self.world.now + self.costs.relay_s)
             return self.costs.relay_s
         if batch is None:
@@ -133,22 +134,27 @@ class Node:
         return cost
 
     def _cost(self, message: Any) -> float:
-        # Ready, Release and the like are part of the cost of their task.
+        # Of a message that comes or goes. Ready, Release and the like are counted with their task.
         kind = type(message)
         costs = self.costs
         if kind is m.Run or kind is m.Done:
-            is_own = home_of(message.task_id) == self.node_id[:HOME_BYTES]
-            return costs.run_s / 2 if is_own else self._guest_cost_s
+            return (costs.run_s if self._is_own(message.task_id) else costs.guest_run_s) / 2
         if kind is m.Submit:
             return costs.submit_s
-        if kind is m.Forward or kind is m.GivenBack:
-            self.met[kind.__name__] += 1
-            is_own = kind is m.Forward and home_of(message.task_id) == self.node_id[:HOME_BYTES]
-            return costs.forward_s / 2 if is_own else self._guest_cost_s
+        if kind is m.Forward:
+            if not self._is_own(message.task_id):
+                return costs.guest_s
+            self.forwarded += 1
+            return costs.forward_s
         if kind is m.Returned:
-            is_own = home_of(message.task_id) == self.node_id[:HOME_BYTES]
-            return costs.forward_s / 2 if is_own else 0.0
+            return costs.returned_s if self._is_own(message.task_id) else 0.0
+        if kind is m.GivenBack:
+            self.given_back += self._is_own(message.task_ids[0])
+            return costs.forward_s
         return 0.0
+
+    def _is_own(self, task_id: bytes) -> bool:
+        return home_of(task_id) == self.node_id[:HOME_BYTES]
 
     def peer_of(self, opener: Node) -> Peer:
         """The line that this other node has opened to this one."""
@@ -285,7 +291,8 @@ class NodeShell:
         """The zygote forks one after the other."""
         node = self._node
         now = node.world.now
-        self._forked_at = max(now, self._forked_at) + WORKER_START_S
+        forking_s = WORKER_START_S if node.cluster.is_warm else 0
+        self._forked_at = max(now, self._forked_at) + forking_s
         peer = Peer()
         peer.worker = worker
         worker.peer = peer
@@ -308,6 +315,15 @@ class NodeShell:
     def fetch(self, object_id: bytes, offset: int, size: int, node_id: bytes) -> None:
         """Results are small here."""
         raise AssertionError("there is nothing to fetch")
+
+    def cancel_fetch(self, object_id: bytes) -> None:
+        """There is none."""
+
+    def flush_logs(self, peer: Peer, message: m.FlushLogs) -> None:
+        """Nothing was printed."""
+
+    def logs_flushed(self, peer: Peer, message: m.LogsFlushed) -> None:
+        """Nothing was printed."""
 
     def job_ended(self, job: Job, reason: str) -> None:
         """The only job lasts to the end."""

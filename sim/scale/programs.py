@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sim.scale.machines import Node
 
 CPU = (("CPU", 10_000),)
-FUNCTION = m.RegisterFunction(b"f" * 16, "leaf", b"")
+FUNCTION = m.RegisterFunction(b"f" * 16, b"", "leaf")
 LEAF = CallTemplate("task", FUNCTION.function_id, "leaf", CPU, max_retries=3)
 PART = "part"
 NOTHING = FORMAT_MSGPACK + b"\xc0"

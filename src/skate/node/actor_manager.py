@@ -366,6 +366,8 @@ class ActorManager:
         if actor.is_proxy:
             self.core.remote_actors.forget_if_unused(actor)
             return
+        if self.core.remote_actors.is_guest(actor):
+            return  # it was a proxy before it moved here: its home counts, and says (EndActor)
         actor.has_handles = False
         self.end_if_drained(actor)
 

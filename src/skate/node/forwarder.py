@@ -20,6 +20,7 @@ from skate import messages as m
 from skate.config import (
     LOCALITY_BYTES,
     OFFER_TASKS_MAX,
+    SPILL_LOOK_S,
     SPILL_RETRY_MAX_S,
     SPILL_WAIT_S,
     UNKNOWN_TASK_S,
@@ -65,6 +66,7 @@ class Forwarder:
         self.kept_elsewhere: dict[bytes, Neighbour] = {}  # results that their maker keeps for us
         self._count = 0
         self._batches: dict[Any, list[Task]] = {}  # to be offered at the end of this turn
+        self._look_at = 0.0  # when queues are looked at next
         self._due: dict[SchedulingClass, tuple[float, float]] = {}  # next spill, and the back-off
         core.neighbours.handlers.update(
             {m.Returned: self._on_returned, m.GivenBack: self._on_given_back}
@@ -148,7 +150,10 @@ class Forwarder:
         self._batches.setdefault(key, []).append(task)
 
     def flush(self) -> None:
-        """At the end of a turn: offer what this turn has brought."""
+        """At the end of a turn: offer what this turn has brought, or has shown to wait too long."""
+        core = self._core
+        if core.neighbours.alive and core.scheduler.ready and core.now >= self._look_at:
+            self._spill_what_waits()
         if self._batches:
             batches, self._batches = self._batches, {}
             for tasks in batches.values():
@@ -244,14 +249,19 @@ class Forwarder:
         for queue in list(core.scheduler.ready):
             if core.scheduler.missing(queue.demand):
                 self._offer_all(queue)
-                continue
+        self._spill_what_waits()
+        for task in [t for t in core.scheduler.placing if self._may_leave(t)]:
+            core.scheduler.placing.remove(task)
+            self._offer(task)
+
+    def _spill_what_waits(self) -> None:
+        core = self._core
+        self._look_at = core.now + SPILL_LOOK_S
+        for queue in core.scheduler.ready:
             due, pause = self._due.get(queue, (0.0, SPILL_WAIT_S))
             if queue.count and core.now >= due and self._wait_s(queue) > SPILL_WAIT_S:
                 self._due[queue] = (core.now + pause, min(2 * pause, SPILL_RETRY_MAX_S))
                 self._spill(queue)
-        for task in [t for t in core.scheduler.placing if self._may_leave(t)]:
-            core.scheduler.placing.remove(task)
-            self._offer(task)
 
     def _offer_all(self, queue: SchedulingClass) -> None:
         # They were queued while this node was alone, or had more than it has now.
