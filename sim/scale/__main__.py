@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--task-ms", type=float, default=10.0, help="how long each runs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--one-driver", action="store_true", help="one program submits everything")
+    parser.add_argument("--even", action="store_true", help="all nodes submit, not every other")
     parser.add_argument("--costs", default="{}", help='as JSON, in microseconds: {"run_s": 70}')
     options = parser.parse_args()
     given = {name: value * 1e-6 for name, value in json.loads(options.costs).items()}
@@ -31,6 +32,7 @@ def main() -> None:
         task_s=options.task_ms / 1_000,
         seed=options.seed,
         one_driver=options.one_driver,
+        is_even=options.even,
         costs=replace(Costs(), **given),
     )
     print(

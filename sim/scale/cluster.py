@@ -117,10 +117,10 @@ class SimulatedCluster:
 
     # ------------------------------------------------------------------ work
 
-    def work(self, tasks: int, *, one_driver: bool = False) -> Outcome:
-        """Warm up, then run so many leaves."""
+    def work(self, tasks: int, *, one_driver: bool = False, is_even: bool = False) -> Outcome:
+        """Warm up, then run so many leaves, submitted on half of the nodes, on one, or on all."""
         wall = time.perf_counter()
-        submitters = [] if one_driver else self.nodes[::2]
+        submitters = [] if one_driver else self.nodes[:: 1 if is_even else 2]
         templates = [
             LEAF,
             *(leaf_on(node.node_id) for node in self.nodes),
@@ -207,6 +207,7 @@ def simulate(
     task_s: float = 0.01,
     seed: int = 0,
     one_driver: bool = False,
+    is_even: bool = False,
     costs: Costs | None = None,
 ) -> Outcome:
     """One run, from start to end. Python's cycle collector rests: it would look at all, in vain."""
@@ -214,7 +215,7 @@ def simulate(
     gc.disable()
     try:
         cluster = SimulatedCluster(nodes, cpus, task_s, seed, costs)
-        outcome = cluster.work(tasks, one_driver=one_driver)
+        outcome = cluster.work(tasks, one_driver=one_driver, is_even=is_even)
         if nodes <= 100:
             cluster.check()
         return outcome

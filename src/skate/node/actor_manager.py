@@ -340,6 +340,9 @@ class ActorManager:
         actor: Actor = task.actor
         if task is actor.creation:
             record = read_error(payload)
+            if record.kind == "ActorUnschedulableError":  # which tells it all
+                self.die(actor, payload)
+                return
             cause = ErrorRecord(
                 kind="ActorDiedError",
                 message=f"The actor {actor.options.class_name} was never created: an argument of "

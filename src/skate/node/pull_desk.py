@@ -8,8 +8,8 @@ known to have a value can be reached, its home is asked to fetch it and to be th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from skate import messages as m
 from skate.config import HOME_FETCHES_MAX
@@ -214,12 +214,7 @@ class PullDesk:
 
     def find_orphan(self, stored: StoredObject) -> None:
         """Its home is dead: does any node have a copy?"""
-        object_id = stored.id
-        self._core.questions.ask_for_core(
-            "locate",
-            {"object_id": object_id, "wait": False},
-            lambda body: self._orphan_found(object_id, body),
-        )
+        self._ask_for_copies(stored.id, lambda body: self._orphan_found(stored.id, body))
 
     def _orphan_found(self, object_id: bytes, body: object) -> None:
         stored = self._store.objects.get(object_id)
@@ -247,13 +242,32 @@ class PullDesk:
             if stored.waiters or stored.subscribers:
                 self._core.borrowing.ask_home(stored)
             return
+        self._ask_for_copies(stored.id, lambda body: self._copies_found(stored.id, body))
+
+    def _copies_found(self, object_id: bytes, body: object) -> None:
+        """Of an object of this home: nodes that made a copy for a task of theirs may have it."""
+        stored = self._store.objects.get(object_id)
+        if stored is None or stored.state is not REMOTE or stored.nodes:
+            return
+        neighbours = self._core.neighbours
+        lost = neighbours.unreachable()
+        told = body["nodes"] if isinstance(body, dict) else []
+        stored.nodes = [n for n in told if n in neighbours.by_id and n not in lost] or None
+        if stored.nodes:
+            if stored.waiters or stored.subscribers:
+                self.want(stored)
+            return
         payload = error_payload(
             "ObjectLostError",
-            f"Object {stored.id.hex()} is lost: every node that had a copy of it has died.",
-            object_ref_hex=stored.id.hex(),
+            f"Object {object_id.hex()} is lost: every node that had a copy of it has died.",
+            object_ref_hex=object_id.hex(),
         )
         self._store.fulfil_inline(stored, payload, None)
         self._core.desk.announce(stored)
+
+    def _ask_for_copies(self, object_id: bytes, then: Callable[[Any], None]) -> None:
+        body = {"object_id": object_id, "wait": False}
+        self._core.questions.ask_for_core("locate", body, then)
 
     def is_idle(self) -> bool:
         """Whether nothing is under way."""
