@@ -1,7 +1,7 @@
 """What a message costs the daemon that handles it, in CPU seconds, and how long it is under way.
 
-The figures of the dataclass are those of one machine; ``python -m benchmarks.daemon_costs`` measures
-them anew on real processes (benchmarks/daemon_costs.py) and hands its own to the simulation. They
+The figures of the dataclass are one machine's: ``python -m benchmarks.daemon_costs`` measures
+them anew, on real processes; ``--costs`` of ``python -m sim.scale`` takes others. They
 are of a node with 32 workers that run tasks of 10 ms, so that each result comes by itself, as it
 would; with shorter tasks messages share system calls, and cost less.
 """

@@ -189,7 +189,7 @@ def test_a_long_queue_moves_to_nodes_that_join(trio: Trio) -> None:
     refs = [where_after.remote(0.15) for _ in range(120)]
     late = trio.cluster.add_node(num_cpus=4)
     places = Tally(get(refs))
-    assert places[late.node_id] >= 8
+    assert places[late.node_id] >= 4
     assert sum(places.values()) == 120
     del refs
     trio.cluster.remove_node(late)
