@@ -202,6 +202,7 @@ STAND_INS = {
     "python3": f'exec {sys.executable} "$@"',
 }
 
+
 @pytest.fixture
 def place() -> Iterator[Path]:
     """A short path: sockets lie in it. Whatever a script leaves running is a failure."""

@@ -104,6 +104,7 @@ LAYER_OF_MODULE = {
     "skate.ids": 0,
     "skate.messages": 0,
     "skate.net": 0,
+    "skate.objects.by_value": 0,
     "skate.node": 0,
     "skate.objects": 0,
     "skate.spec": 0,

@@ -687,10 +687,10 @@ def _pickle_cause(cause: BaseException) -> bytes:
 
 
 def _loadable_pickle(form: Any) -> bytes:
-    import cloudpickle
+    from skate.objects import by_value
 
     try:
-        data: bytes = cloudpickle.dumps(form)
+        data = by_value.dumps(form)
         return data if isinstance(pickle.loads(data), BaseException) else b""
     except Exception:  # the user's code runs here: any refusal is an answer
         return b""

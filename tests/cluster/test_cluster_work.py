@@ -112,12 +112,19 @@ def test_inputs_go_to_where_the_task_is_placed() -> None:
     assert skate.get(results, timeout=20) == [3_000_000] * 3
 
 
-def test_a_task_with_large_inputs_goes_to_them() -> None:
+def test_a_task_with_large_inputs_goes_to_them(cluster: Cluster) -> None:
     ref = ones.options(resources=B).remote(70_000_000)
     skate.wait([ref], fetch_local=False, timeout=10)
-    at_b = on(B)
-    # Large enough to be a worse choice than a short wait there: the last tasks may count as queued.
-    assert skate.get(where.remote(ref), timeout=10) == at_b
+
+    def at_b() -> str:
+        # A heartbeat that tells of the large result counts all that has run there before.
+        with Observer(cluster.head_node.node_socket) as observer:
+            rows = observer.ask("nodes", timeout_s=5)
+        used = {row["NodeID"]: row["object_store_used_bytes"] for row in rows}
+        return next((node_id for node_id in used if used[node_id] >= 70_000_000), "")
+
+    eventually(at_b, "a heartbeat with the large result")
+    assert skate.get(where.remote(ref), timeout=10) == at_b()
 
 
 def test_refs_inside_arguments_results_and_objects_cross_nodes() -> None:

@@ -153,9 +153,7 @@ def test_labels(trio: Trio, rules: dict[str, Any], names: set[str]) -> None:
 def test_a_label_selector_of_a_task_and_of_an_actor(trio: Trio) -> None:
     assert get(where.options(label_selector={"zone": "west"}).remote()) == trio.b.node_id
     neither = where.options(label_selector={"disk": "!ssd", "zone": "in(east, west)"})
-    assert get(neither.remote()) == (
-        trio.b.node_id
-    )
+    assert get(neither.remote()) == (trio.b.node_id)
     actor = Counter.options(num_cpus=0, label_selector={"zone": "east"}).remote()
     assert get(actor.node.remote()) == trio.a.node_id
 

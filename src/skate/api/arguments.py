@@ -51,9 +51,7 @@ def pack(runtime: Runtime, what: str, args: tuple[Any, ...], kwargs: dict[str, A
     return data, None, None, None
 
 
-def _pack_any(
-    runtime: Runtime, what: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Packed:
+def _pack_any(runtime: Runtime, what: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
     dependencies: list[bytes] = []
 
     def replaced(value: Any) -> Any:

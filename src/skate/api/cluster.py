@@ -225,5 +225,3 @@ def _plain_names(demand: Demand) -> dict[str, float]:
 def get_runtime_context() -> RuntimeContext:
     """The context of the caller; starts skate if the program has not."""
     return RuntimeContext(connected())
-
-

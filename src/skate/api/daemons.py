@@ -409,9 +409,7 @@ def _environment(session: str) -> dict[str, str]:
             origin = Path(spec.origin).resolve()
             is_package = spec.submodule_search_locations is not None
             folders[str(origin.parents[1 if is_package else 0])] = None
-    environ.update(
-        SKATE_SESSION=session, SKATE_PATH=os.pathsep.join(folders), PYTHONUNBUFFERED="1"
-    )
+    environ.update(SKATE_SESSION=session, SKATE_PATH=os.pathsep.join(folders), PYTHONUNBUFFERED="1")
     return environ
 
 

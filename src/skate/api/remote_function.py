@@ -33,9 +33,9 @@ def pickled_exceptions(value: Any) -> bool | bytes:
         return value
     if not value or value is True:
         return bool(value)
-    import cloudpickle
+    from skate.objects import by_value
 
-    return bytes(cloudpickle.dumps(tuple(value)))
+    return by_value.dumps(tuple(value))
 
 
 # (name, kind, whether it has a default) of each parameter: a signature as plain data.
@@ -221,13 +221,13 @@ def pickle_by_value(value: Any, what: str) -> bytes:
     Refs and handles that a function captures live as long as this process is connected (as in
     Ray): nobody can tell when its pickle will be loaded for the last time.
     """
-    import cloudpickle
+    from skate.objects import by_value
 
     outer = pickling.contained
     captured: list[bytes] = []
     pickling.contained = captured
     try:
-        pickled = bytes(cloudpickle.dumps(value, 5))
+        pickled = by_value.dumps(value)
     except Exception as error:
         raise explain_failure(error, what, value) from error
     finally:

@@ -248,9 +248,7 @@ class ActorManager:
         if not peer.outbox:
             core.dirty.append(peer)
         peer.outbox.append(
-            m.Run(
-                call.id, call.attempt, template.number, call.arguments, call.dependencies, values
-            )
+            m.Run(call.id, call.attempt, template.number, call.arguments, call.dependencies, values)
         )
 
     def _fetch_first(self, actor: Actor, call: Task) -> bool:
@@ -636,9 +634,7 @@ class ActorManager:
                 actor.restarts,
             )
         )
-        core.notes.state(
-            "actor", actor.id, state.name, options.class_name, pid
-        )
+        core.notes.state("actor", actor.id, state.name, options.class_name, pid)
 
     def info(self, body: dict[str, Any]) -> Any:
         """What a handle from get_actor has to know."""

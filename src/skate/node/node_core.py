@@ -630,9 +630,7 @@ class NodeCore:
         )
         self.drop_arguments(task)
 
-    def _store_one_of(
-        self, task: Task, object_id: bytes, result: m.Result, worker: Worker
-    ) -> None:
+    def _store_one_of(self, task: Task, object_id: bytes, result: m.Result, worker: Worker) -> None:
         told = self.desk.store_result(object_id, result.value, result.contains)
         value = result.value
         size, what = (value.size, "SEALED") if value.size else (len(value.data), "STORED")

@@ -22,7 +22,7 @@ from skate.node.node_config import NodeConfig
 
 # What every worker needs, or its user's code will touch: loaded once, shared by all workers.
 WARM_MODULES = (
-    "cloudpickle",
+    "skate.objects.by_value",
     "skate.worker.worker_main",
     "skate.api.actor_handle",
     "skate.api.cluster",

@@ -521,9 +521,7 @@ class NodeShell:
         listener = socket.socket(fileno=os.dup(self.cfg.listen_fd))
         listener.setblocking(False)
         # Kept: a server that nobody refers to is collected, and listens no more.
-        server = await self.loop.create_unix_server(
-            lambda: ClientLink(self, Peer()), sock=listener
-        )
+        server = await self.loop.create_unix_server(lambda: ClientLink(self, Peer()), sock=listener)
         try:
             if self.cfg.tcp_fd >= 0:
                 await self._open_lines()
@@ -613,9 +611,7 @@ class NodeShell:
         else:
             line = unix_socket.connect(self.cfg.gcs_socket)
             line.setblocking(False)
-            transport, _ = await self.loop.create_unix_connection(
-                lambda: GcsLink(self), sock=line
-            )
+            transport, _ = await self.loop.create_unix_connection(lambda: GcsLink(self), sock=line)
             self.gcs_transport = transport
         core = self.core
         core.gcs.insert(

@@ -52,9 +52,7 @@ class QuestionDesk:
         self._core.gcs.append(m.Ask(self.ask_count, question.method, question.body))
         return self.ask_count
 
-    def ask_for_core(
-        self, method: str, body: dict[str, Any], then: Callable[[Any], None]
-    ) -> None:
+    def ask_for_core(self, method: str, body: dict[str, Any], then: Callable[[Any], None]) -> None:
         """A question of the core itself; ``then`` gets the answer's body."""
         self.ask_count += 1
         self._own[self.ask_count] = then

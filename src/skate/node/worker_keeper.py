@@ -63,9 +63,7 @@ class WorkerKeeper:
         self._core.scheduler.add_worker(worker)
         self.start_process(worker, job, b"", None)
 
-    def start_process(
-        self, worker: Worker, job: Job, actor_id: bytes, actor: Any
-    ) -> None:
+    def start_process(self, worker: Worker, job: Job, actor_id: bytes, actor: Any) -> None:
         """Have the zygote fork a process for this worker."""
         self._core.shell.start_worker(
             worker,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import io
 from typing import Any
 
 _MAX_DEPTH = 6
@@ -11,10 +10,10 @@ _MAX_PARTS = 200
 
 
 def _can_pickle(value: Any) -> bool:
-    import cloudpickle
+    from skate.objects import by_value
 
     try:
-        cloudpickle.CloudPickler(io.BytesIO(), 5, buffer_callback=lambda buffer: False).dump(value)
+        by_value.dumps(value, lambda buffer: False)
     except Exception:
         return False
     return True

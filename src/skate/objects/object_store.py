@@ -212,8 +212,7 @@ class ObjectStore:
         return True
 
     def release(self, object_id: bytes, *, borrowed: bool = False) -> None:
-        """One hold (or what was borrowed) less; the last one frees it, and what only it contained.
-        """
+        """One hold (or what was borrowed) less; the last one frees it, and what only it contained."""
         stored = self.objects.get(object_id)
         if stored is None:
             return
@@ -286,9 +285,7 @@ class ObjectStore:
     def _may_cache(self, stored: StoredObject) -> bool:
         # Not a result that was made here and contains refs: they are its home's to hold now. And
         # not of a home that is dead: nobody would say when it is of no use any more.
-        return (
-            not stored.contains and not stored.is_forgotten and home_of(stored.id) in self.homes
-        )
+        return not stored.contains and not stored.is_forgotten and home_of(stored.id) in self.homes
 
     def forget(self, object_id: bytes) -> None:
         """Its home has freed it: a copy that nothing here uses goes, now or as soon as it may."""

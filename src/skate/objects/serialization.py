@@ -11,7 +11,6 @@ under way (a thread-local), which is how refs inside values are found at C speed
 
 from __future__ import annotations
 
-import io
 import pickle
 import struct
 import threading
@@ -120,24 +119,18 @@ def _serialize_any(value: Any) -> Serialized:
         buffers.append(buffer.raw())
         return False
 
+    from skate.objects import by_value
+
     outer = pickling.contained
     found: list[bytes] = []
     pickling.contained = found
     try:
-        data = _dumps(value, out_of_band)
+        data = by_value.dumps(value, out_of_band)
     finally:
         pickling.contained = outer
     if buffers:
         return Serialized(data, buffers, found or None)
     return Serialized(NO_BUFFERS + data, [], found or None)
-
-
-def _dumps(value: Any, out_of_band: Any) -> bytes:
-    import cloudpickle
-
-    file = io.BytesIO()
-    cloudpickle.CloudPickler(file, 5, buffer_callback=out_of_band).dump(value)
-    return file.getvalue()
 
 
 def deserialize(payload: Any) -> Any:

@@ -595,9 +595,7 @@ class LocalScheduler:
             if not queue.count:
                 del self.ready[queue]
 
-    def _take_turns(
-        self, rivals: list[SchedulingClass], now: float, owed: dict[str, int]
-    ) -> None:
+    def _take_turns(self, rivals: list[SchedulingClass], now: float, owed: dict[str, int]) -> None:
         # One lease each in turn. Who has been served goes to the end of ``ready``, also for the
         # next dispatch; who has waited too long comes first, and is owed what it does not get.
         late = now - RESOURCE_PATIENCE_S

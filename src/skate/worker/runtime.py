@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import pickle
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -316,9 +317,7 @@ class Runtime:
                 object_id = self.ids.next_put()
                 self.references.counts[object_id] = 1
                 self.values[object_id] = m.Ready(object_id, data)
-                connection.append_locked(
-                    m.Put(object_id, data, serialized.contains), len(data)
-                )
+                connection.append_locked(m.Put(object_id, data, serialized.contains), len(data))
             return object_id
         with connection.lock:
             object_id = self.ids.next_put()
@@ -360,9 +359,7 @@ class Runtime:
 
     def error_of(self, payload: bytes) -> BaseException:
         """The exception that an error payload stands for."""
-        import cloudpickle
-
-        return raise_form(decode_error(payload[1:]), cloudpickle.loads)
+        return raise_form(decode_error(payload[1:]), pickle.loads)
 
     def value_of(self, ready: m.Ready | m.Value, object_id: bytes) -> Any:
         """The Python value of what has arrived; raises if it is an error."""

@@ -283,10 +283,7 @@ class Worker:
             arguments, keywords = deserialize(run.arguments)
         return (
             tuple(values[a.index] if type(a) is Placeholder else a for a in arguments),
-            {
-                key: values[a.index] if type(a) is Placeholder else a
-                for key, a in keywords.items()
-            },
+            {key: values[a.index] if type(a) is Placeholder else a for key, a in keywords.items()},
         )
 
     def load(self, function_id: bytes) -> Any:
@@ -317,9 +314,7 @@ class Worker:
             if type(value) in ATOMS and type(value) is not bytes:
                 data = NO_BUFFERS + pickle.dumps(value, 5)
                 if len(data) <= config.INLINE_MAX_BYTES:
-                    return m.Done(
-                        run.task_id, run.attempt, started + offset, ended + offset, data
-                    )
+                    return m.Done(run.task_id, run.attempt, started + offset, ended + offset, data)
             values: Any = (value,)
         elif count == 0:
             values = ()
@@ -334,9 +329,7 @@ class Worker:
             return m.Done(
                 run.task_id, run.attempt, started + offset, ended + offset, results[0].value.data
             )
-        return m.Done(
-            run.task_id, run.attempt, started + offset, ended + offset, results=results
-        )
+        return m.Done(run.task_id, run.attempt, started + offset, ended + offset, results=results)
 
     def _several(self, value: Any, count: int, name: str) -> list[Any]:
         try:
@@ -360,9 +353,7 @@ class Worker:
             raise explain_failure(error, f"the result of {name}", value) from error
         if serialized.size <= config.INLINE_MAX_BYTES:
             return m.Result(m.Value(serialized.to_bytes()), serialized.contains)
-        return m.Result(
-            self.runtime.write_extent(object_id, serialized), serialized.contains
-        )
+        return m.Result(self.runtime.write_extent(object_id, serialized), serialized.contains)
 
     def ended_by(
         self, run: m.Run, spec: CallTemplate, error: BaseException, started: float
@@ -418,9 +409,7 @@ class Worker:
                     self.actor_repr = str(repr(actor))
         return self.actor_repr or ""
 
-    def _exit_actor(
-        self, run: m.Run, spec: CallTemplate, started: float
-    ) -> m.Done:
+    def _exit_actor(self, run: m.Run, spec: CallTemplate, started: float) -> m.Done:
         from skate.errors import ErrorRecord
 
         self.leave("exit_actor() was called")
@@ -566,4 +555,3 @@ def main(line: socket.socket) -> None:
     take_over(setups[0])
     worker = Worker(connection, setups[0])
     worker.run()
-
