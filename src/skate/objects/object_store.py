@@ -212,7 +212,7 @@ class ObjectStore:
         return True
 
     def release(self, object_id: bytes, *, borrowed: bool = False) -> None:
-        """One hold (or what was borrowed) less; the last one frees it, and what only it contained."""
+        """One hold (or loan) less; the last one frees it, and what only it contained."""
         stored = self.objects.get(object_id)
         if stored is None:
             return
