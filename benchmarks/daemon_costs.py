@@ -1,7 +1,11 @@
 """What tasks and heartbeats cost the daemons: CPU time of real processes, for sim/scale.
 
-``python -m benchmarks.daemon_costs`` prints them. Tasks sleep for 10 ms on nodes of 32 CPUs, so
-that they occupy workers and no CPU: what the daemons use is what 3,200 tasks a second cost them.
+``python -m benchmarks.daemon_costs`` prints them. What messages cost is measured on thousands of
+empty tasks at a time, when many share a frame; what a frame costs, on tasks one by one, which sleep
+for a moment, so that every frame is one message and a wake-up: of a task at home four frames, of
+one elsewhere two to or from a process and two to or from a node, at each of the two daemons. What a
+worker uses for a task is measured at 3,200 tasks a second that sleep for 10 ms each.
+
 CPU time comes from the kernel's scheduler, in nanoseconds, over all threads of a process. Only the
 GCS's work on offers and events is measured on its core alone, with the encoding of its messages, as
 it depends on the number of nodes, and there is one machine.
@@ -9,8 +13,11 @@ it depends on the number of nodes, and there is one machine.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
+import socket
 import statistics
 import tempfile
 import time
@@ -28,21 +35,34 @@ from skate.cluster_utils import Cluster, ClusterNode
 from skate.config import HEARTBEAT_S, PROTOCOL_VERSION
 from skate.gcs.event_log import encode_events
 from skate.gcs.gcs_core import GcsCore
+from skate.net.cluster_token import read_token
+from skate.net.dialing import dial
+from skate.net.frame import frame
+from skate.net.handshake import LineHello
 from skate.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 CPUS = 32
 TASK_S = 0.01
 TASKS = 6_400
+ONE_BY_ONE = 500
+MOMENT_S = 0.002
+FRAMES_A_TASK = 4  # Submit, Run, Done, Ready; or Submit, Forward, Returned, Ready; and so on
 SETTLE_S = 0.3
 IDLE_S = 3.0
+PLAYED_NODES = 300
 OFFERS = 30
 NODE_COUNTS = (1, 1_000)
 
 
 @skate.remote
-def nap() -> None:
+def nothing() -> None:
+    """The smallest task."""
+
+
+@skate.remote
+def nap(seconds: float) -> None:
     """Occupy a worker, and no CPU."""
-    time.sleep(TASK_S)
+    time.sleep(seconds)
 
 
 @skate.remote
@@ -79,16 +99,57 @@ def idle_rates(nodes: list[ClusterNode]) -> tuple[list[float], float]:
     return rates, (after[1] - before[1]) / seconds
 
 
-def heartbeat_costs(nodes: list[ClusterNode]) -> dict[str, float]:
-    """Of an idle cluster with many nodes: what the GCS, and the head's node for it, spend."""
-    rates, gcs_rate = idle_rates(nodes)
-    others = rates[1:]
-    messages_a_second = len(nodes) / HEARTBEAT_S
-    relayed = rates[0] - statistics.median(others)
-    return {
-        "relay_s": max(0.0, relayed) / (messages_a_second - 1 / HEARTBEAT_S),
-        "gcs_heartbeat_s": gcs_rate / messages_a_second,
-    }
+def heartbeat_costs() -> dict[str, float]:
+    """Of hundreds of nodes that only say that they live: what the GCS, and the head's node, spend.
+
+    The nodes are connections of this process, each proven and joined as a node's; what receives is
+    real. So messages share wake-ups, as they do in a large cluster.
+    """
+    cluster = Cluster(initialize_head=True)
+    try:
+        head = cluster.list_all_nodes()[0]
+        token = read_token(head.token_file)
+        (node_rate,), gcs_rate = idle_rates([head])
+        lines = [_played_node(number, cluster.address, token) for number in range(PLAYED_NODES)]
+        load = frame([m.Heartbeat({"CPU": CPUS * 10_000}, 0, 0, 0, TASK_S)])
+        _beat(lines, load, HEARTBEAT_S)
+        before = cpu_s([head.pids["gcs"]]), cpu_s([head.pids["node"]])
+        begin = time.perf_counter()
+        sent = _beat(lines, load, IDLE_S)
+        seconds = time.perf_counter() - begin
+        gcs_s = cpu_s([head.pids["gcs"]]) - before[0] - gcs_rate * seconds
+        node_s = cpu_s([head.pids["node"]]) - before[1] - node_rate * seconds
+        for line in lines:
+            line.close()
+        return {"relay_s": node_s / sent, "gcs_heartbeat_s": gcs_s / sent}
+    finally:
+        cluster.shutdown()
+
+
+def _played_node(number: int, head: str, token: bytes) -> socket.socket:
+    node_id = number.to_bytes(4, "big") + os.urandom(12)
+    line = dial(head, LineHello("gcs", node_id=node_id, pid=number + 1), token).sock
+    place, total = f"played:{number + 1}", {"CPU": CPUS * 10_000}
+    joins = m.NodeJoins(PROTOCOL_VERSION, node_id, number + 1, place, place, total, {}, 1)
+    line.sendall(frame([joins]))
+    line.setblocking(False)
+    return line
+
+
+def _beat(lines: list[socket.socket], load: bytes, seconds: float) -> int:
+    """Each line says this every tenth of a second, one after the other; how often in all."""
+    sent = 0
+    begin = time.perf_counter()
+    while (passed := time.perf_counter() - begin) < seconds:
+        line = lines[sent % len(lines)]
+        due = sent * HEARTBEAT_S / len(lines)
+        if passed < due:
+            time.sleep(due - passed)
+        line.send(load)
+        sent += 1
+        with contextlib.suppress(BlockingIOError):
+            line.recv(1 << 20)  # what nodes are told of each other
+    return sent
 
 
 def task_costs() -> dict[str, float]:
@@ -97,21 +158,28 @@ def task_costs() -> dict[str, float]:
     try:
         head = cluster.list_all_nodes()[0]
         home = [head.pids["node"]]
-        skate.get([nap.remote() for _ in range(4 * CPUS)])
+        skate.get([nap.remote(TASK_S) for _ in range(4 * CPUS)])
         tick_rate = idle_rates([head])[0][0]
 
         me = time.process_time()
-        submit_s, run_s, worker_s = _in_two_parts(head, nap, block, home, tick_rate)
+        submit_s, run_s = _in_two_parts(nothing, block, home, tick_rate)
         submitter_s = (time.process_time() - me) / TASKS  # with what it takes to get the results
+        worker_s = _worker_s(head)
+        alone_s = _one_by_one(nap, home, tick_rate)
+        frame_s = (alone_s - submit_s - run_s) / FRAMES_A_TASK
 
         other = cluster.add_node(num_cpus=CPUS)
         host = [other.pids["node"]]
         there = {"scheduling_strategy": NodeAffinitySchedulingStrategy(other.node_id, soft=False)}
-        far, far_block = nap.options(**there), block.options(**there)
-        skate.get([far.remote() for _ in range(4 * CPUS)])
-        at_home = _in_two_parts(other, far, far_block, home, tick_rate)
-        at_host = _in_two_parts(other, far, far_block, host, tick_rate)
+        far, far_block = nothing.options(**there), block.options(**there)
+        skate.get([nap.options(**there).remote(TASK_S) for _ in range(4 * CPUS)])
+        at_home = _in_two_parts(far, far_block, home, tick_rate)
+        at_host = _in_two_parts(far, far_block, host, tick_rate)
+        both_s = _one_by_one(nap.options(**there), home + host, 2 * tick_rate)
+        line_frames_s = both_s - sum(at_home) - sum(at_host) - FRAMES_A_TASK * frame_s
         return {
+            "frame_s": frame_s,
+            "line_frame_s": line_frames_s / FRAMES_A_TASK,
             "submit_s": submit_s,
             "run_s": run_s,
             "forward_s": at_home[0] - submit_s,
@@ -126,10 +194,27 @@ def task_costs() -> dict[str, float]:
         cluster.shutdown()
 
 
+def _one_by_one(nap: Any, daemons: list[int], idle_rate: float) -> float:
+    """CPU seconds of these daemons for one task when there is no other."""
+    before, begin = cpu_s(daemons), time.perf_counter()
+    for _ in range(ONE_BY_ONE):
+        skate.get(nap.remote(MOMENT_S))
+    idle_s = (time.perf_counter() - begin) * idle_rate
+    return (cpu_s(daemons) - before - idle_s) / ONE_BY_ONE
+
+
+def _worker_s(node: ClusterNode) -> float:
+    """CPU seconds of a worker for one task, when all workers are busy."""
+    workers = worker_pids(node)
+    before = cpu_s(workers)
+    skate.get([nap.remote(TASK_S) for _ in range(TASKS)])
+    return (cpu_s(workers) - before) / TASKS
+
+
 def _in_two_parts(
-    node: ClusterNode, nap: Any, block: Any, daemon: list[int], idle_rate: float
-) -> tuple[float, float, float]:
-    """CPU seconds a task of a daemon until tasks wait on a node, and from then on; of the workers.
+    nothing: Any, block: Any, daemon: list[int], idle_rate: float
+) -> tuple[float, float]:
+    """CPU seconds a task of a daemon until tasks wait on a node, and from then on.
 
     While every CPU there is taken, tasks are taken in and no more.
     """
@@ -137,11 +222,9 @@ def _in_two_parts(
         blockers = [block.remote(file.name) for _ in range(CPUS)]
         time.sleep(SETTLE_S)
         before, begin = cpu_s(daemon), time.perf_counter()
-        refs = [nap.remote() for _ in range(TASKS)]
+        refs = [nothing.remote() for _ in range(TASKS)]
         time.sleep(SETTLE_S)
         taken_in, then = cpu_s(daemon), time.perf_counter()
-        workers = worker_pids(node)
-        at_work = cpu_s(workers)
     skate.get(blockers)
     skate.get(refs)
     del refs
@@ -150,18 +233,19 @@ def _in_two_parts(
     return (
         (taken_in - before - (then - begin) * idle_rate) / TASKS,
         (after - taken_in - (end - then) * idle_rate) / TASKS,
-        (cpu_s(workers) - at_work) / TASKS,
     )
 
 
 def gcs_costs() -> dict[str, float]:
     """Of the GCS's core: offers of as many tasks as there may be in one, and batches of events."""
-    few, many = (_offer_s(count) for count in NODE_COUNTS)
+    few, many = (_offer_s(count, is_idle=False) for count in NODE_COUNTS)
     a_node = (many - few) / (NODE_COUNTS[1] - NODE_COUNTS[0])
+    chosen = _offer_s(NODE_COUNTS[1], is_idle=True)
     small, large = (_events_s(count) for count in (1, 1_000))
     return {
         "gcs_offer_s": max(0.0, few - NODE_COUNTS[0] * a_node),
         "gcs_offer_node_s": a_node,
+        "gcs_offer_place_s": (chosen - many) / (NODE_COUNTS[1] - 1),
         "gcs_events_s": small,
         "gcs_event_s": max(0.0, large - small) / 999,
     }
@@ -177,12 +261,13 @@ def _core_with_nodes(count: int) -> GcsCore:
     return core
 
 
-def _offer_s(nodes: int) -> float:
+def _offer_s(nodes: int, *, is_idle: bool) -> float:
+    """Of an offer to nodes that all get some of it, or are all too busy to be of use."""
     core = _core_with_nodes(nodes)
-    total = {"CPU": CPUS * 10_000}
+    free, queued = ({"CPU": CPUS * 10_000}, 0) if is_idle else ({"CPU": 0}, 100_000)
     seconds = []
     for number in range(OFFERS):
-        load = m.Heartbeat(total, 0, 0, 0, TASK_S, 10_000 * number)
+        load = m.Heartbeat(free, queued, 0, 0, TASK_S, 10_000 * number)
         for peer in range(nodes):
             core.handle(peer, load, 1.0 + number)
         offer = m.encode([m.Offer(number, (("CPU", 10_000),), 10_000, 20_000, TASK_S)])
@@ -215,14 +300,8 @@ def costs_of(figures: dict[str, float]) -> Costs:
 
 
 def main() -> None:
-    """Print what can be measured without a large cluster, as microseconds."""
-    figures = {**task_costs(), **gcs_costs()}
-    cluster = Cluster(initialize_head=True)
-    for _ in range(9):
-        cluster.add_node(wait=False)
-    cluster.wait_for_nodes()
-    figures |= heartbeat_costs(cluster.list_all_nodes())
-    cluster.shutdown()
+    """Print all figures, in microseconds: an argument for ``python -m sim.scale --costs``."""
+    figures = {**task_costs(), **gcs_costs(), **heartbeat_costs()}
     print(json.dumps({name: round(seconds * 1e6, 2) for name, seconds in figures.items()}))
 
 

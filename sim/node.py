@@ -21,6 +21,7 @@ from skate.config import (
     TRANSFER_SILENCE_S,
     UPLOADS_PER_OBJECT,
 )
+from skate.node.load import load_of
 from skate.node.node_core import NodeCore
 from skate.node.peer import Job, Peer
 from skate.objects.arena import Arena
@@ -186,19 +187,7 @@ class SimulatedNode:
             self._since_events = 0.0
             core.notes.batch.take()
             core.notes.flush()
-        scheduler = core.scheduler
-        core.gcs.append(
-            m.Heartbeat(
-                dict(scheduler.available),
-                scheduler.queued(),
-                sum(len(worker.tasks) for worker in scheduler.workers.values()),
-                core.store.arena.used_bytes,
-                scheduler.average_task_s,
-                core.guests.received,
-                core.pulls.bandwidth,
-                core.questions.pending(),
-            )
-        )
+        core.gcs.append(load_of(core))
         self._write_gcs()
 
     # ------------------------------------------------------------------ writing

@@ -80,6 +80,7 @@ LAYER_OF_MODULE = {
     "skate.node.group_desk": 1,
     "skate.node.guests": 1,
     "skate.node.job_desk": 1,
+    "skate.node.load": 1,
     "skate.node.neighbours": 1,
     "skate.node.pull_desk": 1,
     "skate.node.remote_actors": 1,

@@ -1,9 +1,10 @@
 """What a message costs the daemon that handles it, in CPU seconds, and how long it is under way.
 
 The figures of the dataclass are one machine's: ``python -m benchmarks.daemon_costs`` measures
-them anew, on real processes; ``--costs`` of ``python -m sim.scale`` takes others. They
-are of a node with 32 workers that run tasks of 10 ms, so that each result comes by itself, as it
-would; with shorter tasks messages share system calls, and cost less.
+them anew, on real processes; ``--costs`` of ``python -m sim.scale`` takes others.
+
+What a daemon pays for is frames, each with its system call and often a wake-up, and the messages in
+them; a burst shares frames, a lone result does not. So both have a price of their own.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ from dataclasses import dataclass
 class Costs:
     """Seconds; CPU time unless it says otherwise."""
 
-    submit_s: float = 3.5e-6  # of the node daemon, to take in one submitted task
-    run_s: float = 71e-6  # likewise, to have it run by a worker and its result told
+    frame_s: float = 18e-6  # of the node daemon, to read or write one frame of a local process
+    line_frame_s: float = 25e-6  # likewise, of another node
+    submit_s: float = 3.5e-6  # likewise, to take in one submitted task, beside its frames,
+    run_s: float = 6e-6  # and to have it run by a worker and its result told
     forward_s: float = 5e-6  # instead, to send it to another node, and
-    returned_s: float = 38e-6  # to take its result in, and tell
+    returned_s: float = 6e-6  # to take its result in, and tell
     guest_s: float = 5e-6  # of the node that it was sent to, to take it in, and
-    guest_run_s: float = 86e-6  # to have it run and send its result back
+    guest_run_s: float = 10e-6  # to have it run and send its result back
     tick_s: float = 470e-6  # of a node daemon, for one heartbeat and what comes with it
     relay_s: float = 52e-6  # of the head's node, for one message of another node to or from the GCS
     gcs_heartbeat_s: float = 83e-6  # of the GCS
     gcs_offer_s: float = 17e-6  # likewise, for an offer, and
-    gcs_offer_node_s: float = 6.8e-6  # for each node that it may choose
+    gcs_offer_node_s: float = 0.9e-6  # for each node that it may choose, and
+    gcs_offer_place_s: float = 7e-6  # for each that it does choose
     gcs_events_s: float = 2e-6  # likewise, for a batch of task events, and
     gcs_event_s: float = 0.08e-6  # for each of its events
     submitter_s: float = 7e-6  # of the program that submits, for one task
@@ -38,8 +42,10 @@ class Costs:
 
 
 MEASURED = (
-    "submit_s", "run_s", "forward_s", "returned_s", "guest_s", "guest_run_s", "tick_s", "relay_s",
-    "gcs_heartbeat_s", "gcs_offer_s", "gcs_offer_node_s", "gcs_events_s", "gcs_event_s",
+    "frame_s", "line_frame_s", "submit_s", "run_s", "forward_s", "returned_s", "guest_s",
+    "guest_run_s", "tick_s", "relay_s",
+    "gcs_heartbeat_s", "gcs_offer_s", "gcs_offer_node_s", "gcs_offer_place_s",
+    "gcs_events_s", "gcs_event_s",
     "submitter_s", "worker_s",
 )  # fmt: skip
 """The fields that a measurement fills in."""

@@ -20,6 +20,7 @@ from skate.config import EVENT_BATCH_S, HEARTBEAT_S, PROTOCOL_VERSION, PYTHON, R
 from skate.gcs.gcs_core import GcsCore
 from skate.gcs.membership import TICK_S
 from skate.ids import HOME_BYTES, home_of
+from skate.node.load import load_of
 from skate.node.node_core import NodeCore
 from skate.node.peer import Job, Peer
 from skate.objects.arena import Arena
@@ -86,10 +87,12 @@ class Node:
         if kind is CLIENT:
             if who not in core.peers:
                 core.add_peer(who)
+            cost += self.costs.line_frame_s if who.node_id else self.costs.frame_s
             for message in batch:
                 cost += self._cost(message)
                 core.handle(who, message)
         else:
+            cost += self.costs.line_frame_s
             for message in batch:
                 cost += self._cost(message)
                 core.neighbours.handle(who, message)
@@ -106,6 +109,7 @@ class Node:
             for peer in dirty:
                 batch, peer.outbox = peer.outbox, []
                 cost += sum(map(self._cost, batch))
+                cost += self.costs.line_frame_s if peer.node_id else self.costs.frame_s
                 if peer.node_id:
                     opener = self.openers[peer]
                     who = opener.core.neighbours.by_id[self.node_id]
@@ -117,7 +121,7 @@ class Node:
             others, neighbours.dirty = neighbours.dirty, []
             for neighbour in others:
                 batch, neighbour.outbox = neighbour.outbox, []
-                cost += sum(map(self._cost, batch))
+                cost += self.costs.line_frame_s + sum(map(self._cost, batch))
                 other = self.cluster.by_id[neighbour.node_id]
                 to_nodes.append((other, (CLIENT, other.peer_of(self), batch)))
         world = self.world
@@ -183,19 +187,7 @@ class Node:
         if self._since_events >= EVENT_BATCH_S:
             self._since_events = 0.0
             core.notes.flush()
-        scheduler = core.scheduler
-        core.gcs.append(
-            m.Heartbeat(
-                scheduler.free_soon(),
-                scheduler.queued(),
-                sum(len(worker.tasks) for worker in scheduler.workers.values()),
-                core.store.arena.used_bytes,
-                scheduler.average_task_s,
-                core.guests.received,
-                core.pulls.bandwidth,
-                core.questions.pending(),
-            )
-        )
+        core.gcs.append(load_of(core))
         core.tick()
 
     # ------------------------------------------------------------------ programs
@@ -260,10 +252,13 @@ class Gcs:
         cost = 0.0
         costs = self._costs
         for message in batch:
-            self._sends += self.core.handle(number, message, now)
+            sends = self.core.handle(number, message, now)
+            self._sends += sends
             self.met[type(message).__name__] += 1
             if isinstance(message, m.Offer):
                 cost += costs.gcs_offer_s + costs.gcs_offer_node_s * len(self._cluster.nodes)
+                chosen = sum(len(one.places) for _, one in sends if isinstance(one, m.Placed))
+                cost += costs.gcs_offer_place_s * chosen
             elif isinstance(message, m.Events):
                 cost += costs.gcs_events_s + costs.gcs_event_s * message.count
             else:

@@ -33,6 +33,8 @@ from tests.conftest import eventually
 
 
 def test_a_queue_on_one_node_is_shared_with_all(trio: Trio) -> None:
+    # Each worker imports this module at its first task, which takes longer than the tasks below.
+    get([where_after.options(**on(name)).remote(0.1) for name in ("head", "a", "b") * 2])
     began = time.monotonic()
     places = get([where_after.remote(0.25) for _ in range(24)])
     took = time.monotonic() - began

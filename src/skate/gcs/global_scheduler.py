@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from heapq import heapify, heapreplace
+from math import inf
 
 import msgspec
 
@@ -239,14 +240,13 @@ class GlobalScheduler:
         self, home_id: bytes, offer: Offer, strategy: Strategy, now: float
     ) -> list[NodeView]:
         """The nodes that may run it, whether they are busy or not, in the order they joined."""
+        demand = offer.demand
+        excluded = {*offer.avoid, home_id} if offer.must_leave else set(offer.avoid)
         able = []
         for view in self._nodes.values():
-            if not view.can_hold(offer.demand) or view.node_id in offer.avoid:
-                continue
-            if offer.must_leave and view.node_id == home_id:
-                continue
-            view.expire(now)
-            able.append(view)
+            if view.can_hold(demand) and view.node_id not in excluded:
+                view.expire(now)
+                able.append(view)
         for rules in (strategy.rules, *strategy.fallbacks):
             fitting = [view for view in able if meets(view.labels, rules)] if rules else able
             if fitting:
@@ -260,23 +260,32 @@ class GlobalScheduler:
         """Each task to the node with the smallest estimate, one after the other.
 
         Of ties, the one that has got fewest of this offer, then a random one. It costs
-        O((nodes + tasks) log nodes) at most, as a node is given its sure share at once.
+        O((nodes + tasks) log nodes) at most, as a node is given its sure share at once; and little
+        more than a look at each node if few are better than to wait at home, as in a busy cluster.
         """
         random = self._random
         held, total = _bytes_held(offer)
-        task_s = _task_s(offer)
+        demand, task_s = offer.demand, _task_s(offer)
         heap: list[tuple[float, int, float, int, _Line]] = []
+        if count and any(view.node_id == home_id for view in nodes):
+            line = self._home_line(home_id, offer, count, (total, held), task_s)
+            line.count = count - 1
+            never_s = line.wait_s()  # who would make a first task wait longer gets none
+            line.count = 0
+            heap.append((line.wait_s(), 0, random(), -1, line))
+        else:
+            never_s = inf
         for number, view in enumerate(nodes):
-            missing = total - held.get(view.node_id, 0)
-            line = _Line(view.node_id, missing / view.bytes_per_s, task_s)
-            if view.node_id == home_id:
-                # Of its queue, what it does not offer goes first.
-                ahead = max(0, offer.queued - offer.count)
-                line.free = view.room(offer.demand, count + ahead) - ahead
-                line.is_home = True
-            else:
-                line.free = view.room(offer.demand, count)
-                line.queue_s = view.queue_s
+            node_id = view.node_id
+            transfer_s = (total - held.get(node_id, 0)) / view.bytes_per_s if total else 0.0
+            if transfer_s > never_s or node_id == home_id:
+                continue
+            free = view.room(demand, count)
+            if not free and transfer_s + view.queue_s + task_s > never_s:
+                continue
+            line = _Line(node_id, transfer_s, task_s)
+            line.free = free
+            line.queue_s = view.queue_s
             heap.append((line.wait_s(), 0, random(), number, line))
         heapify(heap)
         while count:
@@ -291,6 +300,23 @@ class GlobalScheduler:
             heapreplace(heap, (line.wait_s(), line.count, random(), number, line))
         lines = sorted(heap, key=lambda entry: entry[3])
         return [(entry[4].node_id, entry[4].count) for entry in lines if entry[4].count]
+
+    def _home_line(
+        self,
+        home_id: bytes,
+        offer: Offer,
+        count: int,
+        inputs: tuple[int, dict[bytes, int]],
+        task_s: float,
+    ) -> _Line:
+        view = self._nodes[home_id]
+        total, held = inputs
+        line = _Line(home_id, (total - held.get(home_id, 0)) / view.bytes_per_s, task_s)
+        # Of its queue, what it does not offer goes first.
+        ahead = max(0, offer.queued - offer.count)
+        line.free = view.room(offer.demand, count + ahead) - ahead
+        line.is_home = True
+        return line
 
     def _spread(
         self, home_id: bytes, offer: Offer, nodes: list[NodeView], count: int

@@ -27,6 +27,7 @@ from skate.config import (
 )
 from skate.ids import return_id
 from skate.node.error_payload import error_payload
+from skate.node.load import load_of
 from skate.node.neighbours import Neighbour
 from skate.objects.object_store import INLINE, REMOTE, SEALED
 from skate.scheduler.local_scheduler import SchedulingClass, Task
@@ -67,6 +68,7 @@ class Forwarder:
         self._count = 0
         self._batches: dict[Any, list[Task]] = {}  # to be offered at the end of this turn
         self._look_at = 0.0  # when queues are looked at next
+        self._told_at = 0.0  # when the GCS was told of the load here
         self._due: dict[SchedulingClass, tuple[float, float]] = {}  # next spill, and the back-off
         core.neighbours.handlers.update(
             {m.Returned: self._on_returned, m.GivenBack: self._on_given_back}
@@ -241,8 +243,9 @@ class Forwarder:
     # ------------------------------------------------------------------ what waits here too long
 
     def tick(self) -> None:
-        """Each heartbeat: offer what would wait too long, though it is queued here."""
+        """After each heartbeat: offer what would wait too long, though it is queued here."""
         core = self._core
+        self._told_at = core.now
         self._offer_again()
         if not core.neighbours.alive:
             return
@@ -259,9 +262,23 @@ class Forwarder:
         self._look_at = core.now + SPILL_LOOK_S
         for queue in core.scheduler.ready:
             due, pause = self._due.get(queue, (0.0, SPILL_WAIT_S))
-            if queue.count and core.now >= due and self._wait_s(queue) > SPILL_WAIT_S:
-                self._due[queue] = (core.now + pause, min(2 * pause, SPILL_RETRY_MAX_S))
-                self._spill(queue)
+            if not queue.count or core.now < due or self._wait_s(queue) <= SPILL_WAIT_S:
+                continue
+            if core.now - due > SPILL_RETRY_MAX_S:
+                # It has grown of late, as those of other nodes may have: first all say so, or each
+                # would take the others for idle.
+                self._due[queue] = (core.now + SPILL_LOOK_S, SPILL_WAIT_S)
+                self._tell_load()
+                continue
+            self._due[queue] = (core.now + pause, min(2 * pause, SPILL_RETRY_MAX_S))
+            self._tell_load()
+            self._spill(queue)
+
+    def _tell_load(self) -> None:
+        core = self._core
+        if core.now > self._told_at:
+            self._told_at = core.now
+            core.gcs.append(load_of(core))
 
     def _offer_all(self, queue: SchedulingClass) -> None:
         # They were queued while this node was alone, or had more than it has now.

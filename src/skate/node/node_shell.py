@@ -26,6 +26,7 @@ from skate.net import unix_socket
 from skate.net.frame import BadFrame, FrameReader, frames
 from skate.node import linux, zygote
 from skate.node.exit_status import describe_status
+from skate.node.load import load_of
 from skate.node.log_forwarder import LogForwarder
 from skate.node.node_config import NodeConfig, arena_file, create_arena, remove_files
 from skate.node.node_core import NodeCore
@@ -455,7 +456,7 @@ class NodeShell:
     async def _tick(self) -> None:
         """Ten times a second: logs, time-outs of the core, heartbeat and events."""
         since_events = 0.0
-        last_load: tuple[Any, ...] | None = None
+        last_load: m.Heartbeat | None = None
         while True:
             await asyncio.sleep(config.HEARTBEAT_S)
             core = self.core
@@ -465,26 +466,17 @@ class NodeShell:
             if since_events >= config.EVENT_BATCH_S:
                 since_events = 0.0
                 core.notes.flush()
-            scheduler = core.scheduler
-            load = (
-                scheduler.free_soon(),
-                scheduler.queued(),
-                sum(len(worker.tasks) for worker in scheduler.workers.values()),
-                core.store.arena.used_bytes,
-                scheduler.average_task_s,
-                core.guests.received,
-                core.pulls.bandwidth,
-            )
+            load = load_of(core)
             if load != last_load or not self.cfg.local:
                 if load != last_load:
                     last_load = load
                     self.last_busy = core.now
-                core.gcs.append(m.Heartbeat(*load, core.questions.pending()))
+                core.gcs.append(load)
             if core.now - self.last_busy > config.TRIM_AFTER_S:
                 self.last_busy = core.now
                 self._trim()
                 if self.cfg.local:
-                    core.gcs.append(m.Heartbeat(*load))
+                    core.gcs.append(load)
             # After the heartbeat: what is offered is placed by the newest figures.
             core.tick()
             core.end_turn()
