@@ -62,6 +62,7 @@ LAYER_OF_MODULE = {
     "skate.node.leftovers": 2,
     "skate.node.linux": 2,
     "skate.node.node_config": 2,
+    "skate.node.pulse": 2,
     "skate.node.log_tail": 2,
     "skate.node.log_forwarder": 2,
     "skate.node.transfer": 2,

@@ -136,6 +136,8 @@ RESERVE_TIMEOUT_S = 2.0  # a node that lives answers at once; others are tried b
 
 # -- GCS -----------------------------------------------------------------------------------------
 HEARTBEAT_S = 0.1  # DESIGN 5: load and liveness
+PULSE_AFTER_S = 0.5  # a loop too busy for its heartbeat for so long: a thread says that it lives,
+STUCK_S = 60.0  # until here: then it will not come back
 NODE_SILENCE_S = 5.0  # a node not heard of for this long is given up
 GCS_UNREAD_MAX_BYTES = 256 << 20  # four of the largest answers; a node that reads so slowly is lost
 GCS_CLOSE_WITHIN_S = 5.0  # a refused node has so long to read why

@@ -377,6 +377,17 @@ class Heartbeat(msgspec.Struct, array_like=True, tag=41):
     pending: list[Demanded] = []
 
 
+class StillAlive(msgspec.Struct, array_like=True, tag=58):
+    """Instead of heartbeats, from a thread of a node whose daemon is too busy to send them.
+
+    It comes by a connection of its own. ``is_head``: it is the node that passes on what others say
+    to the GCS, so that nothing of them gets through either.
+    """
+
+    node_id: bytes
+    is_head: bool
+
+
 class JobChanged(msgspec.Struct, array_like=True, tag=42):
     """A job began or ended."""
 
@@ -815,6 +826,7 @@ ToClient = (
 ToGcs = (
     NodeJoins
     | Heartbeat
+    | StillAlive
     | JobChanged
     | FunctionStored
     | ActorChanged

@@ -28,6 +28,7 @@ from skate.messages import (
     ObjectsChanged,
     Offer,
     Refused,
+    StillAlive,
     TasksChanged,
     WatchActor,
 )
@@ -120,6 +121,21 @@ def test_a_peer_that_is_no_node_may_ask_and_nothing_else() -> None:
         (9, Refused("Heartbeat from a peer that is no node"))
     ]
     assert [node["NodeID"] for node in ask(core, "nodes")] == [NODE_1.hex()]
+
+
+def test_a_busy_node_is_not_given_up_and_a_busy_head_speaks_for_all_behind_it() -> None:
+    """The head passes on what the others say, so their silence means nothing while it is busy."""
+    core = with_nodes(NODE_1, NODE_2)
+    for second in range(2, 30):
+        assert core.handle(9, StillAlive(NODE_1, is_head=True), float(second)) == []
+        assert core.tick(second + 0.1) == []
+    sent = []
+    for second in range(30, 40):
+        core.handle(9, StillAlive(NODE_1, is_head=False), float(second))
+        sent += core.tick(second + 0.1)
+    assert [(to, type(one)) for to, one in sent if isinstance(one, Refused)] == [(2, Refused)]
+    assert core.membership.alive()[0].node_id == NODE_1
+    core.check()
 
 
 def test_a_node_that_joins_twice_is_refused() -> None:

@@ -7,8 +7,8 @@ are (peer, message) pairs; after a `Refused` the shell closes that connection.
 
 A peer that sends `NodeJoins` speaks for that node until its connection ends, and then the node is
 dead: its jobs end, the actors that it spoke for die, its objects and tasks are forgotten. Every
-other peer may ask and nothing else. Changes of nodes, jobs, actors and functions enter the event
-log here, so nodes need not report them as events too.
+other peer may ask, or say that a busy node lives, and nothing else. Changes of nodes, jobs, actors
+and functions enter the event log here, so nodes need not report them as events too.
 
 Nodes are told what concerns them all: who joined, changed or died (`NodesChanged`; a new node reads
 of all living ones first), which job is over, which copies nobody needs; and what becomes of the
@@ -68,6 +68,7 @@ from skate.messages import (
     Offer,
     Placed,
     Refused,
+    StillAlive,
     TasksChanged,
     WatchActor,
 )
@@ -183,6 +184,8 @@ class GcsCore:
             return self._on_ask(peer, message)
         if isinstance(message, NodeJoins):
             return self._on_node_joins(peer, message, now)
+        if isinstance(message, StillAlive):
+            return self._on_still_alive(message, now)
         handler = self._handlers.get(kind)
         if node_id is None or handler is None:
             return [(peer, Refused(f"{kind.__name__} from a peer that is no node"))]
@@ -252,6 +255,12 @@ class GcsCore:
         self.membership.load(node_id, message)
         self.scheduler.heartbeat(node_id, message)
         self.groups.heartbeat(node_id, message.available)
+        return []
+
+    def _on_still_alive(self, message: StillAlive, now: float) -> list[Send]:
+        for row in self.membership.alive() if message.is_head else ():
+            self.membership.hear(row.node_id, now)
+        self.membership.hear(message.node_id, now)
         return []
 
     def _on_job_changed(self, node_id: bytes, message: JobChanged, now: float) -> list[Send]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from skate import config
 from skate import messages as m
+from skate.net import unix_socket
 from skate.net.dialing import RefusedError, dial, dial_async
 from skate.net.frame import BadFrame, FrameReader, frame
 from skate.net.handshake import Identity, LineHello, LineOk
@@ -511,6 +512,20 @@ class Lines:
         hello = LineHello("data", node_id=self.identity.node_id, pid=os.getpid())
         return dial(
             neighbour.address,
+            hello,
+            self.token,
+            tls=self.tls,
+            timeout_s=config.TRANSFER_SILENCE_S,
+        ).sock
+
+    def dial_gcs_blocking(self) -> socket.socket:
+        """Another connection to the GCS, for a thread. OSError if there is none."""
+        cfg = self.shell.cfg
+        if not cfg.head_address:
+            return unix_socket.connect(cfg.gcs_socket, config.PULSE_AFTER_S)
+        hello = LineHello("gcs", node_id=self.identity.node_id, pid=os.getpid())
+        return dial(
+            cfg.head_address,
             hello,
             self.token,
             tls=self.tls,

@@ -31,6 +31,7 @@ from skate.node.log_forwarder import LogForwarder
 from skate.node.node_config import NodeConfig, arena_file, create_arena, remove_files
 from skate.node.node_core import NodeCore
 from skate.node.peer import Job, Peer
+from skate.node.pulse import Pulse
 from skate.objects.arena import Arena
 from skate.scheduler.local_scheduler import Worker
 
@@ -210,6 +211,7 @@ class NodeShell:
         self.gcs_transport: asyncio.Transport | None = None
         self.lines: Lines | None = None  # to other machines, if there are to be any
         self.transfers: Transfers | None = None  # of objects, from and to them
+        self.pulse: Pulse | None = None  # if the GCS judges life by what it hears
         self._pulls_timer: asyncio.TimerHandle | None = None
         self.is_cut_off = False  # from its head: it begins anew
         self.ending: asyncio.Future[str] | None = None
@@ -466,6 +468,8 @@ class NodeShell:
             if since_events >= config.EVENT_BATCH_S:
                 since_events = 0.0
                 core.notes.flush()
+            if self.pulse is not None:
+                self.pulse.beat()
             load = load_of(core)
             if load != last_load or not self.cfg.local:
                 if load != last_load:
@@ -518,6 +522,10 @@ class NodeShell:
             if self.cfg.tcp_fd >= 0:
                 await self._open_lines()
             await self._join_gcs()
+            if self.lines is not None:
+                is_head = not self.cfg.head_address
+                self.pulse = Pulse(self.core.node_id, is_head, self.lines.dial_gcs_blocking)
+                self.pulse.start()
         except (OSError, ValueError) as error:
             log.error("the node cannot join the cluster: %s", error)
             await self._leave("")
@@ -635,6 +643,8 @@ class NodeShell:
         for peer in list(core.peers):
             if isinstance(peer.link, ClientLink) and peer.link.transport is not None:
                 peer.link.transport.close()
+        if self.pulse is not None:
+            self.pulse.close()
         if self.transfers is not None:
             self.transfers.close()
         if self.lines is not None:
