@@ -13,7 +13,7 @@ from sim.story import short
 from skate.errors import ErrorRecord
 from skate.ids import HOME_BYTES, home_of
 from skate.node.node_core import NodeCore
-from skate.scheduler.local_scheduler import SchedulingClass
+from skate.scheduler.local_scheduler import SchedulingClass, may_leave
 from skate.spec import CallTemplate
 from skate.states import WorkerState
 
@@ -199,7 +199,7 @@ class Ledger:
         before = self._idle_beside.get(node, {})
         beside: dict[tuple[bytes, SimulatedNode], int] = {}
         for queue in node.core.scheduler.ready:
-            task = next((t for t in queue if not t.is_bound and t.template.is_plain), None)
+            task = next((t for t in queue if may_leave(t) and t.template.is_plain), None)
             if task is None or queue.pool.failed_starts:
                 continue
             for other in self._simulator.alive:

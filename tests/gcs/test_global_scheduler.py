@@ -14,6 +14,7 @@ from skate.config import (
     MOVE_GAIN_S,
     MOVE_GAIN_SHARE,
     PLACED_UNSEEN_S,
+    RESOURCE_PATIENCE_S,
     UNKNOWN_BYTES_PER_S,
     UNKNOWN_TASK_S,
 )
@@ -128,6 +129,51 @@ def test_free_resources_are_filled_first_and_then_the_shortest_queue() -> None:
     load(scheduler, A, 3)
     load(scheduler, B, 0, queued=2)
     assert shares(scheduler, 4, must_leave=True) == {A: 4}
+
+
+# Actors.
+
+
+def test_an_actor_is_sent_to_where_there_is_room_or_waits_for_it() -> None:
+    """A queue behind actors tells nothing: they may hold what they have for ever."""
+    scheduler = cluster(HOME, A, B, cpus=1)
+    load(scheduler, A, 0)
+    load(scheduler, B, 0)
+    placed = answer(scheduler, 2, must_leave=True, is_actor=True)
+    assert placed.places == []
+    assert "waits for free resources: all 2 nodes" in placed.reason
+    load(scheduler, B, 1)
+    ((_, placed),) = scheduler.tick(NOW + 0.1)
+    assert placed.places == [(B, 1)] and placed.reason
+    load(scheduler, B, 0, received=1)
+    assert scheduler.tick(NOW + 0.2) == []
+    load(scheduler, A, 1)
+    ((_, placed),) = scheduler.tick(NOW + 0.3)
+    assert (placed.places, placed.reason) == ([(A, 1)], "")
+    assert scheduler.pending() == []
+    scheduler.check()
+
+
+def test_an_actor_that_its_home_can_hold_waits_there() -> None:
+    scheduler = cluster(HOME, A, cpus=1)
+    load(scheduler, HOME, 0)
+    load(scheduler, A, 0)
+    assert shares(scheduler, is_actor=True) == {}
+    load(scheduler, A, 1)
+    assert shares(scheduler, is_actor=True) == {A: 1}
+
+
+def test_an_actor_does_not_starve_where_tasks_leave_no_room_to_be_seen() -> None:
+    """After a while it is sent to the shortest queue: that node owes it the next room."""
+    scheduler = cluster(HOME, A, B, C, cpus=1)
+    for node_id, queued, running in ((A, 9, 1), (B, 5, 1), (C, 0, 0)):  # C is full of actors
+        scheduler.heartbeat(node_id, Heartbeat({"CPU": 0}, queued, running, 0, 0.1))
+    assert answer(scheduler, must_leave=True, is_actor=True).reason
+    scheduler.heartbeat(A, Heartbeat({"CPU": 0}, 9, 1, 0, 0.1))
+    assert scheduler.tick(NOW + RESOURCE_PATIENCE_S / 2) == []
+    scheduler.heartbeat(A, Heartbeat({"CPU": 0}, 9, 1, 0, 0.1))
+    ((_, placed),) = scheduler.tick(NOW + RESOURCE_PATIENCE_S)
+    assert (placed.places, placed.reason) == ([(B, 1)], "")
 
 
 # Who stays.

@@ -28,10 +28,10 @@ from math import inf
 
 import msgspec
 
-from skate.config import MOVE_GAIN_S, MOVE_GAIN_SHARE, UNKNOWN_TASK_S
+from skate.config import MOVE_GAIN_S, MOVE_GAIN_SHARE, RESOURCE_PATIENCE_S, UNKNOWN_TASK_S
 from skate.errors import ErrorRecord, encode_error
 from skate.gcs.node_view import NodeView
-from skate.gcs.why_pending import why_never, why_pending
+from skate.gcs.why_pending import why_never, why_no_room, why_pending
 from skate.messages import Demanded, Heartbeat, Offer, Placed
 from skate.scheduler.label_rules import meets
 from skate.spec import Strategy
@@ -43,10 +43,11 @@ Shares = dict[bytes, int]  # NodeID -> how many tasks
 
 
 class _Waiting(msgspec.Struct):
-    """An offer that no node can hold."""
+    """An offer that no node can hold, or an actor for which none has room."""
 
     offer: Offer
     reason: str
+    since: float
 
 
 class _Line:
@@ -81,6 +82,7 @@ class GlobalScheduler:
         self._waiting: dict[tuple[bytes, int], _Waiting] = {}  # by offering node and number
         self._joined = 0
         self._spread_last = 0  # the order of the node that the last SPREAD task went to
+        self._waits_for_room = False  # one of these may find it by a heartbeat
         self._is_stale = False  # nodes have changed since what waits was looked at
 
     # ------------------------------------------------------------------------------- nodes
@@ -113,6 +115,7 @@ class GlobalScheduler:
         view = self._nodes.get(node_id)
         if view is not None:
             view.heard(load)
+            self._is_stale = self._is_stale or self._waits_for_room
 
     # ------------------------------------------------------------------------------ offers
 
@@ -130,8 +133,13 @@ class GlobalScheduler:
             return []
         placed = self._decide(node_id, offer, now)
         if placed.reason:
-            self._waiting[key] = _Waiting(offer, placed.reason)
+            self._keep(node_id, offer, placed, now)
         return [(node_id, placed)]
+
+    def _keep(self, node_id: bytes, offer: Offer, placed: Placed, since: float) -> None:
+        # What has found a place does not wait any more.
+        offer.count -= sum(count for _, count in placed.places)
+        self._waiting[node_id, offer.number] = _Waiting(offer, placed.reason, since)
 
     def give_up(self, is_hopeless: Callable[[Offer], bool]) -> list[tuple[bytes, Offer]]:
         """Forget the offers that wait and can never be placed; the caller answers who made them."""
@@ -149,15 +157,17 @@ class GlobalScheduler:
         """Look again at what waits, if nodes have changed; the first offered goes first."""
         if not self._is_stale:
             return []
-        self._is_stale = False
+        self._is_stale = self._waits_for_room = False
         answers: Answers = []
         for key, waiting in list(self._waiting.items()):
-            placed = self._decide(key[0], waiting.offer, now)
+            patient = now - waiting.since < RESOURCE_PATIENCE_S
+            placed = self._decide(key[0], waiting.offer, now, patient=patient)
             if not placed.reason:
                 del self._waiting[key]
-            elif placed.reason == waiting.reason:
+            elif placed.reason == waiting.reason and not placed.places:
                 continue
-            waiting.reason = placed.reason
+            else:
+                self._keep(key[0], waiting.offer, placed, waiting.since)
             answers.append((key[0], placed))
         return answers
 
@@ -179,7 +189,7 @@ class GlobalScheduler:
 
     # ------------------------------------------------------------------------------ choice
 
-    def _decide(self, home_id: bytes, offer: Offer, now: float) -> Placed:
+    def _decide(self, home_id: bytes, offer: Offer, now: float, *, patient: bool = True) -> Placed:
         strategy = offer.strategy or DEFAULT
         places: Shares = {}
         try:
@@ -195,6 +205,8 @@ class GlobalScheduler:
                 return Placed(offer.number, [], reason=reason)
         except ValueError as error:  # the strategy is none
             return Placed(offer.number, [], error=_error("UsageError", str(error)))
+        if offer.is_actor:
+            return self._into_room(home_id, offer, nodes, places, now, patient=patient)
         left = offer.count - sum(places.values())
         if strategy.kind == "SPREAD":
             shares = self._spread(home_id, offer, nodes, left)
@@ -317,6 +329,57 @@ class GlobalScheduler:
         line.free = view.room(offer.demand, count + ahead) - ahead
         line.is_home = True
         return line
+
+    def _into_room(
+        self,
+        home_id: bytes,
+        offer: Offer,
+        nodes: list[NodeView],
+        places: Shares,
+        now: float,
+        *,
+        patient: bool,
+    ) -> Placed:
+        """Actors hold what they get for as long as they live, so a queue behind them tells nothing:
+        they go to where there is room, the home first, or wait.
+
+        Where tasks come and go there may never be room to be seen from here. After a while one of
+        those nodes gets the actor all the same: it owes it the next room (local_scheduler).
+        """
+        left = offer.count - sum(places.values())
+        ring = self._in_turn(home_id, offer, nodes)
+        while left and (ring := [view for view in ring if view.room(offer.demand, 1)]):
+            for view in ring[:left]:
+                self._place(home_id, offer, view.node_id, 1, places, now)
+                self._spread_last = view.order
+                left -= 1
+        if left and not patient:
+            busy = [view for view in nodes if view.ends_tasks and view.node_id != home_id]
+            for view in sorted(busy, key=lambda view: view.queue_s)[:left]:
+                self._place(home_id, offer, view.node_id, 1, places, now)
+                left -= 1
+        placed = _placed(home_id, offer, places)
+        if left and not any(view.node_id == home_id for view in nodes):
+            self._waits_for_room = True
+            placed.reason = why_no_room(offer, nodes)
+        return placed
+
+    def _in_turn(self, home_id: bytes, offer: Offer, nodes: list[NodeView]) -> list[NodeView]:
+        # SPREAD: the next one first. Else those that lack least of the inputs, and the home.
+        if offer.strategy is not None and offer.strategy.kind == "SPREAD":
+            return sorted(nodes, key=lambda view: (view.order <= self._spread_last, view.order))
+        held, total = _bytes_held(offer)
+        keyed = [
+            (
+                (total - held.get(view.node_id, 0)) / view.bytes_per_s,
+                view.node_id != home_id,
+                self._random(),
+                view.order,
+                view,
+            )
+            for view in nodes
+        ]
+        return [entry[4] for entry in sorted(keyed, key=lambda entry: entry[:4])]
 
     def _spread(
         self, home_id: bytes, offer: Offer, nodes: list[NodeView], count: int

@@ -130,6 +130,11 @@ class NodeView:
             unseen.popleft()
         self._count_up()
 
+    @property
+    def ends_tasks(self) -> bool:
+        """Whether tasks run there, so that some of it becomes free by and by."""
+        return self._load.running > 0
+
     def can_hold(self, demand: Demand) -> bool:
         """Whether it could run such a task if it ran nothing else."""
         total = self.total

@@ -42,6 +42,14 @@ def why_pending(offer: Offer, strategy: Strategy, nodes: Sequence[NodeView], hom
     return f"infeasible: no node but {home_id.hex()}, which cannot run it now, could hold it"
 
 
+def why_no_room(offer: Offer, nodes: Sequence[NodeView]) -> str:
+    """Why an actor waits though nodes could hold it."""
+    which = "the node" if len(nodes) == 1 else f"all {len(nodes)} nodes"
+    return (
+        f"waits for free resources: {which} that could hold {demand_text(offer.demand)} cannot now"
+    )
+
+
 def why_never(offer: Offer, strategy: Strategy, view: NodeView | None) -> str:
     """Why what is bound to this node can never run there; "" if it can."""
     what = "the actor" if offer.is_actor else "the task"

@@ -12,7 +12,7 @@ neighbour; a task that is given up elsewhere is placed again or fails.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,8 @@ from skate.node.error_payload import error_payload
 from skate.node.load import load_of
 from skate.node.neighbours import Neighbour
 from skate.objects.object_store import INLINE, REMOTE, SEALED
-from skate.scheduler.local_scheduler import SchedulingClass, Task
-from skate.spec import FORMAT_ERROR
+from skate.scheduler.local_scheduler import SchedulingClass, Task, may_leave
+from skate.spec import FORMAT_ERROR, Demand, Strategy
 from skate.states import (
     TASK_FAILED,
     TASK_FINISHED,
@@ -44,6 +44,9 @@ from skate.states import (
 
 if TYPE_CHECKING:
     from skate.node.node_core import NodeCore
+
+
+_Kind = tuple[bytes, Demand, Strategy | None]  # of actors: job, demand, rules
 
 
 class Offered:
@@ -63,7 +66,9 @@ class Forwarder:
     def __init__(self, core: NodeCore) -> None:
         self._core = core
         self.offers: dict[int, Offered] = {}
-        self.spills: dict[int, SchedulingClass] = {}  # offers of what is queued here meanwhile
+        # Offers of what is queued here meanwhile: tasks, with their rules, and actors.
+        self.spills: dict[int, tuple[SchedulingClass, Strategy | None]] = {}
+        self.actor_spills: dict[int, _Kind] = {}
         self.kept_elsewhere: dict[bytes, Neighbour] = {}  # results that their maker keeps for us
         self._count = 0
         self._batches: dict[Any, list[Task]] = {}  # to be offered at the end of this turn
@@ -201,6 +206,9 @@ class Forwarder:
         if message.number in self.spills:
             self._on_spill_placed(message)
             return
+        if message.number in self.actor_spills:
+            self._on_room(message)
+            return
         offered = self.offers.get(message.number)
         if offered is None:
             return
@@ -227,8 +235,7 @@ class Forwarder:
 
     def _send_to(self, task: Task, node_id: bytes) -> None:
         core = self._core
-        strategy = task.template.spec.strategy
-        if strategy is not None:
+        if not task.template.may_move:
             task.is_bound = True  # chosen for more than its load
         if node_id == core.node_id:
             self.take(task)
@@ -253,9 +260,49 @@ class Forwarder:
             if core.scheduler.missing(queue.demand):
                 self._offer_all(queue)
         self._spill_what_waits()
-        for task in [t for t in core.scheduler.placing if self._may_leave(t)]:
-            core.scheduler.placing.remove(task)
-            self._offer(task)
+        self._spill_actors()
+
+    def _spill_actors(self) -> None:
+        # They keep their turn here meanwhile.
+        core = self._core
+        waiting: dict[_Kind, list[Task]] = {}
+        for task in core.scheduler.placing:
+            if self._waits_for_long(task):
+                waiting.setdefault(_kind_of(task), []).append(task)
+        for kind, tasks in waiting.items():
+            if kind not in self.actor_spills.values():
+                self._count += 1
+                self.actor_spills[self._count] = kind
+                self._ask_for_room(tasks)
+
+    def _ask_for_room(self, tasks: list[Task]) -> None:
+        template = tasks[0].template
+        self._core.gcs.append(
+            m.Offer(
+                number=self._count,
+                demand=template.spec.demand,
+                count=len(tasks),
+                queued=len(tasks),
+                average_s=-1.0,
+                strategy=template.rules,
+                avoid=self._core.neighbours.unreachable(),
+                name=template.spec.name,
+                is_actor=True,
+            )
+        )
+
+    def _on_room(self, message: m.Placed) -> None:
+        kind = self.actor_spills.pop(message.number)
+        placing = self._core.scheduler.placing
+        ready = [t for t in placing if self._waits_for_long(t) and _kind_of(t) == kind]
+        for node_id, count in message.places:
+            host = self._core.neighbours.by_id.get(node_id)
+            if host is None:
+                continue
+            for task in ready[:count]:
+                placing.remove(task)
+                self.forward(task, host)
+            del ready[:count]
 
     def _spill_what_waits(self) -> None:
         core = self._core
@@ -307,14 +354,10 @@ class Forwarder:
     def _withdraw(self, number: int) -> None:
         self._core.gcs.append(m.Offer(number, (), 0, 0, 0.0))
 
-    def _may_leave(self, task: Task) -> bool:
-        strategy = task.template.spec.strategy
-        return (
-            not task.is_bound
-            and (strategy is None or not strategy.fail_if_busy)
-            and not task.owner.node_id
-            and self._core.now - task.ready_at > SPILL_WAIT_S
-        )
+    def _waits_for_long(self, task: Task) -> bool:
+        """Whether an actor of this home may go to another node now."""
+        waited_s = self._core.now - task.ready_at
+        return may_leave(task) and not task.owner.node_id and waited_s > SPILL_WAIT_S
 
     def _wait_s(self, queue: SchedulingClass) -> float:
         average = queue.head().template.average_s
@@ -333,21 +376,22 @@ class Forwarder:
         return self._core.now - since
 
     def _spill(self, queue: SchedulingClass) -> None:
-        core = self._core
-        if queue in self.spills.values():
+        if any(spilled is queue for spilled, _ in self.spills.values()):
             return
         # Those that have to stay are not offered: what is placed and does not come would count as
         # on its way, and keep others from an idle node.
-        tasks = islice(queue, OFFER_TASKS_MAX)
-        count = sum(not task.is_bound and task.template.is_plain for task in tasks)
-        if not count:
-            return
+        movable = filter(may_leave, islice(queue, OFFER_TASKS_MAX))
+        for rules, count in Counter(task.template.rules for task in movable).items():
+            self._offer_queued(queue, rules, count)
+
+    def _offer_queued(self, queue: SchedulingClass, rules: Strategy | None, count: int) -> None:
+        core = self._core
         template = queue.head().template
         # What has waited for so long will wait for as long again, as if so many tasks went first.
         task_s = template.average_s if template.average_s > 0 else UNKNOWN_TASK_S
         ahead = max(queue.count - count, int(self._unserved_s(queue) / task_s))
         self._count += 1
-        self.spills[self._count] = queue
+        self.spills[self._count] = (queue, rules)
         core.gcs.append(
             m.Offer(
                 number=self._count,
@@ -355,6 +399,7 @@ class Forwarder:
                 count=count,
                 queued=count + ahead,
                 average_s=template.average_s,
+                strategy=rules,
                 avoid=core.neighbours.unreachable(),
                 name=template.spec.name,
             )
@@ -362,13 +407,13 @@ class Forwarder:
 
     def _on_spill_placed(self, message: m.Placed) -> None:
         core = self._core
-        queue = self.spills.pop(message.number)
+        queue, rules = self.spills.pop(message.number)
         for node_id, count in message.places:
             host = core.neighbours.by_id.get(node_id)
             if host is None or not queue.count:
                 continue
             self._due[queue] = (core.now + SPILL_WAIT_S, SPILL_WAIT_S)
-            for task in queue.take_back(count):
+            for task in queue.take_back(count, rules):
                 if task.owner.node_id:
                     core.guests.give_back(task, "another node has room for it", node_id)
                 else:
@@ -514,7 +559,7 @@ class Forwarder:
                 del self.offers[number]
                 tasks += offered.tasks
                 self._withdraw(number)
-        for number, queue in list(self.spills.items()):
+        for number, (queue, _) in list(self.spills.items()):
             if queue.pool.job_id == job_id:
                 del self.spills[number]
         for queue in [q for q in self._due if q.pool.job_id == job_id]:
@@ -540,7 +585,8 @@ class Forwarder:
 
     def is_idle(self) -> bool:
         """Whether nothing of this home is anywhere else; for tests and the simulator."""
-        return not (self.offers or self.spills or self.kept_elsewhere or self._batches)
+        spills = self.spills or self.actor_spills
+        return not (self.offers or spills or self.kept_elsewhere or self._batches)
 
     def check(self) -> None:
         """Assert the invariants; for tests and the simulator."""
@@ -548,6 +594,11 @@ class Forwarder:
             assert offered.tasks
         for neighbour in self._core.neighbours.by_id.values():
             assert all(task.state is TASK_FORWARDED for task in neighbour.tasks.values())
+
+
+def _kind_of(task: Task) -> _Kind:
+    template = task.template
+    return template.job_id, template.spec.demand, template.rules
 
 
 def _can_hold(resources: dict[str, int], demand: Any) -> bool:

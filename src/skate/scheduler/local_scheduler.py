@@ -35,7 +35,7 @@ from skate.config import (
     RESOURCE_UNITS,
 )
 from skate.scheduler.group_names import is_cpu
-from skate.spec import CallTemplate, Demand
+from skate.spec import CallTemplate, Demand, Strategy
 from skate.states import (
     TASK_MOVES,
     TASK_READY,
@@ -61,7 +61,7 @@ UNKNOWN_S = 3600.0  # what a task of unknown run time is expected to take: nothi
 class Template:
     """A call template as its node knows it: shared by all connections of a job that use it."""
 
-    __slots__ = ("average_s", "is_plain", "job_id", "number", "queue", "spec")
+    __slots__ = ("average_s", "is_plain", "job_id", "may_move", "number", "queue", "rules", "spec")
 
     def __init__(
         self, number: int, job_id: bytes, spec: CallTemplate, queue: SchedulingClass
@@ -71,6 +71,8 @@ class Template:
         self.spec = spec
         self.queue = queue
         self.is_plain = spec.strategy is None  # its tasks run here unless others are less busy
+        self.may_move = spec.strategy is None or spec.strategy.kind != "NODE"
+        self.rules = _rules_of(spec.strategy)  # of nodes, for what moves once it is queued
         self.average_s = -1.0  # exponentially averaged run time; below 0: not known yet
 
     def ran(self, seconds: float) -> None:
@@ -79,6 +81,14 @@ class Template:
             self.average_s = seconds
         else:
             self.average_s += AVERAGE_WEIGHT * (seconds - self.average_s)
+
+
+def _rules_of(strategy: Strategy | None) -> Strategy | None:
+    # SPREAD chooses the first node; what waits there for long may go wherever it waits less.
+    if strategy is None or not (strategy.rules or strategy.soft_rules or strategy.fallbacks):
+        return None
+    rules, soft_rules, fallbacks = strategy.rules, strategy.soft_rules, strategy.fallbacks
+    return Strategy(rules=rules, soft_rules=soft_rules, fallbacks=fallbacks)
 
 
 class Task:
@@ -250,15 +260,16 @@ class SchedulingClass:
             del self.by_depth[task.depth]
         self.count -= 1
 
-    def take_back(self, count: int) -> list[Task]:
-        """Take out up to so many tasks that may run elsewhere: those that would come last here."""
+    def take_back(self, count: int, rules: Strategy | None) -> list[Task]:
+        """Take out up to so many tasks that may run elsewhere, by these rules: those that would
+        come last here."""
         taken: list[Task] = []
         for depth in sorted(self.by_depth):
             queue = self.by_depth[depth]
             stay: list[Task] = []
             while queue and len(taken) < count and len(stay) < FIND_AMONG_TASKS:
                 task = queue.pop()
-                if task.is_bound or not task.template.is_plain:
+                if not may_leave(task) or task.template.rules != rules:
                     stay.append(task)
                 else:
                     taken.append(task)
@@ -278,6 +289,11 @@ class SchedulingClass:
         self.by_depth.clear()
         self.count = 0
         return tasks
+
+
+def may_leave(task: Task) -> bool:
+    """Whether another node may run it, though it is queued here."""
+    return not task.is_bound and task.template.may_move
 
 
 class LocalScheduler:
