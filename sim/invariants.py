@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sim.story import short
 from skate.errors import ErrorRecord
-from skate.ids import HOME_BYTES, home_of
+from skate.ids import HOME_BYTES, home_of, job_of
 from skate.node.node_core import NodeCore
 from skate.scheduler.local_scheduler import SchedulingClass, may_leave
 from skate.spec import CallTemplate
@@ -231,17 +231,22 @@ class Ledger:
         self.errors[kind] = self.errors.get(kind, 0) + 1
         if kind in self._simulator.settings.possible_errors():
             return
-        if self._is_excused(kind, record):
+        if self._is_excused(object_id, kind, record):
             return
         raise AssertionError(f"{object_id.hex()} became {kind}: {record.message}")
 
-    def _is_excused(self, kind: str, record: ErrorRecord) -> bool:
+    def _has_ended(self, job_id: bytes) -> bool:
+        return any(job_id in node.core.job_desk.ended for node in self._simulator.nodes)
+
+    def _is_excused(self, object_id: bytes, kind: str, record: ErrorRecord) -> bool:
         if self.cuts:
             return kind in OF_NODE_DEATHS or kind in LOSSES
         if kind in OF_NODE_DEATHS:
             return self.node_deaths > 0
         if kind == "OwnerDiedError" and self._simulator.settings.jobs_meet and self.node_deaths:
             return True  # that of a driver, and its job
+        if kind == "OwnerDiedError" and self._has_ended(job_of(object_id)):
+            return True  # a process reads on while its own job is being ended
         if kind in LOSSES:
             return self._is_lost(bytes.fromhex(str(record.fields.get("object_ref_hex", ""))))
         return False

@@ -93,7 +93,7 @@ TRANSFER_CHUNK_BYTES = 64 << 20  # of an object: less is not worth a second conn
 TRANSFER_PIECE_BYTES = 1 << 20  # in one system call: as much as a pipe of a plain user may hold
 TRANSFER_THREADS = 16  # that receive, of a node: one for each pull
 TRANSFER_SERVED_MAX = 256  # data connections to one node; those beyond are told "busy"
-TRANSFER_SILENCE_S = 5.0  # without a byte: the other side is given up (as NODE_SILENCE_S)
+TRANSFER_SILENCE_S = 5.0  # without a byte: the other side is given up (as a node in all)
 TRANSFER_IDLE_S = 30.0  # a data connection without use is closed, its thread ends
 DATA_MESSAGE_MAX_BYTES = 4 << 10  # on a data connection: some ids and numbers
 
@@ -138,7 +138,7 @@ RESERVE_TIMEOUT_S = 2.0  # a node that lives answers at once; others are tried b
 HEARTBEAT_S = 0.1  # DESIGN 5: load and liveness
 PULSE_AFTER_S = 0.5  # a loop too busy for its heartbeat for so long: a thread says that it lives,
 STUCK_S = 60.0  # until here: then it will not come back
-NODE_SILENCE_S = 5.0  # a node not heard of for this long is given up
+NODE_SILENCE_S = 4.0  # a node not heard of for this long is given up: with the GCS's tick, in 5 s
 GCS_UNREAD_MAX_BYTES = 256 << 20  # four of the largest answers; a node that reads so slowly is lost
 GCS_CLOSE_WITHIN_S = 5.0  # a refused node has so long to read why
 EVENT_BATCH_S = 0.25  # task events travel to the GCS this often, as one opaque batch

@@ -20,7 +20,7 @@ from skate.ids import handle_id, job_of
 from skate.node.actor_router import Actor, ActorRouter
 from skate.node.peer import Job, Peer
 from skate.node.validity import check_call, read_error
-from skate.objects.object_store import REMOTE
+from skate.objects.object_store import PENDING, REMOTE
 from skate.scheduler.group_names import is_cpu
 from skate.scheduler.local_scheduler import Task, Worker
 from skate.spec import FORMAT_ERROR
@@ -252,11 +252,13 @@ class ActorManager:
         )
 
     def _fetch_first(self, actor: Actor, call: Task) -> bool:
-        # Inputs of a call that waited while the actor lived elsewhere may lie elsewhere too. The
-        # calls behind it wait as well.
+        # Inputs of a call that waited while the actor lived elsewhere may lie elsewhere too, or
+        # have been lost with that node. The calls behind it wait as well.
         objects = self.core.store.objects
-        remote = [objects[i] for i in call.dependencies or () if objects[i].state is REMOTE]
-        if not remote:
+        inputs = [objects[i] for i in call.dependencies or ()]
+        failed = next((stored.data for stored in inputs if stored.is_error), None)
+        missing = [stored for stored in inputs if stored.state in (REMOTE, PENDING)]
+        if not missing and failed is None:
             return False
         del actor.in_flight[call.id]
         actor.backlog.appendleft(call)
@@ -264,12 +266,18 @@ class ActorManager:
         actor.window = 0
         call.state = advance(TASK_MOVES, call.state, TaskState.PULLING)
         call.is_here = True
-        call.missing = len(remote)
-        for stored in remote:
+        call.missing = len(missing)
+        if failed is not None:
+            self.core.doomed.append((call, failed))
+            return True
+        for stored in missing:
             if stored.waiters is None:
                 stored.waiters = []
             stored.waiters.append(call)
-            self.core.pulls.want(stored)
+            if stored.state is REMOTE:
+                self.core.pulls.want(stored)
+            elif stored.is_foreign:
+                self.core.borrowing.ask_home(stored)
         return True
 
     def _go_on(self, actor: Actor) -> None:

@@ -519,6 +519,9 @@ class Forwarder:
             task.host = None
             task.state = advance(TASK_MOVES, task.state, TASK_OFFERED)
             if message.node_id:
+                if message.node_id == self._core.node_id:
+                    # It counts as placed here, and as on its way until it has been received.
+                    self._core.guests.received += 1
                 self._send_to(task, message.node_id)
             else:
                 self._batches.setdefault(task.id, []).append(task)

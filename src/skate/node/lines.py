@@ -266,6 +266,8 @@ class IncomingLine:
         """Keep everything for a while: it may come back."""
         if connection is self.connection:
             self.connection = None
+            # A driver's results stay in the store meanwhile, not in the line, which is bounded.
+            self.peer.paused = self.peer.is_remote
             loop = self._lines.shell.loop
             why = f"it did not come back within {self._kept_s:g} s"
             self._expiry = loop.call_later(self._kept_s, self.end, why)

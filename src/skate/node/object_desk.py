@@ -330,6 +330,8 @@ class ObjectDesk:
                 if stored.waiters is None:
                     stored.waiters = []
                 stored.waiters.append(task)
+                if stored.is_foreign:  # its copies were lost with the node: its home knows more
+                    self._core.borrowing.ask_home(stored)
         if missing or failed is not None:
             task.is_here = False
             task.missing = missing
@@ -370,7 +372,8 @@ class ObjectDesk:
         """An attempt failed after it had taken space for (some of) its results."""
         for index in range(task.template.spec.num_returns):
             creation = self._store.creations.get(return_id(task.id, index))
-            if creation is not None:
+            # What comes from another node meanwhile (the task was given up here) is being written.
+            if creation is not None and creation.creator is not self._core.pulls.creator:
                 self._store.abandon(creation)
 
     def lost_payload(self, object_id: bytes) -> bytes:
