@@ -349,10 +349,12 @@ class GlobalScheduler:
         left = offer.count - sum(places.values())
         ring = self._in_turn(home_id, offer, nodes)
         while left and (ring := [view for view in ring if view.room(offer.demand, 1)]):
+            share = max(1, left // len(ring))  # in few rounds, however many there are
             for view in ring[:left]:
-                self._place(home_id, offer, view.node_id, 1, places, now)
+                count = view.room(offer.demand, share)
+                self._place(home_id, offer, view.node_id, count, places, now)
                 self._spread_last = view.order
-                left -= 1
+                left -= count
         if left and not patient:
             busy = [view for view in nodes if view.ends_tasks and view.node_id != home_id]
             for view in sorted(busy, key=lambda view: view.queue_s)[:left]:
