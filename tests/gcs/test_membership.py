@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from skate.config import PROTOCOL_VERSION
 from skate.gcs.membership import Membership, view_node
 from skate.messages import Heartbeat, JobChanged, NodeJoins
@@ -116,3 +118,12 @@ def test_a_node_is_shown_in_ray_s_keys_and_with_its_load() -> None:
     membership.join(joins(b"C" * 16, address="10.0.0.7:4321"), 3, 101.0)
     remote = view_node(membership.alive()[2])
     assert (remote["NodeManagerAddress"], remote["NodeManagerPort"]) == ("10.0.0.7", 4321)
+
+
+def test_an_id_that_is_none_is_no_job() -> None:
+    """An empty one would be the beginning of every id, and end the calls of all jobs."""
+    membership = two_nodes()
+    for job_id in (b"", b"\0\0\0", b"\0\0\0\1\0"):
+        with pytest.raises(ValueError, match="JobID"):
+            membership.change_job(A, JobChanged(job_id, 7, "main.py", "space", False, 101.0))
+    assert membership.jobs.rows() == []

@@ -177,7 +177,12 @@ class Membership:
         return self._last_job.to_bytes(JOB_ID_BYTES, "big")
 
     def change_job(self, node_id: bytes, message: JobChanged) -> bool:
-        """A job of this node began or ended; False if that is no news. An ended job stays ended."""
+        """A job of this node began or ended; False if that is no news. An ended job stays ended.
+
+        ValueError for an id that is none: nodes are told which job is over, and look for its parts.
+        """
+        if len(message.job_id) != JOB_ID_BYTES:
+            raise ValueError(f"a JobID of {len(message.job_id)} bytes")
         row = self.jobs.get(message.job_id)
         if row is None:
             row = JobRow(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from skate import messages as m
 from skate.config import AVOID_S, DEAD_NODES_KEPT
-from skate.ids import HOME_BYTES, home_of
+from skate.ids import HOME_BYTES, home_of, job_of
 from skate.scheduler.local_scheduler import Task, Template
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ class Neighbours:
             neighbour.functions = {key for key in neighbour.functions if key[0] != job_id}
             for template in [t for t in neighbour.templates if t.job_id == job_id]:
                 del neighbour.templates[template]
-            for key in [key for key in neighbour.lines if key[0].startswith(job_id)]:
+            for key in [key for key in neighbour.lines if job_of(key[0]) == job_id]:
                 del neighbour.lines[key]
             for tasks in (neighbour.tasks, neighbour.calls):
                 for task_id in [i for i, task in tasks.items() if task.template.job_id == job_id]:

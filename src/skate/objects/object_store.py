@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Container
 from typing import Any
 
-from skate.ids import home_of
+from skate.ids import home_of, job_of
 from skate.objects.arena import Arena
 from skate.spec import FORMAT_ERROR
 from skate.states import ObjectState
@@ -307,7 +307,7 @@ class ObjectStore:
 
     def end_job(self, job_id: bytes) -> None:
         """Copies of a job's objects are of no use when it has ended."""
-        for object_id in [i for i in self.cached if i.startswith(job_id)]:
+        for object_id in [i for i in self.cached if job_of(i) == job_id]:
             self._uncache(self.objects[object_id])
 
     # ------------------------------------------------------------------ space
