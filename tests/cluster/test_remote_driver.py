@@ -227,6 +227,7 @@ STREAM = """
     import numpy as np
 
     skate.init(ADDRESS)
+    print("ready")
 
     @skate.remote
     def square(x):
@@ -283,6 +284,7 @@ def test_nothing_is_lost_or_done_twice_when_connections_break(
     chance = random.Random(7)
     with CuttingProxy(nodes.address) as proxy:
         program = drive(STREAM, f"skate://{proxy.address}", **environ)
+        await_line(program, "ready")  # what breaks before is an attempt that has failed
         give_up_at = time.monotonic() + 100
         while program.poll() is None and time.monotonic() < give_up_at:
             try:
