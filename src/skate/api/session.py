@@ -112,6 +112,8 @@ class Session:
         self.ended = False
         self.end_reason = ""  # what the node said, then what became of it
         self._described = False
+        self._is_lost = False
+        self._is_said = False
         self._describing = threading.Lock()
         self._ending = threading.RLock()
         self.log = DriverLog()
@@ -184,14 +186,23 @@ class Session:
 
     def _on_lost(self, reason: str) -> None:
         # Called by whichever thread reads, under the reader's lock: the work is another thread's.
+        self._is_lost = True
         threading.Thread(target=self._end_badly, name="skate-end", daemon=True).start()
 
     def _end_badly(self) -> None:
         """A daemon died: say so, and leave nothing behind."""
-        self._describe_end()
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            print(f"skate: {self.end_reason}", file=sys.stderr, flush=True)
+        self._say_end()
         self.end()
+
+    def _say_end(self) -> None:
+        # Once; the program may end, and come by `shutdown`, before the thread has begun.
+        self._describe_end()
+        with self._describing:
+            if self._is_said:
+                return
+            self._is_said = True
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                print(f"skate: {self.end_reason}", file=sys.stderr, flush=True)
 
     def _describe_end(self) -> None:
         with self._describing:
@@ -211,6 +222,8 @@ class Session:
 
     def shutdown(self) -> None:
         """End in good order: last prints first."""
+        if self._is_lost:
+            self._say_end()
         deadline = time.monotonic() + config.STOP_TIMEOUT_S
         if not self.connection.closed:
             with contextlib.suppress(Exception):
