@@ -62,13 +62,8 @@ class JobDesk:
     def _end_workers(self, job_id: bytes, stay: set[int]) -> None:
         core = self._core
         for worker in list(core.scheduler.workers.values()):
-            if worker.pool.job_id != job_id or id(worker) in stay:
-                continue
-            if worker.peer is not None and worker.peer.alive:
-                core.shell.close(worker.peer)
-                core.peer_lost(worker.peer)  # what it still says is of no interest
-            else:
-                core.shell.kill_worker(worker)
+            if worker.pool.job_id == job_id and id(worker) not in stay:
+                core.workers.end(worker)
 
     def _forget(self, job: Job) -> None:
         core = self._core

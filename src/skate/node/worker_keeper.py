@@ -37,6 +37,7 @@ class WorkerKeeper:
         self.exits: dict[bytes, tuple[Worker, int]] = {}  # exit statuses ahead of their EOF
         self.lost: dict[bytes, Worker] = {}  # EOFs ahead of their exit status
         self.ending: dict[bytes, float] = {}  # workers that were to end: seen at which tick first
+        self._renounced: set[bytes] = set()  # workers of drivers that have ended
 
     def connection_lost(self, peer: Peer) -> None:
         """A worker's connection has ended."""
@@ -97,6 +98,15 @@ class WorkerKeeper:
             self.lost[worker.id] = worker
             self._bury(worker.id)
 
+    def end(self, worker: Worker) -> None:
+        """The driver that it worked for is gone: end it, and run what it leaves nowhere else."""
+        self._renounced.add(worker.id)
+        if worker.peer is not None and worker.peer.alive:
+            self._core.shell.close(worker.peer)
+            self._core.peer_lost(worker.peer)  # what it still says is of no interest
+        else:
+            self._core.shell.kill_worker(worker)
+
     def _bury(self, worker_id: bytes) -> None:
         # Both the EOF and the exit status have to be in: what the worker said last comes before
         # the EOF, and the status tells why it died.
@@ -107,6 +117,8 @@ class WorkerKeeper:
         self.ending.pop(worker_id, None)
         never_ran = worker.state is WORKER_STARTING
         unfinished = self._core.scheduler.remove_worker(worker)
+        is_renounced = worker_id in self._renounced
+        self._renounced.discard(worker_id)
         if worker.actor is not None:
             self._core.actors.worker_died(worker, status)
             return
@@ -114,7 +126,8 @@ class WorkerKeeper:
             worker.pool.failed_starts += 1
             if worker.pool.failed_starts == WORKER_START_ATTEMPTS:
                 self.hopeless[worker.pool] = self.describe_exit(worker, status)
-        if worker.pool.job_id not in self._core.jobs:
+        # The job may live on in detached actors, but not what its driver has begun.
+        if is_renounced or worker.pool.job_id not in self._core.jobs:
             self._core.drop_tasks(unfinished)
             return
         if unfinished:  # the first one ran; those behind it had not begun
