@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from skate import messages as m
+from skate.ids import JOB_ID_BYTES
+from skate.scheduler.group_names import GROUP_ID_BYTES, wildcard_name
 from tests.node.played_cluster import Cluster, comes_alive, create
 from tests.node.played_node import Client, runs
 
+GROUP = b"G" * GROUP_ID_BYTES
 DETACHED = {"detached": True, "name": "x", "namespace": "y"}
 
 
@@ -26,3 +29,29 @@ def test_the_running_task_of_a_driver_that_has_ended_is_not_run_again() -> None:
     cluster.run()
     assert home.core.scheduler.queued() == 0
     assert home.actor_state(actor_id) == "ALIVE"
+
+
+def test_an_actor_that_comes_after_its_group_has_gone_is_given_back() -> None:
+    """The GCS is quicker than the home: the host has no such resource, and never will have."""
+    cluster = Cluster()
+    home = cluster.add("h")
+    host = cluster.add("a", 2, a=5)
+    driver = Client(home)
+    cluster.run()
+    job_id = driver.ids.next_task()[:JOB_ID_BYTES]
+    body = {"group_id": GROUP, "bundles": [{"CPU": 10_000, "a": 10_000}], "job_id": job_id}
+    home.say(driver.peer, m.Ask(1, "create_placement_group", body))
+    cluster.run()
+    demand = ((wildcard_name("CPU", GROUP), 10_000),)
+    cluster.held.add(("h", "a"))
+    actor_id = create(driver, demand=demand, running_demand=demand, group=GROUP)
+    cluster.run()
+    assert "ForwardActor" in cluster.on_its_way("h", "a")
+    home.say(driver.peer, m.Ask(2, "remove_placement_group", {"group_id": GROUP}))
+    cluster.run()
+    cluster.held.clear()
+    cluster.run()
+    call = driver.call(actor_id)
+    assert not host.core.scheduler.placing
+    assert home.actor_state(actor_id) == "DEAD"
+    assert call in driver.errors()

@@ -515,6 +515,8 @@ class Forwarder:
         for task_id in message.task_ids:
             task = host.tasks.pop(task_id, None)
             if task is None:
+                task = self._core.remote_actors.given_back(host, task_id)
+            if task is None:
                 continue
             task.host = None
             task.state = advance(TASK_MOVES, task.state, TASK_OFFERED)

@@ -24,7 +24,7 @@ from skate.node.peer import Peer
 from skate.node.validity import check_call
 from skate.scheduler.local_scheduler import Task
 from skate.spec import FORMAT_ERROR, ActorOptions
-from skate.states import TASK_FAILED, TASK_FINISHED, TASK_READY, ActorState
+from skate.states import TASK_FAILED, TASK_FINISHED, TASK_FORWARDED, TASK_READY, ActorState
 
 if TYPE_CHECKING:
     from skate.node.node_core import NodeCore
@@ -185,6 +185,14 @@ class RemoteActors:
         if not actor.has_handles and actor.is_drained():
             core.neighbours.send(host, m.EndActor(actor.id))
 
+    def given_back(self, host: Neighbour, task_id: bytes) -> Task | None:
+        """The construction that a node was to host and will not, if there is still to be one."""
+        actor = self._core.actors.router.actors.get(task_id)
+        if actor is None or actor.host is not host or actor.creation.state is not TASK_FORWARDED:
+            return None
+        actor.host = None
+        return actor.creation
+
     def _on_news(self, host: Neighbour, message: m.ActorNews) -> None:
         core = self._core
         actor = core.actors.router.actors.get(message.actor_id)
@@ -308,6 +316,10 @@ class RemoteActors:
         if template is None or template.job_id not in core.jobs:
             return  # its job has ended: the home hears of that too
         core.guests.received += 1
+        if core.scheduler.missing(template.spec.demand):  # the bundle that it was sent to is gone
+            reason = "this node does not have the resources (any more)"
+            core.send(peer, m.GivenBack([message.task_id], reason))
+            return
         task = Task(
             message.task_id,
             template,
