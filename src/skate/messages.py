@@ -408,7 +408,10 @@ class FunctionStored(msgspec.Struct, array_like=True, tag=43):
 
 
 class ActorChanged(msgspec.Struct, array_like=True, tag=44):
-    """A row of the actor table; ``state`` is an ActorState."""
+    """A row of the actor table; ``state`` is an ActorState.
+
+    ``cause`` is for people; ``cause_kind`` is the kind of error that calls of a dead actor get.
+    """
 
     actor_id: bytes
     state: int
@@ -420,6 +423,7 @@ class ActorChanged(msgspec.Struct, array_like=True, tag=44):
     cause: str
     at: float
     restarts: int = 0
+    cause_kind: str = ""
 
 
 class ObjectsChanged(msgspec.Struct, array_like=True, tag=45):

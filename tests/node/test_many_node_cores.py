@@ -5,7 +5,7 @@ from __future__ import annotations
 from skate import messages as m
 from skate.ids import JOB_ID_BYTES
 from skate.scheduler.group_names import GROUP_ID_BYTES, wildcard_name
-from tests.node.played_cluster import Cluster, comes_alive, create
+from tests.node.played_cluster import Cluster, comes_alive, create, user_of
 from tests.node.played_node import Client, runs
 
 GROUP = b"G" * GROUP_ID_BYTES
@@ -55,3 +55,29 @@ def test_an_actor_that_comes_after_its_group_has_gone_is_given_back() -> None:
     assert not host.core.scheduler.placing
     assert home.actor_state(actor_id) == "DEAD"
     assert call in driver.errors()
+
+
+def test_every_node_says_that_the_group_of_an_actor_was_removed() -> None:
+    """Whether the actor lived, or still waited for its bundle's CPU when the group went."""
+    cluster = Cluster()
+    home = cluster.add("h", 2, h=1)
+    caller = cluster.add("c")
+    driver = Client(home)
+    cluster.run()
+    job_id = driver.ids.next_task()[:JOB_ID_BYTES]
+    body = {"group_id": GROUP, "bundles": [{"CPU": 10_000, "h": 10_000}], "job_id": job_id}
+    home.say(driver.peer, m.Ask(1, "create_placement_group", body))
+    cluster.run()
+    demand = ((wildcard_name("CPU", GROUP), 10_000),)
+    first = create(driver, demand=demand, running_demand=demand, group=GROUP)
+    comes_alive(home, first)
+    waits = create(driver, demand=demand, running_demand=demand, group=GROUP)
+    user = user_of(first, driver, caller)
+    home.say(driver.peer, m.Ask(2, "remove_placement_group", {"group_id": GROUP}))
+    cluster.run()
+    calls = [driver.call(first), driver.call(waits)]
+    errors = driver.errors()
+    assert [errors[call] for call in calls] == ["ActorPlacementGroupRemoved"] * 2
+    far = user.call(first)
+    cluster.run()
+    assert user.errors()[far] == "ActorPlacementGroupRemoved"

@@ -616,6 +616,7 @@ def _row_as_news(row: ActorRow) -> ActorChanged:
         row.cause,
         row.changed,
         row.restarts,
+        row.cause_kind,
     )
 
 

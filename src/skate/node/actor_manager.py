@@ -29,6 +29,7 @@ from skate.states import TASK_MOVES, ActorState, TaskState, WorkerState, advance
 if TYPE_CHECKING:
     from skate.node.node_core import NodeCore
 
+_NO_PLACE = ("ActorUnschedulableError", "ActorPlacementGroupRemoved")
 ALIVE, DEAD, RESTARTING = ActorState.ALIVE, ActorState.DEAD, ActorState.RESTARTING
 
 
@@ -346,7 +347,7 @@ class ActorManager:
         actor: Actor = task.actor
         if task is actor.creation:
             record = read_error(payload)
-            if record.kind == "ActorUnschedulableError":  # which tells it all
+            if record.kind in _NO_PLACE and not record.chain:  # which tells it all
                 self.die(actor, payload)
                 return
             cause = ErrorRecord(
@@ -627,7 +628,7 @@ class ActorManager:
             news = m.ActorNews(actor.id, int(state), actor.restarts, pid, actor.cause)
             core.borrowing.returns.append((actor.creator, news))
             return
-        cause = decode_error(actor.cause[1:]).message if actor.cause else ""
+        cause = decode_error(actor.cause[1:]) if actor.cause else None
         core.gcs.append(
             m.ActorChanged(
                 actor.id,
@@ -637,9 +638,10 @@ class ActorManager:
                 options.namespace,
                 core.node_id if actor.host is None else actor.host.node_id,
                 pid,
-                cause,
+                cause.message if cause else "",
                 core.now,
                 actor.restarts,
+                cause.kind if cause else "",
             )
         )
         core.notes.state("actor", actor.id, state.name, options.class_name, pid)

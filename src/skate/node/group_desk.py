@@ -67,7 +67,8 @@ class GroupDesk:
                 core.actors.die(actor, self._payload("actor", actor.options.class_name))
 
     def _fail(self, task: Task) -> None:
-        self._core.fail_task(task, self._payload("task", task.template.spec.name))
+        spec = task.template.spec
+        self._core.fail_task(task, self._payload(spec.kind, spec.name))
 
     def _payload(self, what: str, name: str) -> bytes:
         kind = "ActorPlacementGroupRemoved" if what == "actor" else "TaskPlacementGroupRemoved"

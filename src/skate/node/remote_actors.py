@@ -73,7 +73,8 @@ class RemoteActors:
         state = ActorState(message.state)
         if state is DEAD:
             text = message.cause or "it has ended"
-            record = ErrorRecord("ActorDiedError", text, {"actor_id": actor.id.hex()})
+            kind = message.cause_kind or "ActorDiedError"
+            record = ErrorRecord(kind, text, {"actor_id": actor.id.hex()})
             self._proxy_died(actor, FORMAT_ERROR + encode_error(record))
         elif state is ALIVE:
             host = core.neighbours.by_id.get(message.node_id)
