@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from skate import messages as m
 from skate.ids import JOB_ID_BYTES
 from skate.scheduler.group_names import GROUP_ID_BYTES, wildcard_name
 from tests.node.played_cluster import Cluster, comes_alive, create, user_of
-from tests.node.played_node import Client, runs
+from tests.node.played_node import CPU, Client, done, runs
 
 GROUP = b"G" * GROUP_ID_BYTES
 DETACHED = {"detached": True, "name": "x", "namespace": "y"}
@@ -81,3 +85,34 @@ def test_every_node_says_that_the_group_of_an_actor_was_removed() -> None:
     far = user.call(first)
     cluster.run()
     assert user.errors()[far] == "ActorPlacementGroupRemoved"
+
+
+@pytest.mark.parametrize("when", ["in its queue", "at the GCS", "on its way", "at work"])
+def test_a_detached_actor_survives_its_driver_whatever_its_creation_waits_for(when: str) -> None:
+    cluster = Cluster()
+    home = cluster.add("h")
+    host = cluster.add("a", 1, a=1)
+    driver = Client(home)
+    demand: Any = {"in its queue": CPU, "at work": ()}.get(when, (("a", 10_000),))
+    if when == "in its queue":
+        busy = create(driver, demand=CPU, running_demand=CPU)
+        comes_alive(home, busy)
+    if when == "at the GCS":
+        cluster.held.add(("gcs", "h"))
+    if when == "on its way":
+        cluster.held.add(("h", "a"))
+    actor_id = create(driver, DETACHED, demand=demand)
+    cluster.run()
+    process = home.actor_up() if when == "at work" else None
+    home.say(driver.peer, m.Leaving("bye"))
+    cluster.run()
+    if when == "in its queue":
+        first = next(worker for worker in home.killed if worker.actor is not None)
+        home.lose(first.peer)
+    cluster.held.clear()
+    cluster.pass_time(1.0)
+    if process is None:
+        process = comes_alive(home if demand == CPU else host, actor_id)
+    else:
+        home.say(process, done(actor_id))
+    assert home.actor_state(actor_id) == "ALIVE"

@@ -560,13 +560,13 @@ class ActorManager:
                     self.core.scheduler.available[name] -= units
 
     def detached(self, job_id: bytes) -> list[Actor]:
-        """The living detached actors of a job, of this home or hosted here."""
+        """The detached actors of a job that live or will, of this home or hosted here."""
         return [
             actor
             for actor in self.router.actors.values()
             if actor.options.detached
             and not actor.is_proxy
-            and actor.state in (ALIVE, RESTARTING)
+            and actor.state is not DEAD
             and job_of(actor.id) == job_id
         ]
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from skate import messages as m
 from skate.config import ENDED_JOBS_KEPT
 from skate.node.peer import Job, Peer
+from skate.scheduler.local_scheduler import Task
+from skate.states import TASK_OFFERED, TASK_READY
 
 if TYPE_CHECKING:
     from skate.node.node_core import NodeCore
@@ -43,7 +45,9 @@ class JobDesk:
         tasks += core.guests.end_job(job.id)
         for stored in core.store.objects.values():
             tasks += [t for t in stored.waiters or () if t.template.job_id == job.id]
-        core.drop_tasks(tasks)
+        births = {actor.id: actor.creation for actor in stay}
+        core.drop_tasks([t for t in tasks if t is not births.get(t.id)])
+        self._place_again({t.id: t for t in tasks if t is births.get(t.id)})
         for call in calls:
             core.fail_task(call, call.actor.cause)
         core.store.end_job(job.id)
@@ -58,6 +62,16 @@ class JobDesk:
         job = self._core.jobs.get(job_id)
         if job is not None and job.is_over and not self._core.actors.detached(job_id):
             self.end(job)
+
+    def _place_again(self, births: dict[bytes, Task]) -> None:
+        # Of actors that stay, and were taken out with what goes. One that waits for its inputs
+        # does so still.
+        core = self._core
+        for task in births.values():
+            if task.state is TASK_READY:
+                core.scheduler.placing.append(task)
+            elif task.state is TASK_OFFERED:
+                core.desk.place_when_ready(task)
 
     def _end_workers(self, job_id: bytes, stay: set[int]) -> None:
         core = self._core

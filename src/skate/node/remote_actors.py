@@ -313,10 +313,12 @@ class RemoteActors:
     def on_forward_actor(self, peer: Peer, message: m.ForwardActor) -> None:
         """Host an actor of another home."""
         core = self._core
+        core.guests.received += 1
         template = peer.templates.get(message.template)
         if template is None or template.job_id not in core.jobs:
-            return  # its job has ended: the home hears of that too
-        core.guests.received += 1
+            # Its job has ended, as the home hears too; but if it is detached, it lives on.
+            core.send(peer, m.GivenBack([message.task_id], "the job has ended here"))
+            return
         if core.scheduler.missing(template.spec.demand):  # the bundle that it was sent to is gone
             reason = "this node does not have the resources (any more)"
             core.send(peer, m.GivenBack([message.task_id], reason))
