@@ -9,7 +9,7 @@ import pytest
 from skate import messages as m
 from skate.ids import JOB_ID_BYTES
 from skate.scheduler.group_names import GROUP_ID_BYTES, wildcard_name
-from tests.node.played_cluster import Cluster, comes_alive, create, user_of
+from tests.node.played_cluster import Cluster, comes_alive, create, to_node, user_of
 from tests.node.played_node import CPU, Client, done, runs
 
 GROUP = b"G" * GROUP_ID_BYTES
@@ -116,3 +116,65 @@ def test_a_detached_actor_survives_its_driver_whatever_its_creation_waits_for(wh
     else:
         home.say(process, done(actor_id))
     assert home.actor_state(actor_id) == "ALIVE"
+
+
+def test_tasks_of_a_detached_actor_outlive_the_driver_in_whatever_order_others_hear_of_it() -> None:
+    cluster = Cluster()
+    home = cluster.add("h", 2)
+    other = cluster.add("a", 2)
+    driver = Client(home)
+    actor_id = create(driver, DETACHED)
+    inside = Client(home, comes_alive(home, actor_id))
+    there = to_node(other)
+
+    def runs_there(submitted: bytes) -> None:
+        cluster.run()
+        worker = other.came_up()
+        cluster.run()
+        assert runs(other, worker) == [submitted[:16]]
+        other.say(worker, done(submitted))
+        cluster.run()
+        assert home.state_of(submitted) == "INLINE"
+        other.lose(worker)
+
+    runs_there(inside.submit(strategy=there))
+    cluster.held.add(("gcs", "a"))
+    home.say(driver.peer, m.Leaving("bye"))
+    second = inside.submit(strategy=there)
+    cluster.run()  # the home's word of the end is there, the one of the GCS is not
+    cluster.held.clear()
+    runs_there(second)
+    runs_there(inside.submit(strategy=there))
+
+
+def test_what_comes_after_the_end_of_its_job_is_given_back_and_finds_its_place() -> None:
+    """The GCS tells the other node first, and the home of the detached actor a little later."""
+    cluster = Cluster()
+    cluster.add("d")
+    home = cluster.add("h", 2)
+    other = cluster.add("a", 2)
+    driver = Client(cluster.nodes["d"])
+    actor_id = create(driver, DETACHED, strategy=to_node(home))
+    cluster.run()
+    inside = Client(home, comes_alive(home, actor_id))
+    there = to_node(other)
+    first = inside.submit(strategy=there)
+    cluster.run()
+    worker = other.came_up()
+    cluster.run()
+    other.say(worker, done(first))
+    cluster.run()
+    cluster.held |= {("h", "a"), ("gcs", "h")}
+    late = inside.submit(strategy=there)
+    driver.node.say(driver.peer, m.Leaving("bye"))
+    cluster.run()
+    cluster.held.discard(("h", "a"))
+    cluster.run()
+    cluster.held.clear()
+    cluster.pass_time(1.0)
+    assert inside.errors() == {late: "OwnerDiedError"}
+    again = inside.submit(strategy=there)
+    cluster.run()
+    worker = other.came_up()
+    cluster.run()
+    assert runs(other, worker) == [again[:16]]

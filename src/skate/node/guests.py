@@ -52,6 +52,8 @@ class Guests:
             core.jobs[message.job_id] = Job(
                 message.job_id, message.job, None, message.driver_node, message.driver_pid
             )
+        if message.is_over:
+            core.job_desk.on_kept(core.jobs[message.job_id], peer.node_id)
 
     def on_forward(self, peer: Peer, message: m.Forward) -> None:
         """A task to run here; its home holds its refs until it has returned."""
@@ -61,7 +63,9 @@ class Guests:
         if template is None or template.job_id not in core.jobs:
             if job_of(message.task_id) not in core.job_desk.ended:
                 raise ValueError(f"a task with the unknown template {message.template}")
-            return  # its home will hear of the job's end as well
+            # Its home will hear of that end as well; but something of the job may live on there.
+            core.send(peer, m.GivenBack([message.task_id], "the job has ended here"))
+            return
         task = Task(
             message.task_id,
             template,

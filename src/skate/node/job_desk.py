@@ -31,13 +31,14 @@ class JobDesk:
         """Its driver is gone."""
         core = self._core
         stay = core.actors.detached(job.id) if core.is_cluster else []
-        if not stay:
+        stays = bool(stay or job.kept_by)
+        if not stays:
             self._forget(job)
         elif job.is_over:
             return
         job.is_over = True
         self._end_workers(job.id, {id(actor.worker) for actor in stay})
-        tasks = core.scheduler.end_job(job.id, keep_classes=bool(stay))
+        tasks = core.scheduler.end_job(job.id, keep_classes=stays)
         own, calls = core.actors.end_job(job, stay)
         tasks += own
         tasks += core.forwarder.end_job(job.id)
@@ -60,8 +61,18 @@ class JobDesk:
     def end_if_over(self, job_id: bytes) -> None:
         """A detached actor of it has ended: was it the last that kept the job?"""
         job = self._core.jobs.get(job_id)
-        if job is not None and job.is_over and not self._core.actors.detached(job_id):
+        if job is None or not job.is_over or job.kept_by:
+            return
+        if not self._core.actors.detached(job_id):
             self.end(job)
+
+    def on_kept(self, job: Job, node_id: bytes) -> None:
+        """Another node tells that the driver has ended, and that actors there keep the job.
+
+        It may be quicker than the GCS, whose word must not end what those actors submit meanwhile.
+        """
+        job.kept_by.add(node_id)
+        self.end(job)
 
     def _place_again(self, births: dict[bytes, Task]) -> None:
         # Of actors that stay, and were taken out with what goes. One that waits for its inputs
@@ -112,14 +123,17 @@ class JobDesk:
         job = self._core.jobs.get(message.job_id)
         if job is None:
             self._note_end(message.job_id)
-        elif job.driver is None:
+        elif job.driver is None and not job.is_over:
             self.end(job)
 
     def node_died(self, node_id: bytes) -> None:
         """So its drivers did. The GCS says so as well, if it has ever heard of them."""
         for job in list(self._core.jobs.values()):
-            if job.driver is None and job.driver_node == node_id:
+            if job.driver is None and job.driver_node == node_id and not job.is_over:
                 self.end(job)
+            if node_id in job.kept_by:
+                job.kept_by.discard(node_id)
+                self.end_if_over(job.id)
 
     # ------------------------------------------------------------------ what drivers are told
 

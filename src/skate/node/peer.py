@@ -12,7 +12,16 @@ from skate.spec import JobConfig
 class Job:
     """A driver's program: its workers, functions and configuration live and die with it."""
 
-    __slots__ = ("config", "driver", "driver_node", "driver_pid", "function_ids", "id", "is_over")
+    __slots__ = (
+        "config",
+        "driver",
+        "driver_node",
+        "driver_pid",
+        "function_ids",
+        "id",
+        "is_over",
+        "kept_by",
+    )
 
     def __init__(
         self,
@@ -28,6 +37,7 @@ class Job:
         self.driver_node = driver_node
         self.driver_pid = driver_pid
         self.is_over = False  # its driver has ended, and detached actors keep it
+        self.kept_by: set[bytes] = set()  # other nodes that have said so of theirs
         self.function_ids: dict[bytes, None] = {}
 
 

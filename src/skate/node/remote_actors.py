@@ -19,6 +19,7 @@ from skate.config import ACTOR_UNKNOWN_S
 from skate.errors import ErrorRecord, encode_error
 from skate.ids import handle_id, submitter_of
 from skate.node.actor_router import Actor
+from skate.node.error_payload import error_payload
 from skate.node.neighbours import Neighbour
 from skate.node.peer import Peer
 from skate.node.validity import check_call
@@ -187,7 +188,16 @@ class RemoteActors:
             core.neighbours.send(host, m.EndActor(actor.id))
 
     def given_back(self, host: Neighbour, task_id: bytes) -> Task | None:
-        """The construction that a node was to host and will not, if there is still to be one."""
+        """The construction that a node was to host and will not, if there is still to be one.
+
+        A call fails instead: the host has closed its number.
+        """
+        call = host.calls.pop(task_id, None)
+        if call is not None:
+            self._core.actors.router.answered(call.actor, call.id)
+            text = "The node that hosts the actor has ended the job of this call."
+            self._core.fail_task(call, error_payload("ActorUnavailableError", text))
+            return None
         actor = self._core.actors.router.actors.get(task_id)
         if actor is None or actor.host is not host or actor.creation.state is not TASK_FORWARDED:
             return None
@@ -371,6 +381,7 @@ class RemoteActors:
         core = self._core
         template = peer.templates.get(message.template)
         if template is None or template.job_id not in core.jobs:
+            self._refuse_call(peer, message)
             return
         task = Task(
             message.task_id,
@@ -398,6 +409,15 @@ class RemoteActors:
             core.fail_task(task, actor.cause)
         elif core.wait_for_inputs_here(task):
             core.actors.router.arrived(actor, task.line, task)
+
+    def _refuse_call(self, peer: Peer, message: m.ForwardCall) -> None:
+        # The job of its caller has ended here. A caller that lives on in a detached actor may call
+        # again once its node has said so: its numbers stay gapless.
+        router = self._core.actors.router
+        actor = router.actors.get(message.actor_id)
+        if actor is not None and not actor.is_proxy:
+            router.failed_before_delivery(actor, (peer, message.caller), message.sequence)
+        self._core.send(peer, m.GivenBack([message.task_id], "the job has ended here"))
 
     def on_end_actor(self, peer: Peer, message: m.EndActor) -> None:
         """Its home tells that no handle is left."""
