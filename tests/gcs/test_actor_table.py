@@ -51,6 +51,20 @@ def test_a_reservation_given_back_leaves_nothing() -> None:
     assert (name_holder(table), len(table.actors)) == (None, 0)
 
 
+def test_an_actor_that_was_only_named_dies_and_leaves_its_name_to_the_next() -> None:
+    table = ActorTable()
+    table.reserve("n", "space", A)
+    table.release_name("n", "space", A)
+    table.reserve("n", "space", B)
+    assert table.never_born(A, "n", "space", "gone", 1.0)
+    assert not table.never_born(A, "n", "space", "gone", 1.0)
+    assert name_holder(table) == B
+    row = table.actors.get(A)
+    assert row is not None
+    assert (row.name, row.state) == ("n", DEAD)
+    table.check()
+
+
 def test_a_late_death_report_does_not_take_the_name_of_the_next_actor() -> None:
     table = ActorTable()
     table.reserve("n", "space", A)
@@ -155,6 +169,7 @@ def test_a_job_s_end_takes_no_name_that_another_actor_bears_by_now() -> None:
 MOVES = st.one_of(
     st.tuples(st.just("reserve"), st.integers(0, 3), st.integers(0, 1)),
     st.tuples(st.just("release"), st.integers(0, 3), st.integers(0, 1)),
+    st.tuples(st.just("unborn"), st.integers(0, 3), st.integers(0, 1)),
     st.tuples(st.just("spec"), st.integers(0, 3), st.just(0)),
     st.tuples(st.just("job"), st.integers(0, 3), st.just(0)),
     st.tuples(st.just("node"), st.just(0), st.just(0)),
@@ -173,6 +188,8 @@ def test_no_order_of_events_breaks_the_table(moves: list[tuple[str, int, int]]) 
                 table.reserve(name, "space", actor_id, NODE)
             elif what == "release":
                 table.release_name(name, "space", actor_id)
+            elif what == "unborn":
+                table.never_born(actor_id, name, "space", "gone", 1.0)
             elif what == "spec":
                 table.put_spec(actor_id, b"spec", NODE)
             elif what == "job":

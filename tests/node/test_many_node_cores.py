@@ -178,3 +178,34 @@ def test_what_comes_after_the_end_of_its_job_is_given_back_and_finds_its_place()
     worker = other.came_up()
     cluster.run()
     assert runs(other, worker) == [again[:16]]
+
+
+@pytest.mark.parametrize("end", ["of its creator", "of its job"])
+@pytest.mark.parametrize("call", ["before", "after"])
+def test_a_call_to_an_actor_that_its_creator_had_only_named_fails(end: str, call: str) -> None:
+    cluster = Cluster()
+    home = cluster.add("h")
+    other = cluster.add("c")
+    driver = Client(home)
+    caller = Client(other)
+    driver.submit(name="creator")
+    worker = home.came_up()
+    actor_id = Client(home, worker).ids.next_task()
+    row = {"name": "ada", "namespace": "s", "actor_id": actor_id, "class_name": "A", "spec": b"s"}
+    home.say(worker, m.Ask(1, "reserve_actor_name", row))
+    cluster.run()
+    other.say(caller.peer, m.Ask(1, "get_actor", {"name": "ada", "namespace": "s"}))
+    cluster.run()
+    calls = [caller.call(actor_id)] if call == "before" else []
+    cluster.run()
+    if end == "of its creator":
+        home.lose(worker)
+    else:
+        home.say(driver.peer, m.Leaving("bye"))
+    cluster.run()
+    calls += [caller.call(actor_id)] if call == "after" else []
+    cluster.run()
+    assert caller.errors() == {calls[0]: "ActorDiedError"}
+    other.say(caller.peer, m.Ask(2, "get_actor", {"name": "ada", "namespace": "s"}))
+    cluster.run()
+    assert [x.body for x in other.said(caller.peer) if isinstance(x, m.Answer)] == [None]

@@ -111,6 +111,21 @@ class ActorTable:
             self.actors.remove(holder)
         return True
 
+    def never_born(
+        self, actor_id: bytes, name: str, namespace: str, cause: str, now: float
+    ) -> bool:
+        """Its creator is gone and had only reserved its name; False if it was created after all.
+
+        It becomes one of the dead: who has found it by its name may ask for it later.
+        """
+        row = self.actors.get(actor_id) or ActorRow(actor_id, b"")
+        if row.reported or row.state is ActorState.DEAD:
+            return False
+        row.state, row.cause, row.changed = ActorState.DEAD, cause, now
+        self._bury(row)
+        row.name, row.namespace = name, namespace  # which may be another actor's by now
+        return True
+
     def put_spec(self, actor_id: bytes, spec: bytes, reporter: bytes = b"") -> None:
         """Keep what other nodes need to make handles of this actor."""
         row = self.actors.get(actor_id) or ActorRow(actor_id, reporter)
@@ -144,14 +159,19 @@ class ActorTable:
             self._bury(row)
         return news
 
-    def end_job(self, job_id: bytes) -> None:
-        """The job is over: whatever it has reserved and not created, it will not create."""
+    def end_job(self, job_id: bytes) -> list[bytes]:
+        """The job is over: whatever it has reserved and not created, it will not create.
+
+        Returns the actors that were waited for in vain.
+        """
+        removed = []
         for row in self.actors.rows():
-            if not row.reported and job_of(row.actor_id) == job_id:
-                # A dead row still tells its name, which may be another actor's by now.
-                if row.state is not ActorState.DEAD:
-                    self._names.pop((row.namespace, row.name), None)
+            is_unborn = not row.reported and row.state is not ActorState.DEAD
+            if is_unborn and job_of(row.actor_id) == job_id:
+                self._names.pop((row.namespace, row.name), None)
                 self.actors.remove(row.actor_id)
+                removed.append(row.actor_id)
+        return removed
 
     def end_node(self, node_id: bytes, cause: str, now: float) -> list[ActorRow]:
         """The node is dead; returns the actors that it spoke for, the oldest first: they are dead.

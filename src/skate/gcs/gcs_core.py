@@ -80,6 +80,9 @@ Send = tuple[int, msgspec.Struct]
 Body = Any  # plain MessagePack data
 
 
+_NEVER_BORN = "the process that had reserved its name ended before it had created it"
+
+
 class _Later:
     """The answer of a question that will be answered in its own time."""
 
@@ -114,6 +117,7 @@ class GcsCore:
         self._actor_watch = ActorWatch()
         self._node_of: dict[int, bytes] = {}
         self._now = 0.0  # of the stimulus at hand
+        self._sends: list[Send] = []  # of it, behind what it is answered with
         self._handlers: dict[type, Callable[[bytes, Any, float], list[Send]]] = {
             Heartbeat: self._on_heartbeat,
             JobChanged: self._on_job_changed,
@@ -173,7 +177,7 @@ class GcsCore:
         """Take one message of a peer; what is to be sent. `now` is wall seconds, here and below."""
         self._now = now
         sends = self._handle(peer, message, now)
-        return sends + self.groups.take_sends()
+        return sends + self._take_sends()
 
     def _handle(self, peer: int, message: msgspec.Struct, now: float) -> list[Send]:
         kind = type(message)
@@ -201,18 +205,20 @@ class GcsCore:
         node_id = self._node_of.get(peer)
         if node_id is None:
             return []
+        self._now = now
         sends = self._end_node(peer, node_id, "its connection to the GCS has ended", now)
-        return sends + self.groups.take_sends()
+        return sends + self._take_sends()
 
     def tick(self, now: float) -> list[Send]:
         """Give up nodes that are silent for too long (they are told), and place what waits."""
+        self._now = now
         sends: list[Send] = []
         for row in self.membership.silent(now):
             cause = f"it was silent for {now - row.heard:.1f} s"
             sends += self._end_node(row.peer, row.node_id, cause, now)
             sends.append((row.peer, Refused(f"this node was given up: {cause}")))
         self.groups.tick(now)
-        sends += self.groups.take_sends()
+        sends += self._take_sends()
         sends += self._answers_to_offers(self.scheduler.tick(now))
         return sends
 
@@ -269,7 +275,8 @@ class GcsCore:
             text, pid = message.entrypoint, message.driver_pid
             self._record("job", message.job_id, state, message.at, text, pid)
             if not message.alive:
-                self.actors.end_job(message.job_id)
+                for actor_id in self.actors.end_job(message.job_id):
+                    self._tell_of_unborn(actor_id)
                 self.groups.end_job(message.job_id, now)
                 return self._tell_nodes(JobOver(message.job_id), but=self._peer_of(node_id))
         return []
@@ -379,7 +386,8 @@ class GcsCore:
         why = f"node {node_id.hex()} is dead: {cause}"
         for job in jobs:
             self._record("job", job.job_id, "FINISHED", now, why, job.driver_pid)
-            self.actors.end_job(job.job_id)
+            for actor_id in self.actors.end_job(job.job_id):
+                self._tell_of_unborn(actor_id)
             self.groups.end_job(job.job_id, now)
             sends += self._tell_nodes(JobOver(job.job_id))
         for actor in self.actors.end_node(node_id, why, now):
@@ -404,20 +412,22 @@ class GcsCore:
     def _tell_nodes(self, message: msgspec.Struct, but: int = -1) -> list[Send]:
         return [(peer, message) for peer in self._node_of if peer != but]
 
+    def _take_sends(self) -> list[Send]:
+        sends, self._sends = self._sends, []
+        return sends + self.groups.take_sends()
+
     def _answers_to_offers(self, answers: Iterable[tuple[bytes, Placed]]) -> list[Send]:
         return [(self._peer_of(node_id), placed) for node_id, placed in answers]
 
     def _news_of(self, actor_id: bytes, now: float) -> ActorChanged | None:
         """What a watcher is to know of the actor; None as long as nobody has reported it."""
         row = self.actors.actors.get(actor_id)
-        if row is not None and row.reported:
+        if row is not None and (row.reported or row.state is ActorState.DEAD):
             return _row_as_news(row)
         home = home_of(actor_id)
         if self.membership.home(home) is not None:
             return None
-        cause = f"the node that created it, {home.hex()}..., is dead"
-        dead = int(ActorState.DEAD)
-        return ActorChanged(actor_id, dead, "", "", "", b"", 0, cause, now)
+        return _death(actor_id, f"the node that created it, {home.hex()}..., is dead", now)
 
     def _tell_watchers(self, actor_id: bytes) -> list[Send]:
         row = self.actors.actors.get(actor_id)
@@ -435,6 +445,12 @@ class GcsCore:
         peers = self._actor_watch.watchers(actor_id)
         self._actor_watch.end_actor(actor_id)
         return [(peer, news) for peer in peers]
+
+    def _tell_of_unborn(self, actor_id: bytes) -> None:
+        # It had its name and could be called; nobody will report it any more.
+        news = _death(actor_id, _NEVER_BORN, self._now)
+        self._sends += [(peer, news) for peer in self._actor_watch.watchers(actor_id)]
+        self._actor_watch.end_actor(actor_id)
 
     def _record(self, kind: str, any_id: bytes, state: str, at: float, text: str, pid: int) -> None:
         self.events.append(encode_events([("S", kind, any_id, state, at, text, pid)]), 1, 0)
@@ -462,7 +478,12 @@ class GcsCore:
         return {"actor_id": other}
 
     def _release_actor_name(self, _p: int, _n: int, ask: questions.ReleaseActorName) -> Body:
-        return self.actors.release_name(ask.name, ask.namespace, ask.actor_id)
+        is_released = self.actors.release_name(ask.name, ask.namespace, ask.actor_id)
+        if ask.actor_id is not None and self.actors.never_born(
+            ask.actor_id, ask.name, ask.namespace, _NEVER_BORN, self._now
+        ):
+            self._tell_of_unborn(ask.actor_id)
+        return is_released
 
     def _put_actor_spec(self, peer: int, _: int, ask: questions.PutActorSpec) -> Body:
         self.actors.put_spec(ask.actor_id, ask.spec, self._node_of.get(peer, b""))
@@ -618,6 +639,10 @@ def _row_as_news(row: ActorRow) -> ActorChanged:
         row.restarts,
         row.cause_kind,
     )
+
+
+def _death(actor_id: bytes, cause: str, now: float) -> ActorChanged:
+    return ActorChanged(actor_id, int(ActorState.DEAD), "", "", "", b"", 0, cause, now)
 
 
 def _group_is_gone(offer: Offer, why: str) -> Placed:
