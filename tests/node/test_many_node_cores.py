@@ -209,3 +209,53 @@ def test_a_call_to_an_actor_that_its_creator_had_only_named_fails(end: str, call
     other.say(caller.peer, m.Ask(2, "get_actor", {"name": "ada", "namespace": "s"}))
     cluster.run()
     assert [x.body for x in other.said(caller.peer) if isinstance(x, m.Answer)] == [None]
+
+
+RESTARTS = {"max_restarts": -1, "max_task_retries": -1}
+
+
+def test_a_call_at_a_node_that_the_actor_has_left_is_made_again_when_that_dies() -> None:
+    cluster = Cluster()
+    home, former, caller = cluster.add("h"), cluster.add("a"), cluster.add("c")
+    driver = Client(home)
+    actor_id = create(driver, RESTARTS, strategy=to_node(former, soft=True))
+    cluster.run()
+    process = comes_alive(former, actor_id)
+    user = user_of(actor_id, driver, caller)
+    call = user.call(actor_id, max_retries=-1)
+    cluster.run()
+    assert runs(former, process) == [call[:16]]
+    cluster.held.add(("h", "a"))
+    cluster.cut("h", "a")
+    cluster.pass_time(1.0)
+    host = home.core.actors.router.actors[actor_id].host
+    now_at = home if host is None else cluster.nodes[host.node_id[:1].decode()]
+    process = comes_alive(now_at, actor_id, 1)
+    assert not runs(now_at, process)  # it is in flight at the former host, which may answer
+    cluster.die("a")
+    assert runs(now_at, process) == [call[:16]]
+    now_at.say(process, done(call, 1))
+    cluster.run()
+    assert caller.state_of(call) == "INLINE"
+
+
+def test_the_next_host_of_an_actor_remembers_what_it_has_called_at_the_last() -> None:
+    """It gets the actor before it reads of the death of the node that hosted it."""
+    cluster = Cluster()
+    home, former = cluster.add("h"), cluster.add("a", r=1)
+    driver = Client(home)
+    actor_id = create(driver, RESTARTS, demand=(("r", 10_000),))
+    cluster.run()
+    process = comes_alive(former, actor_id)
+    caller = cluster.add("c", r=1)
+    user = user_of(actor_id, driver, caller)
+    call = user.call(actor_id, max_retries=-1)
+    cluster.run()
+    assert runs(former, process) == [call[:16]]
+    cluster.held.add(("gcs", "c"))
+    cluster.die("a")
+    assert not caller.core.actors.router.actors[actor_id].is_proxy
+    cluster.held.clear()
+    cluster.run()
+    process = comes_alive(caller, actor_id, 1)
+    assert runs(caller, process) == [call[:16]]

@@ -165,6 +165,10 @@ class ActorRouter:
         actor.window = self._window
         self._deliver_some(actor)
 
+    def go_on(self, actor: Actor) -> None:
+        """Something has come to wait: it may go, as far as the window lets it."""
+        self._deliver_some(actor)
+
     def caller_gone(self, caller: Any) -> None:
         """A caller's connection is closed: its line goes once its calls are through."""
         for actor in self.actors.values():

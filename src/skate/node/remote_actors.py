@@ -234,13 +234,16 @@ class RemoteActors:
         """A host is gone: the home places its actors anew, callers wait to hear of that."""
         core = self._core
         text = f"node {host.node_id.hex()} ({host.address}), which hosted it, is lost: {why}"
+        by_actor: dict[bytes, list[Task]] = {}
+        for call in calls.values():
+            call.state = TASK_READY
+            by_actor.setdefault(call.actor.id, []).append(call)
         for actor in list(core.actors.router.actors.values()):
+            lost = by_actor.pop(actor.id, [])
             if actor.host is not host:
+                self._lost_behind(actor, lost)
                 continue
             actor.host = None
-            lost = [call for call in calls.values() if call.actor is actor]
-            for call in lost:
-                call.state = TASK_READY
             if not actor.is_proxy:
                 core.actors.host_lost(actor, text)
                 continue
@@ -255,6 +258,21 @@ class RemoteActors:
                 self._unknown[actor.id] = core.now
                 # The home may be gone as well; the GCS says so, or where the actor lives now.
                 core.gcs.append(m.WatchActor(actor.id))
+        for lost in by_actor.values():  # it was hosted here since, and has ended
+            for call in lost:
+                core.fail_task(call, call.actor.cause or core.actors.unknown(call.actor.id))
+
+    def _lost_behind(self, actor: Actor, calls: list[Task]) -> None:
+        # They were in flight at a host that the actor had left already.
+        core = self._core
+        for call in calls:
+            actor.in_flight.pop(call.id, None)
+        if actor.state is DEAD:
+            for call in calls:
+                core.fail_task(call, actor.cause)
+        elif calls:
+            core.actors.resubmit(actor, calls, "The node that hosted the actor is lost.")
+            core.actors.router.go_on(actor)
 
     @property
     def is_waiting(self) -> bool:
@@ -369,7 +387,8 @@ class RemoteActors:
             for early in line.early.values():
                 if early is not None:
                     early.actor = actor
-        for call in actor.backlog:
+        # Those in flight at its former host come back from there, or are lost with it.
+        for call in [*actor.backlog, *old.in_flight.values()]:
             call.actor = actor
         lost = self._limbo.pop(actor.id, [])
         for call in lost:
