@@ -424,6 +424,7 @@ class ActorChanged(msgspec.Struct, array_like=True, tag=44):
     at: float
     restarts: int = 0
     cause_kind: str = ""
+    life: int = 0  # counts the nodes that its home has sent it to, one after the other
 
 
 class ObjectsChanged(msgspec.Struct, array_like=True, tag=45):
@@ -606,12 +607,14 @@ class ForwardActor(msgspec.Struct, array_like=True, tag=72):
     nested: list[bytes] | None = None
     inputs: list[Input] | None = None
     restarts: int = 0
+    life: int = 0
 
 
 class ForwardCall(msgspec.Struct, array_like=True, tag=73, gc=False):
     """Call a method of an actor that is hosted there; ``Returned`` follows.
 
-    ``sequence`` counts from 0 per (connection, ``caller``, life of the actor's node), gapless.
+    ``sequence`` counts from 0 per (connection, ``caller``, ``life`` of the actor), gapless. A call
+    to an older life is given back.
     """
 
     task_id: bytes
@@ -625,6 +628,7 @@ class ForwardCall(msgspec.Struct, array_like=True, tag=73, gc=False):
     nested: list[bytes] | None = None
     inputs: list[Input] | None = None
     retries_left: int = 0
+    life: int = 0
 
 
 class Returned(msgspec.Struct, array_like=True, tag=74, gc=False):
@@ -641,11 +645,15 @@ class Returned(msgspec.Struct, array_like=True, tag=74, gc=False):
 
 
 class GivenBack(msgspec.Struct, array_like=True, tag=75):
-    """To the home: these tasks have not begun here and will not; place them again."""
+    """To the home: these tasks have not begun here and will not; place them again.
+
+    ``life`` is that of the actor, if they are calls to an older one.
+    """
 
     task_ids: list[bytes]
     reason: str
     node_id: bytes = b""  # where to, if the global scheduler has said so
+    life: int = 0
 
 
 class ActorNews(msgspec.Struct, array_like=True, tag=76):

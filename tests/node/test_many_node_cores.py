@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from skate import messages as m
+from skate.config import AVOID_S
 from skate.ids import JOB_ID_BYTES
 from skate.scheduler.group_names import GROUP_ID_BYTES, wildcard_name
 from tests.node.played_cluster import Cluster, comes_alive, create, to_node, user_of
@@ -259,3 +260,37 @@ def test_the_next_host_of_an_actor_remembers_what_it_has_called_at_the_last() ->
     cluster.run()
     process = comes_alive(caller, actor_id, 1)
     assert runs(caller, process) == [call[:16]]
+
+
+@pytest.mark.parametrize("news", ["first", "late"])
+def test_an_actor_placed_anew_on_the_same_node_numbers_its_calls_afresh(news: str) -> None:
+    """Home and host were cut off from each other for a moment, the caller from neither."""
+    cluster = Cluster()
+    home, host, caller = cluster.add("h"), cluster.add("a", 2, a=1), cluster.add("c")
+    driver = Client(home)
+    actor_id = create(driver, RESTARTS, demand=(("a", 10_000),))
+    cluster.run()
+    process = comes_alive(host, actor_id)
+    user = user_of(actor_id, driver, caller)
+    for _ in range(2):
+        call = user.call(actor_id, max_retries=-1)
+        cluster.run()
+        assert runs(host, process) == [call[:16]]
+        host.say(process, done(call))
+        cluster.run()
+    if news == "late":
+        cluster.held.add(("gcs", "c"))
+    cluster.cut("h", "a")
+    cluster.pass_time(AVOID_S + 1.0)
+    process = comes_alive(host, actor_id, 1)
+    calls = [user.call(actor_id, max_retries=-1) for _ in range(3)]
+    cluster.run()
+    cluster.held.clear()
+    cluster.run()
+    calls.append(user.call(actor_id, max_retries=-1))
+    cluster.run()
+    assert runs(host, process) == [call[:16] for call in calls]
+    for call in calls:
+        host.say(process, done(call))
+    cluster.run()
+    assert [caller.state_of(call) for call in calls] == ["INLINE"] * 4

@@ -57,6 +57,7 @@ class ActorRow(msgspec.Struct):
     pid: int = 0
     cause: str = ""
     cause_kind: str = ""
+    life: int = 0
     restarts: int = 0
     created: float = 0.0  # of the first report, and of the last one; wall seconds
     changed: float = 0.0
@@ -202,7 +203,7 @@ class ActorTable:
 
     def _take_report(self, row: ActorRow, state: ActorState, message: ActorChanged) -> None:
         row.state, row.cause, row.changed = state, message.cause, message.at
-        row.cause_kind = message.cause_kind
+        row.cause_kind, row.life = message.cause_kind, message.life
         row.node_id, row.pid, row.restarts = message.node_id, message.pid, message.restarts
         row.class_name = message.class_name or row.class_name
         row.namespace = row.namespace or message.namespace

@@ -638,6 +638,7 @@ def _row_as_news(row: ActorRow) -> ActorChanged:
         row.changed,
         row.restarts,
         row.cause_kind,
+        row.life,
     )
 
 

@@ -642,6 +642,7 @@ class ActorManager:
                 core.now,
                 actor.restarts,
                 cause.kind if cause else "",
+                actor.life,
             )
         )
         core.notes.state("actor", actor.id, state.name, options.class_name, pid)

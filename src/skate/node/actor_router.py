@@ -53,6 +53,7 @@ class Actor:
         "in_flight",
         "is_proxy",
         "leaving",
+        "life",
         "lines",
         "options",
         "placed",
@@ -80,6 +81,7 @@ class Actor:
         self.placed = False  # holds its running demand
         self.gpus: list[int] | None = None
         self.host: Any = None  # the other node that it lives on (remote_actors.py)
+        self.life = 0  # counts its placements on other nodes: each numbers its calls afresh
         self.host_pid = 0  # of its process there
         self.is_proxy = False  # of another home, and not hosted here
         self.fetching: Task | None = None  # a call whose inputs have to come here first

@@ -515,7 +515,7 @@ class Forwarder:
         for task_id in message.task_ids:
             task = host.tasks.pop(task_id, None)
             if task is None:
-                task = self._core.remote_actors.given_back(host, task_id)
+                task = self._core.remote_actors.given_back(host, task_id, message.life)
             if task is None:
                 continue
             task.host = None

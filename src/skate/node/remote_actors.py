@@ -81,14 +81,16 @@ class RemoteActors:
             host = core.neighbours.by_id.get(message.node_id)
             if host is not None:
                 self._unknown.pop(actor.id, None)
-                self.hosted_at(actor, host)
+                self.hosted_at(actor, host, message.life)
 
-    def hosted_at(self, actor: Actor, host: Neighbour) -> None:
+    def hosted_at(self, actor: Actor, host: Neighbour, life: int) -> None:
         """The actor is alive there: what waits for it may go."""
-        if actor.host is host and actor.state is ALIVE:
+        is_same = actor.host is host and actor.life == life
+        if is_same and actor.state is ALIVE:
             return
-        if actor.host is not host:
+        if not is_same:
             self.forget_lines(actor)
+        actor.life = life
         actor.host = host
         if actor.is_proxy:
             actor.state = ALIVE
@@ -141,6 +143,7 @@ class RemoteActors:
                 call.nested,
                 core.forwarder.inputs_of(call),
                 call.retries_left,
+                actor.life,
             ),
         )
 
@@ -169,6 +172,7 @@ class RemoteActors:
         actor: Actor = task.actor
         number = core.neighbours.introduce(host, task.template)
         actor.host = host
+        actor.life += 1
         if actor.state is ActorState.DEPENDENCIES_UNREADY:
             actor.move(ActorState.PENDING_CREATION)
         core.neighbours.send(
@@ -182,17 +186,22 @@ class RemoteActors:
                 task.nested,
                 core.forwarder.inputs_of(task),
                 actor.restarts,
+                actor.life,
             ),
         )
         if not actor.has_handles and actor.is_drained():
             core.neighbours.send(host, m.EndActor(actor.id))
 
-    def given_back(self, host: Neighbour, task_id: bytes) -> Task | None:
+    def given_back(self, host: Neighbour, task_id: bytes, life: int) -> Task | None:
         """The construction that a node was to host and will not, if there is still to be one.
 
-        A call fails instead: the host has closed its number.
+        A call is sent again, if it was to an older ``life`` of the actor; else it fails, and the host
+        has closed its number.
         """
         call = host.calls.pop(task_id, None)
+        if call is not None and life:
+            self._call_again(host, call, life)
+            return None
         if call is not None:
             self._core.actors.router.answered(call.actor, call.id)
             text = "The node that hosts the actor has ended the job of this call."
@@ -203,6 +212,21 @@ class RemoteActors:
             return None
         actor.host = None
         return actor.creation
+
+    def _call_again(self, host: Neighbour, call: Task, life: int) -> None:
+        # The actor was placed anew, maybe on the same node, and this node reads of it first here.
+        core = self._core
+        actor: Actor = call.actor
+        actor.in_flight.pop(call.id, None)
+        call.state = TASK_READY
+        if actor.state is DEAD:
+            core.fail_task(call, actor.cause)
+            return
+        if actor.host is host and life > actor.life:
+            self.forget_lines(actor)
+            actor.life = life
+        core.actors.router.again(actor, [call])
+        core.actors.router.go_on(actor)
 
     def _on_news(self, host: Neighbour, message: m.ActorNews) -> None:
         core = self._core
@@ -364,6 +388,7 @@ class RemoteActors:
         check_call(task.id, template.spec, "actor")
         actor = Actor(task, message.options, peer)
         actor.restarts = message.restarts
+        actor.life = message.life
         task.actor = actor
         task.is_bound = True
         self._replace_older(actor)
@@ -398,6 +423,10 @@ class RemoteActors:
     def on_forward_call(self, peer: Peer, message: m.ForwardCall) -> None:
         """A call from another node to an actor that is hosted here."""
         core = self._core
+        actor = core.actors.router.actors.get(message.actor_id)
+        if actor is not None and not actor.is_proxy and message.life < actor.life:
+            core.send(peer, m.GivenBack([message.task_id], "restarted", b"", actor.life))
+            return
         template = peer.templates.get(message.template)
         if template is None or template.job_id not in core.jobs:
             self._refuse_call(peer, message)
@@ -419,7 +448,6 @@ class RemoteActors:
         task.line = (peer, message.caller)
         core.guests.adopt_returns(peer, task)
         core.guests.borrow_inputs(task, message.inputs)
-        actor = core.actors.router.actors.get(message.actor_id)
         if actor is None or actor.is_proxy:
             core.fail_task(task, core.actors.unknown(message.actor_id))
             return
