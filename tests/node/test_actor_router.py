@@ -188,6 +188,22 @@ def test_a_job_that_is_over_takes_its_undelivered_calls_along() -> None:
     assert host.check() == ["a0", kept]
 
 
+@pytest.mark.parametrize("in_order", [True, False])
+def test_a_caller_that_outlives_its_job_calls_on(in_order: bool) -> None:
+    """It is a detached actor; what it had called before its driver ended is taken."""
+    host = Host(in_order=in_order)
+    host.come_alive()
+    host.call("x", job_id=OTHER_JOB)
+    waits = [host.call("x", job_id=OTHER_JOB, missing=missing) for missing in (1, in_order)]
+    taken = host.router.take_job(host.actor, OTHER_JOB)
+    assert [call.id.decode() for call in taken] == waits[: len(taken)]
+    again = host.call("x", job_id=OTHER_JOB)
+    assert host.check()[-1] == again
+    host.router.caller_gone("x")
+    host.check()
+    assert not host.actor.lines
+
+
 def test_a_dead_actor_is_left_with_no_call() -> None:
     host = Host(window_calls=1)
     host.come_alive()

@@ -187,15 +187,25 @@ class ActorRouter:
                 self._forget_if_over(actor, key, actor.lines[key])
 
     def take_job(self, actor: Actor, job_id: bytes) -> list[Task]:
-        """The undelivered calls of a job that is over; all of its callers are gone."""
+        """The undelivered calls of a job that is over; their numbers are closed.
+
+        Its callers are gone, but for those in detached actors, which may call on.
+        """
         taken = [call for call in actor.backlog if call.template.job_id == job_id]
         for call in taken:
             actor.backlog.remove(call)
         for caller, line in list(actor.lines.items()):
             early = [call for call in line.early.values() if call]
-            if early and early[0].template.job_id == job_id:
-                taken += early
-                del actor.lines[caller]
+            if not early or early[0].template.job_id != job_id:
+                continue
+            taken += early
+            for call in early:
+                line.early[call.sequence] = None
+            if actor.options.in_order and not line.closed:
+                self._advance(actor, line)
+            else:
+                line.early.clear()
+            self._forget_if_over(actor, caller, line)
         return taken
 
     def take_all(self, actor: Actor) -> tuple[list[Task], list[Task]]:

@@ -195,8 +195,8 @@ class RemoteActors:
     def given_back(self, host: Neighbour, task_id: bytes, life: int) -> Task | None:
         """The construction that a node was to host and will not, if there is still to be one.
 
-        A call is sent again, if it was to an older ``life`` of the actor; else it fails, and the host
-        has closed its number.
+        A call is sent again, if it was to an older ``life`` of the actor; else it fails, and the
+        host has closed its number.
         """
         call = host.calls.pop(task_id, None)
         if call is not None and life:
