@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 
 from skate import messages as m
 from skate.config import MAX_FRAME_BYTES, READ_TURN_BYTES
-from skate.net.frame import BadFrame, FrameReader, FrameTooLarge, cut, frame, frames, split
+from skate.net.frame import (
+    BadFrame,
+    FrameReader,
+    FrameTooLarge,
+    counted_frames,
+    cut,
+    frame,
+    frames,
+    split,
+)
 
 BATCHES: list[list[Any]] = [
     [],
@@ -183,6 +192,17 @@ def test_large_batches_are_divided_and_arrive_as_one_stream() -> None:
     reader = FrameReader(m.decode_to_node)
     assert [message for part in parts for message in reader.feed(part)] == batch
     assert len(frames(batch[:1])) == 1
+
+
+@pytest.mark.parametrize("size", [1, 90_000])
+def test_a_backlog_is_encoded_a_slice_at_a_time(size: int) -> None:
+    batch = [m.Put(n.to_bytes(20, "big"), bytes(size)) for n in range(2_500)]
+    parts = counted_frames(batch)
+    assert all(len(part) <= READ_TURN_BYTES + 4 for part, _ in parts)
+    assert [cut(part)[0][0][1] for part, _ in parts] == [count for _, count in parts]
+    reader = FrameReader(m.decode_to_node)
+    assert [message for part, _ in parts for message in reader.feed(part)] == batch
+    assert frames([]) == [frame([])]
 
 
 def test_a_message_over_the_bound_is_refused_where_it_is_made() -> None:

@@ -13,6 +13,7 @@ from skate.config import (
     PROTOCOL_VERSION,
     PYTHON,
     WORKER_START_ATTEMPTS,
+    WRITE_BACKLOG_BYTES,
 )
 from skate.errors import decode_error
 from skate.ids import handle_id, return_id
@@ -431,6 +432,21 @@ def test_a_client_that_does_not_read_is_told_later_and_only_what_is_still_there(
     assert driver.values() == {}
     node.core.desk.resume(driver.peer)
     assert driver.values() == {kept: b"\x03value"}
+
+
+def test_a_backlog_is_pushed_a_turn_at_a_time() -> None:
+    node, driver, _ = setting()
+    ids = [bytes([n]) * 20 for n in range(30)]
+    driver.peer.paused = True
+    for object_id in ids:
+        node.say(driver.peer, m.Put(object_id, bytes(90_000)))
+    node.say(driver.peer, m.Want(ids))
+    turns = []
+    while driver.peer.deferred:
+        node.core.desk.resume(driver.peer)
+        turns.append(len(driver.values()))
+    assert max(turns) * 90_000 < 2 * WRITE_BACKLOG_BYTES
+    assert sum(turns) == len(ids)
 
 
 def test_a_large_result_lies_in_the_arena_until_its_last_view_is_gone() -> None:

@@ -19,6 +19,12 @@ from skate.config import MAX_FRAME_BYTES, READ_TURN_BYTES
 _LENGTH = Struct("<I")
 HEADER_BYTES = _LENGTH.size
 
+SLICE_MESSAGES = 1_000
+"""At most in one frame: of the smallest this is a full socket buffer, of the largest 100 MB."""
+
+_ARRAY_BYTES = 3
+"""The head of a MessagePack array with a length of two bytes."""
+
 
 class BadFrame(ValueError):
     """The peer broke the protocol; its connection has to be closed."""
@@ -38,20 +44,42 @@ def frames(batch: Sequence[msgspec.Struct]) -> list[bytes]:
 
     FrameTooLarge if one message alone is over the bound of a frame.
     """
-    payload = messages.encode(batch)
-    if len(payload) <= READ_TURN_BYTES or len(batch) == 1:
-        return [_with_length(payload)]
-    half = len(batch) // 2
-    return [*frames(batch[:half]), *frames(batch[half:])]
+    return [data for data, _ in counted_frames(batch)]
 
 
 def counted_frames(batch: Sequence[msgspec.Struct]) -> list[tuple[bytes, int]]:
     """The same frames, each with the number of its messages."""
-    payload = messages.encode(batch)
-    if len(payload) <= READ_TURN_BYTES or len(batch) == 1:
-        return [(_with_length(payload), len(batch))]
-    half = len(batch) // 2
-    return [*counted_frames(batch[:half]), *counted_frames(batch[half:])]
+    out = []
+    # A slice at a time: a backlog of large values is not encoded as a whole only to be divided.
+    for start in range(0, len(batch) or 1, SLICE_MESSAGES):
+        part = batch[start : start + SLICE_MESSAGES] if len(batch) > SLICE_MESSAGES else batch
+        payload = messages.encode(part)
+        if len(payload) <= READ_TURN_BYTES or len(part) == 1:
+            out.append((_with_length(payload), len(part)))
+        else:
+            out += _one_by_one(part)
+    return out
+
+
+def _one_by_one(batch: Sequence[msgspec.Struct]) -> list[tuple[bytes, int]]:
+    """Frames of a batch that is too large for one: each message encoded once, and put together."""
+    out: list[tuple[bytes, int]] = []
+    parts: list[bytes] = []
+    size = _ARRAY_BYTES
+    for message in batch:
+        data = messages.encode(message)
+        if parts and size + len(data) > READ_TURN_BYTES:
+            out.append((_with_length(_array(parts)), len(parts)))
+            parts, size = [], _ARRAY_BYTES
+        parts.append(data)
+        size += len(data)
+    out.append((_with_length(_array(parts)), len(parts)))
+    return out
+
+
+def _array(parts: list[bytes]) -> bytes:
+    """The MessagePack array of at most ``SLICE_MESSAGES`` messages that are encoded already."""
+    return b"".join((b"\xdc", len(parts).to_bytes(2, "big"), *parts))
 
 
 def _with_length(payload: bytes) -> bytes:

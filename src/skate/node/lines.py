@@ -340,7 +340,8 @@ class _Accepted(asyncio.Protocol):
         line = self._line
         shell = line._lines.shell
         if line.connection is self and line.peer.alive:
-            shell.turn(lambda: shell.core.desk.resume(line.peer))
+            line.peer.paused = False
+            shell.push_deferred(line.peer)
             line.go_on()
 
     def data_received(self, data: bytes) -> None:

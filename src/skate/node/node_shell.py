@@ -127,8 +127,8 @@ class ClientLink(asyncio.Protocol):
         """It reads again."""
         if self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
-        self.shell.core.desk.resume(self.peer)
-        self.shell.write_out()
+        self.peer.paused = False
+        self.shell.push_deferred(self.peer)
 
     def connection_lost(self, error: Exception | None) -> None:
         """EOF, reset, or closed by us."""
@@ -371,6 +371,18 @@ class NodeShell:
             transport.writelines(frames(outbox))
             if peer.paused and transport.get_write_buffer_size() > config.UNREAD_MAX_BYTES:
                 link.stop_asking()
+
+    def push_deferred(self, peer: Peer) -> None:
+        """A turn's worth of what was held back while the peer did not read, then the next.
+
+        So others get their turns in between. It ends when the peer pauses again: the transport
+        says then when to go on.
+        """
+        if peer.paused or not peer.alive:
+            return
+        self.turn(lambda: self.core.desk.resume(peer))
+        if peer.deferred:
+            self.loop.call_soon(self.push_deferred, peer)
 
     # ------------------------------------------------------------------ the zygote
 

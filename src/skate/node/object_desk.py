@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from skate import messages as m
+from skate.config import WRITE_BACKLOG_BYTES
 from skate.ids import return_id
 from skate.node.error_payload import error_payload
 from skate.node.neighbours import Neighbour
@@ -21,6 +22,9 @@ from skate.states import TASK_MOVES, TASK_WAITING, advance
 
 if TYPE_CHECKING:
     from skate.node.node_core import NodeCore
+
+PUSH_BYTES = 64
+"""About what a push takes beside the value: ids and numbers."""
 
 
 class ObjectDesk:
@@ -350,12 +354,18 @@ class ObjectDesk:
                     self._core.pulls.nowhere(stored)
 
     def resume(self, peer: Peer) -> None:
-        """The peer reads again: push what was held back, as far as it is still wanted."""
+        """The peer reads again: push what was held back, as far as it is still wanted.
+
+        Not more than a turn's worth: whether the peer takes it is seen once it is written. Who
+        calls this does so again in its next turn, if something is left and the peer still reads.
+        """
         peer.paused = False
-        while peer.deferred and not peer.paused:
+        left = WRITE_BACKLOG_BYTES
+        while peer.deferred and left > 0:
             stored = self._store.objects.get(peer.deferred.popleft())
             if stored is not None and stored.state is not PENDING:
                 self._push(peer, stored)
+                left -= PUSH_BYTES + len(stored.data)
 
     def values_of(self, object_ids: list[bytes]) -> list[m.Value]:
         """The values (or arena spans) of objects that are all here."""
