@@ -29,6 +29,9 @@ KEPT_S = 1.5
 
 Drive = Callable[..., "subprocess.Popen[str]"]
 
+RESULT_BYTES = 95_000
+RESULTS = int(1.2 * config.KEPT_MAX_BYTES / RESULT_BYTES)
+
 
 class Nodes:
     """Nodes of one cluster on this machine, all with one token."""
@@ -63,6 +66,12 @@ class Nodes:
         """Extents that the arena of the head has."""
         with Observer(self.started[0].node_socket) as observer:
             return int(observer.ask("store")["extents"])
+
+    def is_idle(self) -> bool:
+        """Whether the head runs no task."""
+        with Observer(self.started[0].node_socket) as observer:
+            status = observer.ask("status")
+        return bool(status["resources_available"]["CPU"] == 2)
 
     def stop(self) -> None:
         for node in reversed(self.started):
@@ -294,6 +303,34 @@ def test_nothing_is_lost_or_done_twice_when_connections_break(
         out, _ = result(program, 10)
     assert "all right" in out
     assert proxy.cuts >= 5
+
+
+@pytest.mark.slow
+def test_results_that_pour_in_while_it_is_away_wait_for_the_driver(
+    nodes: Nodes, drive: Drive
+) -> None:
+    """More of them than the node keeps for a line without a connection."""
+    source = f"""
+        skate.init(ADDRESS)
+        @skate.remote
+        def small(i):
+            return bytes([i % 256]) * {RESULT_BYTES}
+        refs = [small.remote(i) for i in range({RESULTS})]
+        skate.get(refs[0])
+        print("submitted")
+        for i, ref in enumerate(refs):
+            assert skate.get(ref) == bytes([i % 256]) * {RESULT_BYTES}
+        print("all right")
+    """
+    nodes.add()
+    with CuttingProxy(nodes.address) as proxy:
+        program = drive(source, f"skate://{proxy.address}")
+        await_line(program, "submitted")
+        proxy.close_door()
+        eventually(lambda: nodes.is_idle(), "all have run", 25.0)
+        proxy.open_door()
+        out, _ = result(program)
+    assert "all right" in out
 
 
 def test_a_connection_that_swallows_everything_is_replaced(nodes: Nodes, drive: Drive) -> None:
