@@ -770,6 +770,17 @@ class Answer(msgspec.Struct, array_like=True, tag=61):
     error: bytes = b""
 
 
+class Part(msgspec.Struct, array_like=True, tag=68, gc=False):
+    """A piece of a message too large for a frame; its pieces come in order, nothing in between.
+
+    Together they are the MessagePack array of that one message (net/frame.py).
+    """
+
+    number: int
+    data: bytes
+    is_last: bool = False
+
+
 class Seen(msgspec.Struct, array_like=True, tag=69):
     """On a line that outlives its connections (net/lasting.py): so many messages have come.
 
@@ -812,6 +823,7 @@ ToNode = (
     | Unreachable
     | FlushLogs
     | LogsFlushed
+    | Part
 )
 ToClient = (
     Welcome
@@ -834,6 +846,7 @@ ToClient = (
     | ActorNews
     | Located
     | Registered
+    | Part
 )
 ToGcs = (
     NodeJoins

@@ -18,6 +18,7 @@ import cloudpickle
 import pytest
 
 import skate
+from skate.config import MAX_FRAME_BYTES
 from skate.worker.runtime import current
 from tests.conftest import RunProgram, eventually
 
@@ -703,3 +704,20 @@ def test_a_function_that_drags_a_large_object_along_warns_and_a_huge_one_is_refu
 
     with pytest.raises(ValueError, match=r"takes_huge.*too large"):
         takes_huge.remote()
+
+
+def test_many_small_values_make_one_large_message() -> None:
+    """Each is inline; together they are more than a frame may carry."""
+    count = MAX_FRAME_BYTES // 99_000 + 10
+
+    @skate.remote
+    def total(*values: bytes) -> int:
+        return sum(map(len, values))
+
+    @skate.remote(num_returns=count)
+    def many() -> list[bytes]:
+        return [bytes(99_000)] * count
+
+    refs = [skate.put(bytes(99_000)) for _ in range(count)]
+    assert skate.get(total.remote(*refs)) == count * 99_000
+    assert skate.get(total.remote(*many.remote())) == count * 99_000

@@ -13,6 +13,7 @@ import pytest
 import skate
 from skate.api.observer import Observer
 from skate.cluster_utils import Cluster
+from skate.config import MAX_FRAME_BYTES
 from skate.util.placement_group import placement_group, remove_placement_group
 from skate.util.scheduling_strategies import (
     NodeAffinitySchedulingStrategy,
@@ -349,3 +350,24 @@ def test_a_driver_leaves_nothing_on_any_node(cluster: Cluster) -> None:
     skate.init(address=cluster.address)
     eventually(lambda: skate.available_resources()["CPU"] == 6, "all CPUs are free")
     del waiting
+
+
+def test_many_small_values_make_one_large_message_between_nodes() -> None:
+    count = MAX_FRAME_BYTES // 99_000 + 10
+
+    @skate.remote(num_returns=count, resources=A)
+    def many() -> list[bytes]:
+        return [bytes(99_000)] * count
+
+    @skate.remote(resources=A)
+    def total(*values: bytes) -> int:
+        return sum(map(len, values))
+
+    @skate.remote(resources=B)
+    class Adder:
+        def total(self, *values: bytes) -> int:
+            return sum(map(len, values))
+
+    refs = many.remote()
+    assert skate.get(total.remote(*refs)) == count * 99_000
+    assert skate.get(Adder.remote().total.remote(*refs)) == count * 99_000

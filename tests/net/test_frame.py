@@ -19,6 +19,7 @@ from skate.net.frame import (
     BadFrame,
     FrameReader,
     FrameTooLarge,
+    PartReader,
     counted_frames,
     cut,
     frame,
@@ -205,9 +206,30 @@ def test_a_backlog_is_encoded_a_slice_at_a_time(size: int) -> None:
     assert frames([]) == [frame([])]
 
 
-def test_a_message_over_the_bound_is_refused_where_it_is_made() -> None:
+@pytest.mark.parametrize("before", [[], [m.Blocked()]])
+def test_a_message_over_the_bound_travels_in_parts(before: list[Any]) -> None:
     message = m.Put(b"p" * 20, bytes(MAX_FRAME_BYTES))
     with pytest.raises(FrameTooLarge):
         frame([message])
-    with pytest.raises(FrameTooLarge):
-        frames([m.Blocked(), message])
+    reader = FrameReader(m.decode_to_node)
+    came: list[Any] = []
+    for data, count in counted_frames([*before, message, m.Unblocked()]):
+        assert len(data) < 2 * READ_TURN_BYTES
+        came += (found := reader.feed(data))
+        assert len(found) == count
+    parts = came[len(before) : -1]
+    whole = PartReader(m.decode_to_node)
+    assert [one for part in parts for one in whole.take(part)] == [message]
+    assert whole.take(parts[-1]) == [message], "taken again after an interrupt"
+    whole.clear()
+    assert whole.take(parts[-1]) == [], "and after that"
+
+
+@pytest.mark.parametrize(
+    "parts", [[m.Part(0, b"\x91\x91"), m.Part(2, b"\x0e", True)], [m.Part(0, b"\xc1", True)]]
+)
+def test_parts_that_make_no_message_are_a_bad_frame(parts: list[m.Part]) -> None:
+    reader = PartReader(m.decode_to_node)
+    with pytest.raises(BadFrame):
+        for part in parts:
+            reader.take(part)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from skate import config
 from skate import messages as m
-from skate.net.frame import FrameReader, FrameTooLarge, frame
+from skate.net.frame import FrameReader, frame
 from skate.net.lasting import LastingLine, LineBroken
 
 
@@ -188,11 +188,15 @@ def test_large_batches_are_counted_frame_by_frame() -> None:
     assert line.kept_bytes == sum(map(len, parts[2:]))
 
 
-def test_a_message_that_fits_no_frame_leaves_the_line_as_it_was() -> None:
-    line = LastingLine()
-    with pytest.raises(FrameTooLarge):
-        line.outgoing([*numbered(0, 1), m.Put(b"p" * 20, bytes(config.MAX_FRAME_BYTES))])
-    assert (line.sent, line.kept_bytes, line.resume(0)) == (0, 0, [])
+def test_a_message_that_fits_no_frame_counts_as_its_parts() -> None:
+    line, other = LastingLine(), LastingLine()
+    data = line.outgoing([m.Put(b"p" * 20, bytes(config.MAX_FRAME_BYTES)), *numbered(0, 1)])
+    for part in data[:10]:
+        other.incoming(read(part))
+    assert line.resume(other.received) == data[10:], "a connection broke in the middle"
+    for part in data[10:]:
+        other.incoming(read(part))
+    assert other.received == line.sent == len(data)
 
 
 def test_an_empty_batch_is_no_frame() -> None:

@@ -1,5 +1,8 @@
 """Frames: a little-endian u32 length, then a MessagePack array of messages.
 
+A message too large for a frame (a task with hundreds of small arguments) travels as ``Part``s. They
+are messages like others, to whoever counts, until their receiver gives them to a ``PartReader``.
+
 Pure. ``FrameReader`` is fed whatever a socket gave and returns the payloads that are whole; a
 length out of bounds raises ``BadFrame``, and whoever owns the connection closes that one and
 nothing else. A half frame of a peer that vanished is simply never returned.
@@ -31,7 +34,7 @@ class BadFrame(ValueError):
 
 
 class FrameTooLarge(ValueError):
-    """A batch is over the bound of a frame; ``frames`` divides it."""
+    """A batch is over the bound of a frame; ``frames`` divides it, and messages as well."""
 
 
 def frame(batch: Sequence[msgspec.Struct]) -> bytes:
@@ -40,10 +43,7 @@ def frame(batch: Sequence[msgspec.Struct]) -> bytes:
 
 
 def frames(batch: Sequence[msgspec.Struct]) -> list[bytes]:
-    """As many frames as keep each at about ``config.READ_TURN_BYTES``, so that turns stay short.
-
-    FrameTooLarge if one message alone is over the bound of a frame.
-    """
+    """As many frames as keep each at about ``config.READ_TURN_BYTES``, so that turns stay short."""
     return [data for data, _ in counted_frames(batch)]
 
 
@@ -54,7 +54,8 @@ def counted_frames(batch: Sequence[msgspec.Struct]) -> list[tuple[bytes, int]]:
     for start in range(0, len(batch) or 1, SLICE_MESSAGES):
         part = batch[start : start + SLICE_MESSAGES] if len(batch) > SLICE_MESSAGES else batch
         payload = messages.encode(part)
-        if len(payload) <= READ_TURN_BYTES or len(part) == 1:
+        bound = READ_TURN_BYTES if len(part) > 1 else MAX_FRAME_BYTES
+        if len(payload) <= bound:
             out.append((_with_length(payload), len(part)))
         else:
             out += _one_by_one(part)
@@ -71,10 +72,23 @@ def _one_by_one(batch: Sequence[msgspec.Struct]) -> list[tuple[bytes, int]]:
         if parts and size + len(data) > READ_TURN_BYTES:
             out.append((_with_length(_array(parts)), len(parts)))
             parts, size = [], _ARRAY_BYTES
+        if size + len(data) > MAX_FRAME_BYTES:
+            out += [(frame([piece]), 1) for piece in _pieces(_array([data]))]
+            continue
         parts.append(data)
         size += len(data)
-    out.append((_with_length(_array(parts)), len(parts)))
+    if parts:
+        out.append((_with_length(_array(parts)), len(parts)))
     return out
+
+
+def _pieces(payload: bytes) -> list[messages.Part]:
+    """A message, each piece of which fits a frame."""
+    starts = range(0, len(payload), READ_TURN_BYTES)
+    return [
+        messages.Part(number, payload[at : at + READ_TURN_BYTES], at == starts[-1])
+        for number, at in enumerate(starts)
+    ]
 
 
 def _array(parts: list[bytes]) -> bytes:
@@ -146,6 +160,37 @@ def _message_count(data: bytes, start: int, size: int) -> int:
     if not width or size <= width:
         raise BadFrame("a frame that is no array of messages")
     return int.from_bytes(data[start + 1 : start + 1 + width], "big")
+
+
+class PartReader:
+    """Puts a message together that came as ``Part``s, decoded by ``decode``.
+
+    A part that is taken twice (an interrupt came before that was noted) changes nothing.
+    """
+
+    __slots__ = ("_decode", "_pieces")
+
+    def __init__(self, decode: Callable[[Any], list[Any]]) -> None:
+        self._decode = decode
+        self._pieces: list[bytes] = []
+
+    def take(self, part: messages.Part) -> list[Any]:
+        """The message, if this was its last part. BadFrame if they make none."""
+        if part.number and not self._pieces:
+            return []  # it was cleared just now
+        self._pieces[part.number :] = [part.data]
+        if not part.is_last:
+            return []
+        if len(self._pieces) != part.number + 1:
+            raise BadFrame(f"part {part.number} of a message of which others are missing")
+        try:
+            return self._decode(b"".join(self._pieces))
+        except Exception as error:
+            raise BadFrame(f"a message in parts that does not decode: {error}") from None
+
+    def clear(self) -> None:
+        """The message has been handled."""
+        self._pieces = []
 
 
 class FrameReader:

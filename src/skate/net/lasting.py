@@ -65,13 +65,10 @@ class LastingLine:
         return self.kept_bytes > config.KEPT_MAX_BYTES
 
     def outgoing(self, batch: list[Any]) -> list[bytes]:
-        """The batch (without ``Seen``) as frames to write now, if there is a connection.
-
-        FrameTooLarge, and nothing is changed, if one message is over the bound of a frame.
-        """
+        """The batch (without ``Seen``) as frames to write now, if there is a connection."""
         out = []
         for data, count in counted_frames(batch) if batch else ():
-            self.sent += count
+            self.sent += count  # a message in parts is as many as it has
             self.kept_bytes += len(data)
             self._kept.append((self.sent, data))
             out.append(data)

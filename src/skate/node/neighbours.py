@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from skate import messages as m
 from skate.config import AVOID_S, DEAD_NODES_KEPT
 from skate.ids import HOME_BYTES, home_of, job_of
+from skate.net.frame import PartReader
 from skate.scheduler.local_scheduler import Task, Template
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Neighbour:
         "node_id",
         "numbers",
         "outbox",
+        "parts",
         "tasks",
         "templates",
     )
@@ -58,6 +60,7 @@ class Neighbour:
     def start_afresh(self) -> None:
         """The next line to it is a new one: whoever answers knows nothing of the old one."""
         self.outbox.clear()
+        self.parts = PartReader(m.decode_to_client)
         self.jobs: set[bytes] = set()
         self.functions: set[tuple[bytes, bytes]] = set()  # (job, function): forgotten job by job
         self.templates: dict[Template, int] = {}
@@ -85,7 +88,7 @@ class Neighbours:
         self.dirty: list[Neighbour] = []
         self.dead: dict[bytes, None] = {}  # the newest that the GCS has given up
         self._dead_links: list[Neighbour] = []  # whose lines the shell has to close
-        self.handlers: dict[type, Callable[[Neighbour, Any], None]] = {}
+        self.handlers: dict[type, Callable[[Neighbour, Any], None]] = {m.Part: self._on_part}
 
     # ------------------------------------------------------------------ who there is
 
@@ -163,6 +166,11 @@ class Neighbours:
         """What a neighbour says on the line that this node opened."""
         if neighbour.is_alive:
             self.handlers[type(message)](neighbour, message)
+
+    def _on_part(self, neighbour: Neighbour, part: m.Part) -> None:
+        for message in neighbour.parts.take(part):
+            neighbour.parts.clear()
+            self.handle(neighbour, message)
 
     def introduce(self, neighbour: Neighbour, template: Template) -> int:
         """The number of this template there; tells its job, its function and it the first time."""

@@ -187,6 +187,8 @@ class NodeCore:
             m.LogsFlushed: lambda peer, message: self.shell.logs_flushed(peer, message),
         }
         # What a client of each role may say; before its Hello only that.
+        for handlers in (driver, worker, node):
+            handlers[m.Part] = self._on_part
         self.handlers: dict[str, dict[type, Callable[[Peer, Any], None]]] = {
             "": {m.Hello: self.on_hello},
             "observer": ask,
@@ -222,6 +224,11 @@ class NodeCore:
             handler(peer, message)
         elif peer.alive:  # else it is behind its last word, in the same read
             raise ValueError(f"{type(message).__name__} of {peer.role or 'a stranger'}")
+
+    def _on_part(self, peer: Peer, part: m.Part) -> None:
+        for message in peer.parts.take(part):
+            peer.parts.clear()
+            self.handle(peer, message)
 
     def end_turn(self) -> None:
         """After each batch of events: hand out what became free."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+from skate import messages as m
+from skate.net.frame import PartReader
 from skate.scheduler.local_scheduler import Template, Worker
 from skate.spec import JobConfig
 
@@ -56,6 +58,7 @@ class Peer:
         "link",
         "node_id",
         "outbox",
+        "parts",
         "paused",
         "pid",
         "pins",
@@ -72,6 +75,7 @@ class Peer:
         self.job: Job | None = None
         self.worker: Worker | None = None
         self.outbox: list[Any] = []
+        self.parts = PartReader(m.decode_to_node)
         self.templates: dict[int, Template] = {}  # what this peer's numbers mean
         self.known_templates: set[int] = set()  # node numbers that this worker has been told
         self.known_functions: set[bytes] = set()

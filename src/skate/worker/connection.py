@@ -31,7 +31,7 @@ from typing import Any
 from skate import config
 from skate import messages as m
 from skate.errors import RuntimeClosedError
-from skate.net.frame import HEADER_BYTES, BadFrame, frames, split
+from skate.net.frame import HEADER_BYTES, BadFrame, PartReader, frames, split
 
 _READ_ARGUMENTS = ((256 << 10,), (socket.MSG_DONTWAIT,))
 _SEND_FLAGS = (socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL,)
@@ -43,7 +43,7 @@ class Connection:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.lock = threading.Lock()
-        self.handlers: dict[type, Callable[[Any], None]] = {}
+        self.handlers: dict[type, Callable[[Any], None]] = {m.Part: self._on_part}
         self.before_flush: Callable[[list[Any]], None] = lambda outbox: None
         self.on_lost: Callable[[str], None] = lambda reason: None
         self.on_tick: Callable[[], float | None] = lambda: None
@@ -64,6 +64,7 @@ class Connection:
         self._need = HEADER_BYTES
         self._messages: list[Any] = []
         self._message = 0
+        self._parts = PartReader(m.decode_to_client)
         self._leader = threading.Lock()
         self._turn = threading.Condition()
         self._followers = 0
@@ -293,6 +294,17 @@ class Connection:
             self._raw, self._rest, self._need, self._messages, self._message = (
                 [], rest, need, found, 0,
             )  # fmt: skip
+
+    def _on_part(self, part: m.Part) -> None:
+        try:
+            messages = self._parts.take(part)
+        except BadFrame as error:
+            self.lost(f"the node daemon broke the protocol: {error}")
+            return
+        for message in messages:
+            self.handlers[type(message)](message)
+        if part.is_last:
+            self._parts.clear()
 
     def try_read(self) -> None:
         """Handle what has arrived, if no other thread is at it."""
