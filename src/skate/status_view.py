@@ -84,6 +84,9 @@ def _show_session(session: LiveSession, console: Console) -> bool:
         highlight=False,
     )
     console.print(Text(f"  logs in {session.folder / 'logs'}"), soft_wrap=True)
+    if told.headless:
+        console.print(Text(f"  {told.headless}"), soft_wrap=True)
+        return False
     try:
         report = importlib.import_module("skate.status").collect(session.folder)
     except Exception as error:  # one session that is just ending must not hide the others

@@ -34,6 +34,7 @@ SOURCES = str(Path(__file__).resolve().parents[2] / "src")
 SKATE = [sys.executable, "-m", "skate"]
 SMALL = ["--num-cpus", "1", "--object-store-memory", "100000000"]
 TIMEOUT_S = 60
+AT_ONCE_S = 4.0  # rather than after the time-out of an answer
 
 Finished = subprocess.CompletedProcess[str]
 
@@ -379,6 +380,26 @@ def test_a_cluster_that_has_ended_is_not_found(machine: Machine) -> None:
             skate.init(address)
     skate.init(num_cpus=1)
     assert skate.get_runtime_context().get_node_id() != head.node_id
+
+
+def test_a_node_that_waits_for_its_head_says_so(machine: Machine) -> None:
+    head = machine.start_head()
+    node = machine.start("--address", head.address)
+    folder = machine.root / node.session
+    for pid in (head.node_pid, head.gcs_pid):
+        os.kill(pid, signal.SIGKILL)
+        until_gone(pid)
+    eventually(lambda: read_description(folder).waits_for_head, "the node notices")
+    sentence = f"this node has lost its head at {head.address} and waits for it"
+    began = time.monotonic()
+    with pytest.raises(skate.exceptions.SystemFailureError, match=sentence):
+        skate.init(node.address)
+    assert time.monotonic() - began < AT_ONCE_S
+    finished = machine.skate("status")
+    assert sentence in finished.stdout and "cannot be read" not in finished.stdout
+    machine.start("--head", "--port", port_of(head.address))
+    eventually(lambda: not read_description(folder).waits_for_head, "the head is back")
+    assert sentence not in machine.skate("status", node.address).stdout
 
 
 def test_a_driver_is_told_of_the_death_of_the_node_that_it_joined(

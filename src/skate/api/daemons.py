@@ -31,7 +31,13 @@ from typing import Protocol
 import msgspec
 
 from skate import config
-from skate.api.session_folder import BY_INIT, Description, LiveSession, SessionFolder
+from skate.api.session_folder import (
+    BY_INIT,
+    Description,
+    LiveSession,
+    SessionFolder,
+    read_description,
+)
 from skate.errors import SystemFailureError
 from skate.net import unix_socket
 from skate.node.exit_status import describe_status
@@ -330,7 +336,12 @@ class JoinedNode:
         return unix_socket.connect(self.node_socket)
 
     def check_started(self, deadline: float) -> None:
-        """SystemFailureError if it has not answered by the deadline."""
+        """SystemFailureError if it has not answered by the deadline, or has lost its head."""
+        with contextlib.suppress(OSError, ValueError):  # its folder is being swept away
+            if headless := read_description(self.path).headless:
+                raise SystemFailureError(
+                    f"{headless}: call init() again later. Its log: {self._log}"
+                )
         if time.monotonic() > deadline:
             raise SystemFailureError(
                 f"the node daemon of {self._name} (pid {self.description.node_pid}) did not answer "

@@ -48,11 +48,19 @@ class Description(msgspec.Struct):
     head_address: str = ""  # of the head's node, unless this is it
     token_file: str = ""
     started: float = 0.0
+    waits_for_head: bool = False  # it has lost it, and answers nobody (node/rejoin.py)
 
     @property
     def cluster_address(self) -> str:
         """What names the cluster: the address of its head's node."""
         return self.head_address or self.address
+
+    @property
+    def headless(self) -> str:
+        """A sentence if this node has lost its head, else ""."""
+        if not self.waits_for_head:
+            return ""
+        return f"this node has lost its head at {self.head_address} and waits for it"
 
     @property
     def is_head(self) -> bool:

@@ -32,10 +32,11 @@ log = logging.getLogger("skate.node")
 def begin_anew(cfg: NodeConfig) -> None:
     """Wait for the head and become a new node; returns if it does not come back in time."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _describe(cfg, waits_for_head=True)
     if not _head_answers(cfg):
         return
     cfg.node_id = os.urandom(16).hex()
-    _describe_anew(cfg)
+    _describe(cfg, node_id=cfg.node_id, waits_for_head=False)
     for fd in cfg.inherited_fds():
         os.set_inheritable(fd, True)
     arguments = list(sys.orig_argv)
@@ -47,18 +48,18 @@ def begin_anew(cfg: NodeConfig) -> None:
     os.execv(sys.executable, arguments)
 
 
-def _describe_anew(cfg: NodeConfig) -> None:
-    """The session's description tells the new NodeID to `skate status` and its like."""
+def _describe(cfg: NodeConfig, **changed: str | bool) -> None:
+    """The session's description tells it to `init()`, `skate status` and their like."""
     path = os.path.join(cfg.session_dir, "session.json")
     try:
         with open(path, encoding="utf-8") as file:
             told = json.load(file)
-        told["node_id"] = cfg.node_id
+        told.update(changed)
         with open(path + ".new", "w", encoding="utf-8") as file:
             json.dump(told, file)
         os.replace(path + ".new", path)
     except (OSError, ValueError) as error:
-        log.warning("%s still names the old node: %s", path, error)
+        log.warning("%s could not be brought up to date: %s", path, error)
 
 
 def _head_answers(cfg: NodeConfig) -> bool:
