@@ -142,12 +142,12 @@ def reach_head(address: str, token: bytes, tls: Tls | None, wait_s: float) -> st
     """This machine's IP address as the head sees it; tries for ``wait_s`` if nobody listens yet.
 
     Of a head on this very machine it is the address of the default route instead: others are to
-    reach this node as well.
+    reach this node as well. RefusedError if it runs another Python: what joins would be refused.
     """
     give_up_at = time.monotonic() + wait_s
     while True:
         try:
-            sock, _ = dial(address, LineHello("probe", pid=os.getpid()), token, tls=tls)
+            sock, ok = dial(address, LineHello("probe", pid=os.getpid()), token, tls=tls)
         except RefusedError:
             raise
         except OSError:
@@ -155,6 +155,13 @@ def reach_head(address: str, token: bytes, tls: Tls | None, wait_s: float) -> st
                 raise
             time.sleep(LOOK_AGAIN_S * 10)
             continue
+        if ok.python != config.PYTHON:
+            sock.close()
+            raise RefusedError(
+                f"the head at {address} runs Python {ok.python[:20]!r}, this machine "
+                f"{config.PYTHON}: pickles do not travel between minor versions: use the same one "
+                "on every machine"
+            )
         with sock:
             ip = str(sock.getsockname()[0])
         return addresses.default_ip() if addresses.is_loopback(ip) else ip

@@ -84,6 +84,7 @@ class LineOk(msgspec.Struct, array_like=True, tag=2):
     session_id: bytes = b""
     received: Annotated[int, msgspec.Meta(ge=0)] = 0
     session: str = ""
+    python: str = PYTHON  # a probe may run another; who means to join looks at it
 
 
 class LineRefused(msgspec.Struct, array_like=True, tag=3):
