@@ -2,7 +2,7 @@
 
 They are found by their folders (api/session_folder.py). A cluster is shown once, however many of
 its nodes are here. What a session says of itself comes from ``skate.status.collect``; this module
-only lays out tables, and changes nothing.
+only lays out tables, and changes nothing that lives: what killed sessions have left is removed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from skate.api.session_folder import BY_INIT, LiveSession, live_sessions, sessions_root
+from skate.api.session_folder import BY_INIT, LiveSession, live_sessions, sessions_root, sweep
 
 BYTE_RESOURCES = ("memory", "object_store_memory")
 ID_DIGITS_SHOWN = 12
@@ -30,6 +30,7 @@ def show_status(address: str | None = None, *, console: Console | None = None) -
     """
     console = console or Console()
     root = sessions_root()
+    sweep(root)  # of a node that was killed, the arena would stay in memory
     sessions = list(live_sessions(root))
     if address is not None:
         sessions = [session for session in sessions if _is_meant(session, address)]

@@ -529,8 +529,16 @@ def test_everything_was_killed_at_once(machine: Machine) -> None:
     assert Leftovers(machine.root).find(head.session), "nothing is left that could be swept"
     with pytest.raises(ConnectionError):
         skate.init("auto")
-    machine.start_head()
     Leftovers(machine.root).assert_gone(head.session)
+
+
+def test_of_a_joined_node_that_was_killed_nothing_stays_in_memory(machine: Machine) -> None:
+    head = machine.start_head()
+    node = machine.start("--address", head.address)
+    os.kill(node.node_pid, signal.SIGKILL)
+    until_gone(node.node_pid)
+    assert head.address in machine.skate("status").stdout
+    Leftovers(machine.root).assert_gone(node.session)
 
 
 # ------------------------------------------------------------------------------- symmetric-run

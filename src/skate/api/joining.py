@@ -25,6 +25,7 @@ from skate.api.session_folder import (
     described_sessions,
     is_live,
     sessions_root,
+    sweep,
 )
 
 VARIABLES = ("SKATE_ADDRESS", "RAY_ADDRESS")
@@ -57,6 +58,7 @@ def find(asked: Wanted) -> LiveSession | None:
     """This machine's node of the cluster; None to start a session of one's own."""
     if asked.address == "local":
         return None
+    sweep(sessions_root())  # of a node that was killed, the arena would stay in memory
     if asked.address in ("", "auto"):
         found = running()
         if found is None and asked.address == "auto":
