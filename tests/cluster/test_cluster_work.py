@@ -371,3 +371,17 @@ def test_many_small_values_make_one_large_message_between_nodes() -> None:
     refs = many.remote()
     assert skate.get(total.remote(*refs)) == count * 99_000
     assert skate.get(Adder.remote().total.remote(*refs)) == count * 99_000
+
+
+def test_what_no_node_can_run_is_told_with_what_helps(capfd: pytest.CaptureFixture[str]) -> None:
+    ref = where.options(num_cpus=64).remote()
+    shown = ""
+
+    def told() -> bool:
+        nonlocal shown
+        shown += capfd.readouterr().err
+        return "let a node with that join (skate start --address" in shown
+
+    eventually(told, "the warning")
+    assert "init(num_cpus" not in shown
+    del ref

@@ -142,7 +142,10 @@ EVERYTHING = """
     import numpy as np
 
     context = skate.init(ADDRESS, namespace="far")
-    assert context.address_info["address"] == ADDRESS.partition("://")[2]
+    place = ADDRESS.partition("://")[2]
+    assert context.address_info["address"] == place
+    assert context["session_dir"] == context["raylet_socket_name"] == ""
+    assert repr(context) == f"SkateContext({place})"
     assert len(skate.nodes()) == 2 and skate.cluster_resources()["CPU"] == 4
 
     @skate.remote

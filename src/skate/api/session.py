@@ -79,9 +79,9 @@ class SkateContext:
             "node_ip_address": told.host,
             "address": told.cluster_address or str(folder),
             "gcs_address": told.cluster_address or str(folder / "gcs.sock"),
-            "session_dir": str(folder),
+            "session_dir": str(folder) if folder.name else "",  # "": on another machine
             "object_store_address": runtime.mapping.path,
-            "raylet_socket_name": str(folder / "node.sock"),
+            "raylet_socket_name": told.node_socket,
             "webui_url": "",
             "node_id": runtime.node_id.hex(),
         }
@@ -100,7 +100,8 @@ class SkateContext:
         shutdown()
 
     def __repr__(self) -> str:
-        return f"SkateContext({self.address_info['session_dir']})"
+        info = self.address_info
+        return f"SkateContext({info['session_dir'] or info['address']})"
 
 
 class Session:

@@ -449,12 +449,17 @@ class NodeCore:
             for name, x in resources_of(everywhere).items()
             if not name.startswith("node:") and parse_name(name) is None
         )
+        advice = (
+            "Ask for less, or let a node with that join (skate start --address=..., with "
+            "--num-cpus or --resources)."
+            if self.is_cluster
+            else "Ask for less, or start with more (init(num_cpus=..., resources=...))."
+        )
         self.job_desk.tell_driver(
             job,
             m.Notice(
                 f"The {what} {template.spec.name} cannot be scheduled on any node: {parts}. It "
-                f"waits until a node with that joins; this cluster has {{{total_text}}}. "
-                "Ask for less, or start with more (init(num_cpus=..., resources=...))."
+                f"waits until a node with that joins; this cluster has {{{total_text}}}. {advice}"
             ),
         )
 
