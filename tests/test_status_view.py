@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import socket
@@ -81,6 +82,27 @@ def test_no_session_of_that_name_is_said_plainly(
         assert show_status("session_2", console=console) == 1
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert said == f"No live skate session session_2 in {root}.\n"
+
+
+def test_a_cluster_is_shown_once_under_whatever_name_its_nodes_know_the_head(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKATE_TEMP_DIR", str(root))
+    console = Console(file=io.StringIO(), width=200)
+    with contextlib.ExitStack() as stack:
+        for name, told in (
+            ("session_1_node", {"address": "127.0.0.1:8", "head_address": "localhost:7"}),
+            ("session_2_head", {"address": "127.0.0.1:7"}),
+            ("session_3_node", {"address": "127.0.0.1:9", "head_address": "127.0.0.1:7"}),
+            ("session_4_other", {"address": "127.0.0.1:6"}),
+        ):
+            told["node_socket"] = str(root / name / "node.sock")
+            stack.enter_context(listening(write_session(root, name, json.dumps(told))))
+        show_status(console=console)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert said.count("cluster at") == 2
+    assert "its head is here: 127.0.0.1:7, session_2_head" in said
+    assert "session_4_other" in said
 
 
 def test_nodes_show_what_is_in_use_and_who_is_dead() -> None:

@@ -55,13 +55,22 @@ def _is_meant(session: LiveSession, address: str) -> bool:
 
 def _one_of_each(sessions: Sequence[LiveSession]) -> list[LiveSession]:
     """Of a cluster with several nodes here one session, the head's if that is among them."""
-    clusters: dict[str, LiveSession] = {}
+    from skate.api.addresses import is_same
+
+    found: list[LiveSession] = []
     for session in sessions:
         told = session.description
-        key = told.cluster_address or told.node_socket
-        if key not in clusters or told.is_head:
-            clusters[key] = session
-    return list(clusters.values())
+        name = told.cluster_address or told.node_socket
+        for place, other in enumerate(found):
+            known = other.description
+            # A node knows its head by the name that it was given: localhost, say.
+            if is_same(name, known.cluster_address or known.node_socket):
+                if told.is_head:
+                    found[place] = session
+                break
+        else:
+            found.append(session)
+    return found
 
 
 def _show_session(session: LiveSession, console: Console) -> bool:

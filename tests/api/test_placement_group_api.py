@@ -221,7 +221,8 @@ def test_groups_with_names(session: None) -> None:
     found = get_placement_group("mine")
     assert found == made and hash(found) == hash(made)
     assert found.bundle_specs == made.bundle_specs
-    with pytest.raises(ValueError, match="already"):
+    said = r"^placement_group\(\): there is a placement group named 'mine'"
+    with pytest.raises(ValueError, match=said):
         placement_group([{"CPU": 1}], name="mine")
 
     @skate.remote(num_cpus=0)

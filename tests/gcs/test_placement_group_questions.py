@@ -123,7 +123,7 @@ def test_what_cannot_be_a_group_is_answered_by_an_error() -> None:
     ((_, answer),) = tell(core, DRIVER, Ask(5, "create_placement_group", body))
     assert error_in(answer) == (
         "UsageError",
-        "create_placement_group: a placement group has 1 to 10000 bundles: 0",
+        "a placement group has 1 to 10000 bundles: 0",
     )
 
 

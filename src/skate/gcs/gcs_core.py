@@ -463,9 +463,12 @@ class GcsCore:
             return [(peer, _failure(ask, f"the GCS knows no method {ask.method!r}"))]
         try:
             question = msgspec.convert(ask.body, questions.BODIES[ask.method])
-            body = answer(peer, ask.number, question)
-        except ValueError as error:  # of msgspec too: the body does not fit
+        except ValueError as error:
             return [(peer, _failure(ask, f"{ask.method}: {error}"))]
+        try:
+            body = answer(peer, ask.number, question)
+        except ValueError as error:  # a sentence for the user, who never heard of the method
+            return [(peer, _failure(ask, str(error)))]
         return [] if body is _LATER else [(peer, Answer(ask.number, body))]
 
     def _reserve_actor_name(self, peer: int, _: int, ask: questions.ReserveActorName) -> Body:
