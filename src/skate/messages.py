@@ -481,14 +481,16 @@ class Placed(msgspec.Struct, array_like=True, tag=49):
     """From the GCS: so many tasks of an offer to each of these nodes; the rest stays.
 
     A task that must leave and is not placed waits in the GCS, which answers again (with the same
-    number) once there is a node; ``reason`` says why it waits. ``error`` is an encoded ErrorRecord:
-    what has no place (the offering node is then named too, if it has some) has to fail.
+    number) once there is a node; ``reason`` says why it waits, and ``rules_unmet`` that a node with
+    other labels would have to join. ``error`` is an encoded ErrorRecord: what has no place (the
+    offering node is then named too, if it has some) has to fail.
     """
 
     number: int
     places: list[tuple[bytes, int]]
     reason: str = ""
     error: bytes = b""
+    rules_unmet: bool = False
 
 
 class NodeInfo(msgspec.Struct, array_like=True):

@@ -612,6 +612,28 @@ def test_an_infeasible_demand_warns_at_once_naming_what_is_missing(
     assert skate.get(echo.remote("others run"), timeout=SOON_S) == "others run"
 
 
+def test_labels_that_no_node_has_are_warned_of_once(capfd: pytest.CaptureFixture[str]) -> None:
+    seen = ""
+
+    def warned(*words: str) -> bool:
+        nonlocal seen
+        seen += capfd.readouterr().err
+        return all(word in seen for word in words)
+
+    @skate.remote
+    class Moonbase:
+        """An actor that has no place here."""
+
+    far = echo.options(label_selector={"orbit": "moon"}, name="moonwalk")
+    refs = [far.remote(number) for number in range(3)]
+    base = Moonbase.options(label_selector={"orbit": "in(moon,mars)"}).remote()  # type: ignore[attr-defined]
+    eventually(lambda: warned("task moonwalk", "actor Moonbase", "orbit", "mars"), "both", 2.0)
+    assert skate.wait(refs, num_returns=3, timeout=0.5) == ([], refs)
+    assert not warned("nothing more")
+    assert seen.count("moonwalk") == 1
+    del base
+
+
 def test_max_calls_ends_the_worker_after_so_many() -> None:
     @skate.remote(max_calls=3)
     def pid() -> int:

@@ -31,7 +31,7 @@ import msgspec
 from skate.config import MOVE_GAIN_S, MOVE_GAIN_SHARE, RESOURCE_PATIENCE_S, UNKNOWN_TASK_S
 from skate.errors import ErrorRecord, encode_error
 from skate.gcs.node_view import NodeView
-from skate.gcs.why_pending import why_never, why_no_room, why_pending
+from skate.gcs.why_pending import why_never, why_no_room, why_pending, why_rules_unmet
 from skate.messages import Demanded, Heartbeat, Offer, Placed
 from skate.scheduler.label_rules import meets
 from skate.spec import Strategy
@@ -201,8 +201,10 @@ class GlobalScheduler:
                 raise ValueError(f"a strategy is DEFAULT, SPREAD or NODE, not {strategy.kind!r}")
             nodes = self._candidates(home_id, offer, strategy, now)
             if not nodes:
-                reason = why_pending(offer, strategy, list(self._nodes.values()), home_id)
-                return Placed(offer.number, [], reason=reason)
+                views = list(self._nodes.values())
+                unmet = why_rules_unmet(offer, strategy, views)
+                reason = unmet or why_pending(offer, strategy, views, home_id)
+                return Placed(offer.number, [], reason=reason, rules_unmet=bool(unmet))
         except ValueError as error:  # the strategy is none
             return Placed(offer.number, [], error=_error("UsageError", str(error)))
         if offer.is_actor:

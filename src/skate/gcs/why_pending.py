@@ -21,18 +21,23 @@ def demand_text(demand: Demand) -> str:
     return " and ".join(f"{name} {amount:g}" for name, amount in resources_of(demand).items())
 
 
+def why_rules_unmet(offer: Offer, strategy: Strategy, nodes: Sequence[NodeView]) -> str:
+    """Why a node has to join for these rules to be met; "" if some node could hold the tasks."""
+    able = [view for view in nodes if view.can_hold(offer.demand)]
+    wanted = [strategy.rules, *strategy.fallbacks]
+    if not able or any(meets(view.labels, rules) for view in able for rules in wanted):
+        return ""
+    text = f"infeasible: no node {', nor '.join(rules_text(rules) for rules in wanted)}"
+    if any(meets(view.labels, rules) for view in nodes for rules in wanted):
+        text += f" has {demand_text(offer.demand)}"
+    return text
+
+
 def why_pending(offer: Offer, strategy: Strategy, nodes: Sequence[NodeView], home_id: bytes) -> str:
-    """Why none of the living nodes can take any of the offered tasks."""
+    """Why none of the living nodes can take any of the offered tasks; their rules can be met."""
     able = [view for view in nodes if view.can_hold(offer.demand)]
     if not able:
         return "infeasible: " + _lacking(offer.demand, nodes)
-    wanted = [strategy.rules, *strategy.fallbacks]
-    if not any(meets(view.labels, rules) for view in able for rules in wanted):
-        texts = [rules_text(rules) for rules in wanted]
-        text = f"infeasible: no node {', nor '.join(texts)}"
-        if any(meets(view.labels, rules) for view in nodes for rules in wanted):
-            text += f" has {demand_text(offer.demand)}"
-        return text
     if any(view.node_id != home_id for view in able):
         return (
             f"node {home_id.hex()} cannot reach the nodes that could run it"

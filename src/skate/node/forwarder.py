@@ -227,6 +227,8 @@ class Forwarder:
                     self._core.fail_task(task, FORMAT_ERROR + message.error)
         elif message.reason:
             offered.reason = message.reason  # and it will answer again
+            if message.rules_unmet:
+                self._core.warn_of_rules(tasks[0].template, message.reason)
         else:
             del self.offers[message.number]
             for task in tasks:

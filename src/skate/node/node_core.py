@@ -463,6 +463,20 @@ class NodeCore:
             ),
         )
 
+    def warn_of_rules(self, template: Template, reason: str) -> None:
+        """Tell the driver, once, that no node meets the label rules of its tasks or actors."""
+        job = self.jobs.get(template.job_id)
+        if job is None or template.is_warned:
+            return
+        template.is_warned = True
+        what = "actor" if template.spec.kind == "actor" else "task"
+        text = (
+            f"The {what} {template.spec.name} cannot be scheduled: "
+            f"{reason.removeprefix('infeasible: ')}. It waits until such a node joins. Ask for "
+            "other labels, or let a node with them join (skate start --address=... --labels=...)."
+        )
+        self.job_desk.tell_driver(job, m.Notice(text))
+
     # ------------------------------------------------------------------ tasks
 
     def on_submit(self, peer: Peer, message: m.Submit) -> None:

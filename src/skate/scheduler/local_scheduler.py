@@ -61,7 +61,10 @@ UNKNOWN_S = 3600.0  # what a task of unknown run time is expected to take: nothi
 class Template:
     """A call template as its node knows it: shared by all connections of a job that use it."""
 
-    __slots__ = ("average_s", "is_plain", "job_id", "may_move", "number", "queue", "rules", "spec")
+    __slots__ = (
+        "average_s", "is_plain", "is_warned", "job_id", "may_move", "number", "queue", "rules",
+        "spec",
+    )  # fmt: skip
 
     def __init__(
         self, number: int, job_id: bytes, spec: CallTemplate, queue: SchedulingClass
@@ -73,6 +76,7 @@ class Template:
         self.is_plain = spec.strategy is None  # its tasks run here unless others are less busy
         self.may_move = spec.strategy is None or spec.strategy.kind != "NODE"
         self.rules = _rules_of(spec.strategy)  # of nodes, for what moves once it is queued
+        self.is_warned = False  # the driver has been told that no node meets its rules
         self.average_s = -1.0  # exponentially averaged run time; below 0: not known yet
 
     def ran(self, seconds: float) -> None:
