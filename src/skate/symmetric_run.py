@@ -10,7 +10,7 @@ and later the exit code, which the others look for; it stays until they have lef
 the first to bind the port is the head.
 
 Called by the command line only. What this process has started lives for it: if it is killed, its
-node ends.
+node ends, and the program.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from types import FrameType
 
 from skate import config
@@ -40,6 +41,7 @@ from skate.cluster_commands import (
 )
 from skate.errors import SkateError, SystemFailureError
 from skate.net.dialing import split_address
+from skate.node.linux import die_with_parent
 
 NAMESPACE, RUNS, EXIT_CODE = "skate.symmetric_run", b"runs", b"exit_code"
 """Where in the key-value store the head's machine tells the others."""
@@ -187,7 +189,10 @@ class _Head(_Part):
         address = self._daemons.description.address
         environ = {**os.environ, "SKATE_ADDRESS": address, "RAY_ADDRESS": address}
         try:
-            program = subprocess.Popen(self._command, env=environ)
+            # Of the main thread's making, which ends with this process and not before.
+            program = subprocess.Popen(
+                self._command, env=environ, preexec_fn=partial(die_with_parent, os.getpid())
+            )
         except OSError as error:
             return complain(f"{self._command[0]} cannot be run: {error.strerror}", 127)
         is_asked = False

@@ -610,6 +610,6 @@ def test_with_the_command_everything_ends(number: int, machine: Machine) -> None
         assert not is_running(program.pid)
     else:
         command.wait(TIMEOUT_S)
-        program.kill()  # as a batch system does: to all that belongs to the step
+        eventually(lambda: not is_running(program.pid), "the program to end")
     for name in machine.sessions():
         Leftovers(machine.root).assert_gone(name)

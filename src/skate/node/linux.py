@@ -17,8 +17,8 @@ _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """SIGKILL for this process when its parent ends. The parent has to be single-threaded: the
-    kernel sends the signal when the *thread* that forked ends."""
+    """SIGKILL for this process when its parent ends. The parent's main thread has to be the one
+    that forks: the kernel sends the signal when the *thread* that forked ends."""
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:  # it ended before the call above
