@@ -512,28 +512,19 @@ class Lines:
         neighbour = self.shell.core.neighbours.by_id.get(node_id)
         if neighbour is None:
             raise ConnectionError(f"node {node_id.hex()} is not in the cluster (any more)")
-        hello = LineHello("data", node_id=self.identity.node_id, pid=os.getpid())
-        return dial(
-            neighbour.address,
-            hello,
-            self.token,
-            tls=self.tls,
-            timeout_s=config.TRANSFER_SILENCE_S,
-        ).sock
+        return self._dial_blocking("data", neighbour.address)
 
     def dial_gcs_blocking(self) -> socket.socket:
         """Another connection to the GCS, for a thread. OSError if there is none."""
         cfg = self.shell.cfg
         if not cfg.head_address:
             return unix_socket.connect(cfg.gcs_socket, config.PULSE_AFTER_S)
-        hello = LineHello("gcs", node_id=self.identity.node_id, pid=os.getpid())
-        return dial(
-            cfg.head_address,
-            hello,
-            self.token,
-            tls=self.tls,
-            timeout_s=config.TRANSFER_SILENCE_S,
-        ).sock
+        return self._dial_blocking("gcs", cfg.head_address)
+
+    def _dial_blocking(self, purpose: str, address: str) -> socket.socket:
+        hello = LineHello(purpose, node_id=self.identity.node_id, pid=os.getpid())
+        timeout_s = config.TRANSFER_SILENCE_S
+        return dial(address, hello, self.token, tls=self.tls, timeout_s=timeout_s).sock
 
     async def dial_gcs(
         self, address: str, factory: Callable[[], asyncio.Protocol]
