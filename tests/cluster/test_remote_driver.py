@@ -59,8 +59,12 @@ class Nodes:
         return self.started[0].description.address
 
     def jobs_alive(self) -> int:
+        return len(self.drivers())
+
+    def drivers(self) -> list[int]:
+        """The process ids of those whose jobs go on."""
         with Observer(self.started[0].node_socket) as observer:
-            return sum(row["alive"] for row in observer.ask("list_jobs"))
+            return [row["driver_pid"] for row in observer.ask("list_jobs") if row["alive"]]
 
     def objects(self) -> int:
         """Extents that the arena of the head has."""
@@ -439,6 +443,25 @@ def test_a_killed_driver_is_missed_after_the_grace(nodes: Nodes, drive: Drive) -
     eventually(lambda: nodes.jobs_alive() == 0, "its job has ended")
     assert time.monotonic() - killed > KEPT_S / 2
     eventually(lambda: nodes.objects() == 0, "what it held is freed")
+
+
+def test_a_driver_that_says_nothing_is_given_up_though_its_connection_stands(
+    nodes: Nodes, drive: Drive
+) -> None:
+    """As behind a relay that goes on answering for a machine that has gone."""
+    source = """
+        import time
+        skate.init(ADDRESS)
+        print("ready")
+        time.sleep(1000)  # says nothing either, but its line does
+    """
+    nodes.add(driver_kept_s=0.5)
+    idle, stopped = (drive(source, f"skate://{nodes.address}") for _ in range(2))
+    for program in (idle, stopped):
+        await_line(program, "ready")
+    stopped.send_signal(signal.SIGSTOP)
+    eventually(lambda: nodes.jobs_alive() == 1, "the silent one is given up", 20.0)
+    assert nodes.drivers() == [idle.pid]
 
 
 def test_a_node_that_ends_is_not_waited_for(nodes: Nodes, drive: Drive) -> None:

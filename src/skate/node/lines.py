@@ -205,6 +205,7 @@ class IncomingLine:
         self.session_id = session_id
         self.line = LastingLine()
         self._kept_s = kept_s
+        self.heard = 0.0  # when its connection began, or something came over it
         self.connection: _Accepted | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self.values = FarValues(lines.shell, peer) if peer.is_remote else None
@@ -220,6 +221,7 @@ class IncomingLine:
         out = self.line.resume(received)
 
         def made() -> _Accepted:
+            self.heard = self._lines.shell.loop.time()
             self.connection = _Accepted(self, out)
             return self.connection
 
@@ -250,10 +252,21 @@ class IncomingLine:
         ):
             self.connection.write(line.outgoing([piece]))
 
-    def ping(self) -> None:
-        """A sign of life; a driver that hears nothing for long connects anew."""
-        if self.connection is not None:
-            self.connection.write([frame([self.line.tell()])])
+    def ping(self, now: float) -> None:
+        """A sign of life; a driver that hears nothing for long connects anew.
+
+        The kernel tells of a driver whose machine has gone, unless something between the two
+        (a relay, a port that is forwarded) goes on answering for it: then only its silence does.
+        Much longer than the node's, as a driver may be stopped, or busy in C with the GIL held.
+        """
+        if self.connection is None:
+            return
+        if now - self.heard > config.DRIVER_MUTE * self._kept_s:
+            log.info("%s %d has said nothing for %.0f s", self.peer.role, self.peer.pid,
+                     now - self.heard)  # fmt: skip
+            self.connection.abort()
+            return
+        self.connection.write([frame([self.line.tell()])])
 
     def handle(self, message: Any) -> None:
         """One message of the other side. An exception means that the line has to end."""
@@ -321,6 +334,11 @@ class _Accepted(asyncio.Protocol):
         if self._transport is not None:
             self._transport.writelines(out)
 
+    def abort(self) -> None:
+        """As if the network had cut it."""
+        if self._transport is not None:
+            self._transport.abort()
+
     def cut(self) -> None:
         """Hear no more of it."""
         self._is_cut = True
@@ -350,6 +368,7 @@ class _Accepted(asyncio.Protocol):
         line = self._line
         shell = line._lines.shell
         peer = line.peer
+        line.heard = shell.loop.time()
 
         def take() -> None:
             try:
@@ -411,9 +430,10 @@ class Lines:
         self._ping_drivers()
 
     def _ping_drivers(self) -> None:
+        now = self.shell.loop.time()
         for line in self.incoming.values():
             if line.peer.is_remote:
-                line.ping()
+                line.ping(now)
         self._pinging = self.shell.loop.call_later(config.DRIVER_PING_S, self._ping_drivers)
 
     def close(self) -> None:

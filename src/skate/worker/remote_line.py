@@ -131,7 +131,7 @@ class RemoteLine:
         self._node_ends = False
         self._is_closed = False  # by the client
         self._close_by = 0.0  # then: the end of our patience
-        self._heard = time.monotonic()
+        self._heard = self._spoke = time.monotonic()
         self._from_client = _Cutter()
         self._to_client = _Frames()
         self._from_node = _Cutter()
@@ -193,6 +193,10 @@ class RemoteLine:
             raise _Over("closed by this program")
         if now - self._heard > config.DRIVER_SILENCE_S:
             raise _Broken(f"it has been silent for {now - self._heard:.0f} s")
+        if now - self._spoke > config.DRIVER_PING_S:
+            self._spoke = now
+            self._to_node.add(frame([self._line.tell()]))
+            return
         self._wait()
 
     def _wait(self) -> None:
@@ -265,6 +269,7 @@ class RemoteLine:
     def _send_node(self, whole: bytes, count: int) -> None:
         self._line.forward(whole, count)
         self._to_node.add(whole)
+        self._spoke = time.monotonic()
 
     def _send_client(self, data: memoryview) -> int:
         if self._is_closed:
