@@ -28,8 +28,8 @@ class Costs:
     relay_s: float = 27e-6  # of the head's node, for one message of another node to or from the GCS
     gcs_heartbeat_s: float = 34e-6  # of the GCS
     gcs_offer_s: float = 16e-6  # likewise, for an offer, and
-    gcs_offer_node_s: float = 0.66e-6  # for each node that it may choose, and
-    gcs_offer_place_s: float = 5.0e-6  # for each that it does choose
+    gcs_offer_node_s: float = 0.15e-6  # for each node that it may choose, and
+    gcs_offer_place_s: float = 5.5e-6  # for each that it does choose
     gcs_events_s: float = 2.0e-6  # likewise, for a batch of task events, and
     gcs_event_s: float = 0.08e-6  # for each of its events
     submitter_s: float = 9.2e-6  # of the program that submits, for one task

@@ -34,9 +34,15 @@ from skate.gcs.node_view import NodeView
 from skate.gcs.why_pending import why_never, why_no_room, why_pending, why_rules_unmet
 from skate.messages import Demanded, Heartbeat, Offer, Placed
 from skate.scheduler.label_rules import meets
-from skate.spec import Strategy
+from skate.spec import Demand, Strategy
 
 DEFAULT = Strategy()
+
+EXPIRE_EVERY_S = 0.01
+"""How often it is looked for placed tasks that have got lost: that costs a look at each node."""
+
+ABLE_KEPT = 1_000
+"""Kinds of tasks for which it is known who may run them."""
 
 Answers = list[tuple[bytes, Placed]]
 Shares = dict[bytes, int]  # NodeID -> how many tasks
@@ -79,6 +85,9 @@ class GlobalScheduler:
     def __init__(self, random: Callable[[], float]) -> None:
         self._random = random
         self._nodes: dict[bytes, NodeView] = {}  # in the order in which they joined
+        # Who may run a kind of task, however busy; forgotten when a node comes, changes or goes.
+        self._able: dict[tuple[Demand, Strategy], list[NodeView]] = {}
+        self._expired_at = 0.0  # when it was last looked for placed tasks that have got lost
         self._waiting: dict[tuple[bytes, int], _Waiting] = {}  # by offering node and number
         self._joined = 0
         self._spread_last = 0  # the order of the node that the last SPREAD task went to
@@ -95,20 +104,24 @@ class GlobalScheduler:
             raise ValueError(f"node {node_id.hex()} has joined already")
         self._joined += 1
         self._nodes[node_id] = NodeView(node_id, self._joined, resources, labels)
-        self._is_stale = bool(self._waiting)
+        self._nodes_changed()
 
     def node_changed(self, node_id: bytes, resources: Mapping[str, int]) -> None:
         """Bundles of a placement group have come to the node or gone: its totals are these now."""
         view = self._nodes.get(node_id)
         if view is not None:
             view.change(resources)
-            self._is_stale = bool(self._waiting)
+            self._nodes_changed()
 
     def node_left(self, node_id: bytes) -> None:
         """The node is dead, and so is whatever it has offered."""
         self.withdraw(node_id)
         if self._nodes.pop(node_id, None) is not None:
-            self._is_stale = bool(self._waiting)
+            self._nodes_changed()
+
+    def _nodes_changed(self) -> None:
+        self._able.clear()
+        self._is_stale = bool(self._waiting)
 
     def heartbeat(self, node_id: bytes, load: Heartbeat) -> None:
         """The node's load."""
@@ -254,13 +267,27 @@ class GlobalScheduler:
         self, home_id: bytes, offer: Offer, strategy: Strategy, now: float
     ) -> list[NodeView]:
         """The nodes that may run it, whether they are busy or not, in the order they joined."""
-        demand = offer.demand
-        excluded = {*offer.avoid, home_id} if offer.must_leave else set(offer.avoid)
-        able = []
-        for view in self._nodes.values():
-            if view.can_hold(demand) and view.node_id not in excluded:
+        if not 0.0 <= now - self._expired_at < EXPIRE_EVERY_S:
+            self._expired_at = now
+            for view in self._nodes.values():
                 view.expire(now)
-                able.append(view)
+        if offer.must_leave or offer.avoid:
+            excluded = {*offer.avoid, home_id} if offer.must_leave else set(offer.avoid)
+            return self._fitting(offer.demand, strategy, excluded)
+        key = offer.demand, strategy
+        able = self._able.get(key)
+        if able is None:
+            if len(self._able) >= ABLE_KEPT:
+                self._able.clear()
+            able = self._able[key] = self._fitting(offer.demand, strategy, set())
+        return able
+
+    def _fitting(self, demand: Demand, strategy: Strategy, excluded: set[bytes]) -> list[NodeView]:
+        able = [
+            view
+            for view in self._nodes.values()
+            if view.can_hold(demand) and view.node_id not in excluded
+        ]
         for rules in (strategy.rules, *strategy.fallbacks):
             fitting = [view for view in able if meets(view.labels, rules)] if rules else able
             if fitting:
@@ -280,6 +307,7 @@ class GlobalScheduler:
         random = self._random
         held, total = _bytes_held(offer)
         demand, task_s = offer.demand, _task_s(offer)
+        first, least = demand[0] if demand else ("", 0)
         heap: list[tuple[float, int, float, int, _Line]] = []
         if count and any(view.node_id == home_id for view in nodes):
             line = self._home_line(home_id, offer, count, (total, held), task_s)
@@ -289,7 +317,10 @@ class GlobalScheduler:
             heap.append((line.wait_s(), 0, random(), -1, line))
         else:
             never_s = inf
+        busy_s = never_s - task_s  # a queue that is longer is too long
         for number, view in enumerate(nodes):
+            if view.queue_s > busy_s and view.free.get(first, 0) < least:
+                continue  # most of them in a busy cluster, so this comes first
             node_id = view.node_id
             transfer_s = (total - held.get(node_id, 0)) / view.bytes_per_s if total else 0.0
             if transfer_s > never_s or node_id == home_id:
@@ -422,6 +453,8 @@ class GlobalScheduler:
         """Assert the invariants above."""
         for view in self._nodes.values():
             view.check()
+        for (demand, strategy), able in self._able.items():
+            assert able == self._fitting(demand, strategy, set())
         for (node_id, number), waiting in self._waiting.items():
             assert node_id in self._nodes
             assert number == waiting.offer.number
