@@ -124,6 +124,21 @@ def test_one_offer_fills_equal_nodes_evenly() -> None:
     assert shares(scheduler, 12, must_leave=True) == {A: 4, B: 4, C: 4}
 
 
+@pytest.mark.parametrize(("task_s", "most", "apart"), [(0.01, 130, 10), (1.0, 999, 1)])
+def test_many_short_tasks_go_to_few_nodes_and_long_ones_evenly(
+    task_s: float, most: int, apart: int
+) -> None:
+    """Each node that is chosen is a message; 0.1 s of difference between nodes is little."""
+    nodes = [number.to_bytes(16, "big") for number in range(999)]
+    scheduler = cluster(HOME, *nodes, cpus=1)
+    for node_id in nodes:
+        load(scheduler, node_id, 0, task_s=task_s)
+    placed = shares(scheduler, 1_280, must_leave=True, average_s=task_s)
+    assert sum(placed.values()) == 1_280
+    assert len(placed) <= most
+    assert max(placed.values()) - (min(placed.values()) if len(placed) == 999 else 0) <= apart
+
+
 def test_free_resources_are_filled_first_and_then_the_shortest_queue() -> None:
     scheduler = cluster(HOME, A, B, cpus=4)
     load(scheduler, A, 3)

@@ -41,6 +41,13 @@ DEFAULT = Strategy()
 EXPIRE_EVERY_S = 0.01
 """How often it is looked for placed tasks that have got lost: that costs a look at each node."""
 
+GRAINS = 64
+"""A node gets this part of a large offer at once, rather than one task: each node that is chosen
+costs a message, and the one that chooses about as much as forty that are not."""
+
+GRAIN_S = 0.1
+"""But never more than take so long one after the other: what nodes may then differ by."""
+
 ABLE_KEPT = 1_000
 """Kinds of tasks for which it is known who may run them."""
 
@@ -333,11 +340,12 @@ class GlobalScheduler:
             line.queue_s = view.queue_s
             heap.append((line.wait_s(), 0, random(), number, line))
         heapify(heap)
+        grain = max(1, min(count // GRAINS, int(GRAIN_S / task_s)))
         while count:
             _, _, _, number, line = heap[0]
             # The level that all will have reached at the end lies above the lowest by at least an
             # even share of the tasks; so that much never is too much for it.
-            share = max(1, count // (len(heap) + 1))
+            share = min(count, max(grain, count // (len(heap) + 1)))
             if line.count < line.free:
                 share = min(share, line.free - line.count)
             line.count += share
