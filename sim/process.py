@@ -65,9 +65,20 @@ class Fiber:
         self.weak: list[bytes] = []  # ids of actors that were found by name: not counted
         self.views: list[bytes] = []
         self.waits_for: Any = None
+        self.came: set[bytes] = set()  # of what it waits for, since it does
         self.blocked = False
         self.began = process.simulator.now
         self.depth = run.depth if run is not None else -1
+
+    def needs(self, object_id: bytes) -> bool:
+        """Whether it waits for this value and others, to read them all at once."""
+        wait = self.waits_for
+        return (
+            wait is not None
+            and wait[0] == "values"
+            and wait[2] == len(wait[1])
+            and object_id in wait[1]
+        )
 
     # ------------------------------------------------------------------ calls
 
@@ -434,6 +445,8 @@ class Process:
         for message in batch:
             if isinstance(message, m.Ready):
                 self._on_ready(message)
+            elif isinstance(message, m.Revoke):
+                self._on_revoke(message)
             else:
                 self.on_message(message)
         for fiber in list(self.fibers):
@@ -443,18 +456,30 @@ class Process:
     def _on_ready(self, ready: m.Ready) -> None:
         object_id = ready.object_id
         self.promised.discard(object_id)
-        self.wanted.discard(object_id)
         if object_id not in self.counter.counts:
+            self.wanted.discard(object_id)
             return
-        if ready.offset >= 0:
+        if ready.offset >= 0 or ready.offset == m.TROUBLE:
+            self.wanted.discard(object_id)
             self.elsewhere.discard(object_id)
             self.values[object_id] = ready
             return
         self.elsewhere.add(object_id)
-        if object_id in self.fetching:
+        if object_id in self.fetching or object_id in self.wanted:
             self.fetching.discard(object_id)
             self.wanted.add(object_id)
             self.post(m.Want([object_id]))
+
+    def _on_revoke(self, revoke: m.Revoke) -> None:
+        forgotten = []
+        for object_id in revoke.object_ids:
+            if any(fiber.needs(object_id) for fiber in self.fibers):
+                continue
+            if self.values.pop(object_id, None) is not None:
+                self.elsewhere.add(object_id)
+            forgotten.append(object_id)
+        if forgotten:
+            self.post(m.Revoked(revoke.number, forgotten))
 
     def on_message(self, message: Any) -> None:
         """Everything but values."""
@@ -496,12 +521,13 @@ class Process:
                     self.finished(fiber, stop.value)
                 return
             fiber.waits_for = wait
+            fiber.came.clear()
             if wait[0] == "sleep":
                 simulator.at(wait[1], self._slept, fiber, wait)
                 return
             if wait[0] in ("extent", "answer"):
                 return
-            if self._has_come(wait):
+            if self._has_come(fiber, wait):
                 value = True
                 continue
             self._want(wait[1], anywhere=wait[0] == "anywhere")
@@ -522,12 +548,14 @@ class Process:
 
     def _look(self, fiber: Fiber) -> None:
         wait = fiber.waits_for
-        if wait is not None and wait[0] in ("values", "anywhere") and self._has_come(wait):
+        if wait is not None and wait[0] in ("values", "anywhere") and self._has_come(fiber, wait):
             self.unblock(fiber)
             self.go_on(fiber, True)
 
-    def _has_come(self, wait: Any) -> bool:
-        came = sum(object_id in self.values for object_id in wait[1])
+    def _has_come(self, fiber: Fiber, wait: Any) -> bool:
+        # What was here once counts, though its space may have been wanted since.
+        fiber.came.update(object_id for object_id in wait[1] if object_id in self.values)
+        came = sum(object_id in fiber.came for object_id in wait[1])
         if wait[0] == "anywhere":
             came += sum(object_id in self.elsewhere for object_id in wait[1])
         return came >= int(wait[2])

@@ -97,6 +97,7 @@ LAYER_OF_MODULE = {
     "skate.node.task_report": 1,
     "skate.node.worker_keeper": 1,
     "skate.objects.arena": 1,
+    "skate.objects.copies": 1,
     "skate.objects.object_store": 1,
     "skate.objects.pull_manager": 1,
     "skate.objects.reference_counter": 1,

@@ -271,10 +271,27 @@ class Unpin(msgspec.Struct, array_like=True, tag=25):
     object_ids: list[bytes]
 
 
+class Revoke(msgspec.Struct, array_like=True, tag=85):
+    """To a client: forget where these copies lie; their space is wanted. Answered by Revoked."""
+
+    number: int
+    object_ids: list[bytes]
+
+
+class Revoked(msgspec.Struct, array_like=True, tag=86):
+    """Where these lie is forgotten; of the others in the Revoke, the client needs the values."""
+
+    number: int
+    object_ids: list[bytes]
+
+
 class Want(msgspec.Struct, array_like=True, tag=26):
     """Send these values as soon as they are there (figure b: the callback is registered)."""
 
     object_ids: list[bytes]
+
+
+TROUBLE = -2
 
 
 class Ready(msgspec.Struct, array_like=True, tag=27, gc=False):
@@ -282,6 +299,7 @@ class Ready(msgspec.Struct, array_like=True, tag=27, gc=False):
 
     ``offset`` is -1 for one that lies on another node: who wants it here has to say so (``Want``).
     So it is for any large one to a driver without shared memory: what it wants comes as ``Chunk``.
+    It is TROUBLE if ``data`` is an error that tells why the value cannot be had here now.
     """
 
     object_id: bytes
@@ -793,90 +811,25 @@ class Seen(msgspec.Struct, array_like=True, tag=69):
 
 
 ToNode = (
-    Hello
-    | RegisterFunction
-    | RegisterTemplate
-    | Submit
-    | CreateActor
-    | CallActor
-    | KillActor
-    | Done
-    | HandBack
-    | Blocked
-    | Unblocked
-    | Leaving
-    | Put
-    | CreateExtent
-    | PutChunk
-    | Seal
-    | Hold
-    | Release
-    | Pin
-    | Unpin
-    | Want
-    | Ask
-    | Seen
-    | Introduce
-    | Forward
-    | ForwardActor
-    | ForwardCall
-    | EndActor
-    | ForDriver
-    | Unreachable
-    | FlushLogs
-    | LogsFlushed
+    Hello | RegisterFunction | RegisterTemplate | Submit | CreateActor | CallActor | KillActor
+    | Done | HandBack | Blocked | Unblocked | Leaving | Put | CreateExtent | PutChunk | Seal
+    | Hold | Release | Pin | Unpin | Revoked | Want | Ask | Seen | Introduce | Forward
+    | ForwardActor | ForwardCall | EndActor | ForDriver | Unreachable | FlushLogs | LogsFlushed
     | Part
-)
+)  # fmt: skip
 ToClient = (
-    Welcome
-    | Refused
-    | WorkerSetup
-    | RegisterFunction
-    | RegisterTemplate
-    | Run
-    | Exit
-    | Extent
-    | Ready
-    | Chunk
-    | LogLines
-    | Notice
-    | SessionEnds
-    | Answer
-    | Seen
-    | Returned
-    | GivenBack
-    | ActorNews
-    | Located
-    | Registered
-    | Part
-)
+    Welcome | Refused | WorkerSetup | RegisterFunction | RegisterTemplate | Run | Exit | Extent
+    | Ready | Revoke | Chunk | LogLines | Notice | SessionEnds | Answer | Seen | Returned
+    | GivenBack | ActorNews | Located | Registered | Part
+)  # fmt: skip
 ToGcs = (
-    NodeJoins
-    | Heartbeat
-    | StillAlive
-    | JobChanged
-    | FunctionStored
-    | ActorChanged
-    | ObjectsChanged
-    | Events
-    | TasksChanged
-    | Offer
-    | WatchActor
-    | BundlesReserved
-    | Ask
-)
+    NodeJoins | Heartbeat | StillAlive | JobChanged | FunctionStored | ActorChanged
+    | ObjectsChanged | Events | TasksChanged | Offer | WatchActor | BundlesReserved | Ask
+)  # fmt: skip
 FromGcs = (
-    Refused
-    | Answer
-    | Placed
-    | NodesChanged
-    | JobOver
-    | Forget
-    | ActorChanged
-    | ReserveBundles
-    | CommitBundles
-    | ReturnBundles
-)
+    Refused | Answer | Placed | NodesChanged | JobOver | Forget | ActorChanged | ReserveBundles
+    | CommitBundles | ReturnBundles
+)  # fmt: skip
 
 ToSender = Fetch | Arrived
 ToFetcher = Lent | Confirmed

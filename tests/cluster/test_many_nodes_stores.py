@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+
 import skate
 from skate.cluster_utils import Cluster
 from tests.cluster.many_nodes import (
@@ -56,6 +60,74 @@ def test_more_data_than_one_store_holds(fresh_cluster: Cluster) -> None:
         assert len(get(refs.pop())) == size
     del sizes
     assert_back_to([(0, 0)] * 3, fresh_cluster.list_all_nodes())
+
+
+def small_and_large(cluster: Cluster) -> list[skate.ObjectRef[bytes]]:
+    """A driver's node that can hold five of the twelve results of another node."""
+    cluster.add_node(num_cpus=1, resources={"near": 100}, object_store_memory=100 * MB)
+    cluster.add_node(num_cpus=2, resources={"far": 100}, object_store_memory=400 * MB)
+    cluster.wait_for_nodes()
+    cluster.connect()
+    refs = [zeros.options(**on("far")).remote(19 * MB + i) for i in range(12)]
+    skate.wait(refs, num_returns=12, timeout=SOON_S, fetch_local=False)
+    return refs
+
+
+def test_a_driver_reads_more_than_its_node_can_hold_and_keeps_all_refs(
+    fresh_cluster: Cluster,
+) -> None:
+    refs = small_and_large(fresh_cluster)
+    for _ in range(2):
+        for number, ref in enumerate(refs):
+            assert len(get(ref)) == 19 * MB + number
+    # A value that is in use stays what it was, whatever is fetched meanwhile.
+    kept = get(refs[0])
+    assert [len(get(ref)) for ref in refs[1:]] == [19 * MB + i for i in range(1, 12)]
+    assert kept == bytes(19 * MB)
+    del kept, refs, ref
+    assert_back_to([(0, 0)] * 2, fresh_cluster.list_all_nodes())
+
+
+def test_waiting_for_more_than_a_node_can_hold(fresh_cluster: Cluster) -> None:
+    """Each is here once: that counts, though it makes way for the next."""
+    refs = small_and_large(fresh_cluster)
+    ready, rest = skate.wait(refs, num_returns=12, timeout=SOON_S)
+    assert (len(ready), rest) == (12, [])
+    assert [len(get(ref)) for ref in ready] == [19 * MB + i for i in range(12)]
+    while refs:
+        (one,), refs = skate.wait(refs, timeout=SOON_S)
+        assert len(get(one)) >= 19 * MB
+
+
+def test_futures_of_more_than_a_node_can_hold(fresh_cluster: Cluster) -> None:
+    refs = small_and_large(fresh_cluster)
+
+    async def sizes() -> list[int]:
+        return [len(await ref) for ref in refs]
+
+    assert asyncio.run(sizes()) == [19 * MB + i for i in range(12)]
+    futures = [ref.future() for ref in refs]
+    found = []
+    while futures:
+        found.append(len(futures.pop(0).result(SOON_S)))
+    assert found == [19 * MB + i for i in range(12)]
+
+
+def test_a_task_reads_more_than_its_node_can_hold(fresh_cluster: Cluster) -> None:
+    @skate.remote(num_cpus=0)
+    def read(refs: list[skate.ObjectRef[bytes]]) -> list[int]:
+        return [len(skate.get(ref)) for _ in range(2) for ref in refs]
+
+    refs = small_and_large(fresh_cluster)
+    sizes = get([read.options(**on("near")).remote(refs) for _ in range(2)])
+    assert sizes == [[19 * MB + i for i in range(12)] * 2] * 2
+
+
+def test_a_get_of_more_than_a_node_can_hold_at_once_says_so(fresh_cluster: Cluster) -> None:
+    refs = small_and_large(fresh_cluster)
+    with pytest.raises(skate.exceptions.ObjectStoreFullError):
+        get(refs)
+    assert [len(get(ref)) for ref in refs] == [19 * MB + i for i in range(12)]  # no harm is done
 
 
 def test_a_large_input_draws_its_task_to_where_it_lies(fresh_cluster: Cluster) -> None:

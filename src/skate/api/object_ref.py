@@ -72,12 +72,17 @@ class ObjectRef(msgspec.Struct, Generic[T], frozen=True, weakref=True):
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
 
         def deliver() -> None:
-            if not future.set_running_or_notify_cancel():
+            if not future.running() and not future.set_running_or_notify_cancel():
                 return
             try:
-                future.set_result(runtime.get([self._id], 0)[0])
+                found = runtime.get_here(self._id)
+                if not found:  # the space of this copy was wanted meanwhile
+                    runtime.when_ready(self._id, deliver)
+                    return
             except BaseException as error:
                 future.set_exception(error)
+            else:
+                future.set_result(found[0])
 
         runtime.when_ready(self._id, deliver)
         return future
@@ -94,9 +99,14 @@ class ObjectRef(msgspec.Struct, Generic[T], frozen=True, weakref=True):
             if future.cancelled():
                 return
             try:
-                future.set_result(runtime.get([self._id], 0)[0])
+                found = runtime.get_here(self._id)
+                if not found:
+                    runtime.when_ready(self._id, deliver)
+                    return
             except Exception as error:
                 future.set_exception(error)
+            else:
+                future.set_result(found[0])
 
         runtime.when_ready(self._id, deliver)
         return future

@@ -53,6 +53,7 @@ class FullStore:
         for creation in expired:
             if not comes:
                 self._core.desk.refuse(creation)
+                self._store.copies.refused(self._core.now)
             elif not creation.explained:
                 creation.explained = True
                 self._explain(creation)

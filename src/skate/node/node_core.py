@@ -159,6 +159,7 @@ class NodeCore:
             m.Release: self.desk.on_release,
             m.Pin: self.desk.on_pin,
             m.Unpin: self.desk.on_unpin,
+            m.Revoked: self.desk.on_revoked,
             m.Want: self.desk.on_want,
             **ask,
         }
@@ -238,6 +239,8 @@ class NodeCore:
         if store.queue:
             for creation in store.serve_queue(self.now):
                 self.desk.space_given(creation)
+        if store.copies.has_questions:
+            self.desk.revoke()
         self.groups.settle()
         self.scheduler.dispatch(self.now)
         if store.queue:
@@ -525,7 +528,7 @@ class NodeCore:
         objects = store.objects
         task.is_here = here
         if task.nested is not None:
-            task.nested = [i for i in task.nested if store.hold(i)]
+            task.nested = [i for i in task.nested if store.hold(i, idle=True)]
         failed: bytes | None = None
         for object_id in task.dependencies or ():
             if not store.hold(object_id):
@@ -709,7 +712,7 @@ class NodeCore:
         for object_id in task.dependencies or ():
             self.store.release(object_id, borrowed=borrowed)
         for object_id in task.nested or ():
-            self.store.release(object_id)
+            self.store.release(object_id, idle=True)
         task.dependencies = task.nested = None
         task.arguments = b""
         if task.holds_handle:

@@ -33,6 +33,7 @@ class ObjectDesk:
     def __init__(self, core: NodeCore) -> None:
         self._core = core
         self._store = core.store
+        self._store.holders = self.holders
 
     def on_put(self, peer: Peer, message: m.Put) -> None:
         """A small value from its creator, who holds it."""
@@ -147,6 +148,7 @@ class ObjectDesk:
     def holder_lost(self, peer: Peer) -> None:
         """A client is gone, and all that it held and mapped."""
         self._store.abandon_all_of(peer)
+        self._store.copies.peer_lost(peer)
         for object_id, count in peer.pins.items():
             for _ in range(count):
                 self._store.unpin(object_id)
@@ -176,6 +178,21 @@ class ObjectDesk:
             else:
                 peer.pins[object_id] = count - 1
             self._store.unpin(object_id)
+
+    def holders(self, object_id: bytes) -> int:
+        """How many clients hold it."""
+        return sum(object_id in peer.held for peer in self._core.peers)
+
+    def revoke(self) -> None:
+        """Space is wanted: ask clients to forget where copies lie that they have not mapped."""
+        number, asked = self._store.copies.take_questions()
+        for peer, object_ids in asked.items():
+            self._core.send(peer, m.Revoke(number, object_ids))
+
+    def on_revoked(self, peer: Peer, message: m.Revoked) -> None:
+        """A client has forgotten where these lie."""
+        for object_id in message.object_ids:
+            self._store.copies.forgotten(object_id, peer, message.number)
 
     def on_want(self, peer: Peer, message: m.Want) -> None:
         """Steps 1 and 2 of figure b: send it, or remember who waits for it."""
@@ -246,7 +263,7 @@ class ObjectDesk:
 
     def copy_arrived(self, stored: StoredObject) -> None:
         """A copy of a value from elsewhere is in this node's arena now."""
-        self._store.seal(stored, None)
+        self._store.seal_copy(stored)
         self._core.gcs.append(m.ObjectsChanged([(stored.id, stored.size)], []))
         self.announce(stored)
 
@@ -299,6 +316,8 @@ class ObjectDesk:
             self._core.dirty.append(peer)
         if not peer.node_id:
             offset = -1 if stored.state is REMOTE else stored.offset
+            if stored.state is SEALED:
+                self._store.copies.told(stored.id, peer)
             peer.outbox.append(m.Ready(stored.id, stored.data, offset, stored.size))
         elif stored.state is INLINE:
             peer.outbox.append(m.Ready(stored.id, stored.data))

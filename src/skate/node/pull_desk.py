@@ -117,7 +117,7 @@ class PullDesk:
         subscribers, stored.subscribers = stored.subscribers or (), None
         waiters, stored.waiters = stored.waiters or (), None
         for peer in subscribers:
-            self._core.send(peer, m.Ready(stored.id, payload))
+            self._core.send(peer, m.Ready(stored.id, payload, m.TROUBLE))
         for task in waiters:
             self._core.doomed.append((task, payload))
 

@@ -11,7 +11,7 @@ first hold by anything but a task of that home is to be registered there (``to_r
 end of the last such told (``to_release``): what is *borrowed*, for a task that the home has sent or
 as a result that it will fetch, is the home's own to count. A copy of a foreign object that nothing
 here holds any more stays as a cache, until its home frees the object (``forget``) or the space is
-wanted (``make_room``). One that is held stays where it is: processes know its place.
+wanted (``make_room``). One that is held goes once no process knows its place (objects/copies.py).
 
 Invariants (``check``): an object in the directory has holds > 0 or pins > 0 or is a cached copy;
 every extent belongs to exactly one sealed object or one unsealed creation; contained ids are held
@@ -22,13 +22,14 @@ What it does not do: decide who is told (the node core does), read or write any 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Any
 
 from skate.ids import home_of, job_of
 from skate.objects.arena import Arena
+from skate.objects.copies import Copies
 from skate.spec import FORMAT_ERROR
-from skate.states import ObjectState
+from skate.states import OBJECT_MOVES, ObjectState, advance
 
 PENDING, INLINE, SEALED = ObjectState.PENDING, ObjectState.INLINE, ObjectState.SEALED
 REMOTE = ObjectState.REMOTE
@@ -43,6 +44,7 @@ class StoredObject:
         "data",
         "holds",
         "id",
+        "idle",
         "is_asked",
         "is_foreign",
         "is_forgotten",
@@ -66,6 +68,7 @@ class StoredObject:
         self.offset = 0
         self.size = 0
         self.holds = 0
+        self.idle = 0  # of these, for what contains a ref to it: objects, arguments of tasks
         self.borrowed = 0  # foreign: of these, for its home: tasks to run, results to keep
         self.pins = 0
         self.waiters: list[Any] | None = None  # tasks held back until it is there
@@ -109,6 +112,8 @@ class ObjectStore:
         self.to_release: list[bytes] = []  # registered ones held no more
         self.freed: list[bytes] = []  # objects of this home gone that others may have copies of
         self.cached: dict[bytes, None] = {}  # foreign copies that nothing holds, the oldest first
+        self.copies = Copies(self)  # foreign or not, held here
+        self.holders: Callable[[bytes], int] = lambda object_id: 0  # clients that hold an object
         self.objects: dict[bytes, StoredObject] = {}
         self.creations: dict[bytes, Creation] = {}  # unsealed, by object
         self.queue: deque[Creation] = deque()  # creators that wait for space, in order
@@ -142,7 +147,7 @@ class ObjectStore:
             stored = StoredObject(object_id, None, self.is_foreign(object_id))
             self.objects[object_id] = stored
         elif stored.holds == 0:
-            self.cached.pop(object_id, None)
+            self._held_again(stored)
         stored.holds += 1
         if stored.is_foreign:
             stored.borrowed += 1
@@ -190,13 +195,38 @@ class ObjectStore:
         if contains:
             self._take_contents(stored, contains)
 
+    def seal_copy(self, stored: StoredObject) -> None:
+        """The extent for a copy of a value from elsewhere is written."""
+        self.seal(stored, None)
+        self.copies.add(stored.id)
+
+    def evict(self, object_id: bytes) -> None:
+        """A copy goes, though it is held: it has to be fetched again before it is read."""
+        stored = self.objects[object_id]
+        self.copies.remove(object_id)
+        if stored.nodes:
+            stored.state = advance(OBJECT_MOVES, stored.state, REMOTE)
+        else:  # its home knows where it lies
+            stored.state = advance(OBJECT_MOVES, stored.state, PENDING)
+            stored.size = 0
+            stored.is_asked = False
+        self._space_is_free(stored)
+
+    def _space_is_free(self, stored: StoredObject) -> None:
+        self.arena.free(stored.offset)
+        self.space_freed = True
+        self.dropped[stored.id] = None
+
     def _take_contents(self, stored: StoredObject, contains: list[bytes]) -> None:
-        stored.contains = [inner for inner in contains if self.hold(inner)]
+        stored.contains = [inner for inner in contains if self.hold(inner, idle=True)]
 
     # ------------------------------------------------------------------ holds and pins
 
-    def hold(self, object_id: bytes) -> bool:
-        """One more hold; False if the object is not known (it was freed, or never was)."""
+    def hold(self, object_id: bytes, *, idle: bool = False) -> bool:
+        """One more hold; False if the object is not known (it was freed, or never was).
+
+        ``idle``: for something that contains a ref to it, which does not need the value here.
+        """
         stored = self.objects.get(object_id)
         if stored is None:
             if not self.is_foreign(object_id):
@@ -204,19 +234,26 @@ class ObjectStore:
             stored = self.objects[object_id] = StoredObject(object_id, None, True)
         if stored.is_foreign:
             if stored.holds == 0:
-                self.cached.pop(object_id, None)
+                self._held_again(stored)
             if not stored.is_registered:
                 stored.is_registered = True
                 self.to_register.append(object_id)
         stored.holds += 1
+        stored.idle += idle
         return True
 
-    def release(self, object_id: bytes, *, borrowed: bool = False) -> None:
+    def _held_again(self, stored: StoredObject) -> None:
+        if stored.id in self.cached:
+            del self.cached[stored.id]
+            self.copies.add(stored.id)
+
+    def release(self, object_id: bytes, *, borrowed: bool = False, idle: bool = False) -> None:
         """One hold (or loan) less; the last one frees it, and what only it contained."""
         stored = self.objects.get(object_id)
         if stored is None:
             return
         stored.holds -= 1
+        stored.idle -= idle
         if borrowed and stored.is_foreign:
             stored.borrowed -= 1
         if stored.holds > 0:
@@ -247,13 +284,17 @@ class ObjectStore:
         if stored is None:
             return
         stored.pins -= 1
-        if stored.pins == 0 and stored.holds == 0:
-            self._free(stored)
+        if stored.pins == 0:
+            if stored.holds == 0:
+                self._free(stored)
+            else:
+                self.copies.used(object_id)
 
     def _free(self, stored: StoredObject, *, cache: bool = True) -> None:
         stack = [stored]
         while stack:  # a loop, not recursion: lists of refs can nest a thousand deep
             stored = stack.pop()
+            self.copies.remove(stored.id)
             if cache and stored.is_foreign and stored.state is SEALED and self._may_cache(stored):
                 self.cached[stored.id] = None
                 continue
@@ -261,9 +302,7 @@ class ObjectStore:
             if stored.is_shared and not stored.is_foreign:
                 self.freed.append(stored.id)
             if stored.state is SEALED:
-                self.arena.free(stored.offset)
-                self.space_freed = True
-                self.dropped[stored.id] = None
+                self._space_is_free(stored)
             elif stored.state is INLINE:
                 self.inline_bytes -= len(stored.data)
             stored.state = ObjectState.FREED
@@ -272,6 +311,7 @@ class ObjectStore:
                 if inside is None:
                     continue
                 inside.holds -= 1
+                inside.idle -= 1
                 if inside.is_registered and inside.holds == inside.borrowed:
                     inside.is_registered = False
                     self.to_release.append(inner)
@@ -313,9 +353,10 @@ class ObjectStore:
     # ------------------------------------------------------------------ space
 
     def make_room(self) -> bool:
-        """Drop the cached copy that was used longest ago; False if there is none."""
+        """Drop the cached copy that was used longest ago, or else one that is held but not used;
+        False if there is none."""
         if not self.cached:
-            return False
+            return self.copies.make_room()
         self._uncache(self.objects[next(iter(self.cached))])
         return True
 
@@ -329,16 +370,19 @@ class ObjectStore:
             self.abandon(left)
         creation = Creation(creator, object_id, size, now)
         if not self.queue:
-            creation.offset = self._allocate(size)
+            creation.offset = self._allocate(size, now)
         if creation.offset is None:
             self.queue.append(creation)
         self.creations[object_id] = creation
         return creation
 
-    def _allocate(self, size: int) -> int | None:
+    def _allocate(self, size: int, now: float) -> int | None:
         offset = self.arena.allocate(size)
-        while offset is None and size <= self.arena.capacity_bytes and self.make_room():
-            offset = self.arena.allocate(size)
+        if offset is None and size <= self.arena.capacity_bytes:
+            while offset is None and self.make_room():
+                offset = self.arena.allocate(size)
+            if offset is None:
+                self.copies.ask_for(size, now)
         return offset
 
     def serve_queue(self, now: float) -> list[Creation]:
@@ -348,7 +392,7 @@ class ObjectStore:
             self.last_freed = now
         served = []
         while self.queue:
-            offset = self._allocate(self.queue[0].size)
+            offset = self._allocate(self.queue[0].size, now)
             if offset is None:
                 break
             creation = self.queue.popleft()
@@ -377,7 +421,7 @@ class ObjectStore:
             return []
         first = self.queue[0]
         too_large = [c for c in self.queue if c.size > self.arena.capacity_bytes]
-        if now - max(first.since, self.last_freed) >= grace_s:
+        if now - max(first.since, self.last_freed) >= grace_s and not self.copies.is_hopeful(now):
             return [first, *(c for c in too_large if c is not first)]
         return too_large
 
@@ -397,7 +441,7 @@ class ObjectStore:
             assert stored.is_registered == (stored.is_foreign and stored.holds > stored.borrowed)
             assert (stored.id in self.cached) <= (stored.holds == 0 and stored.pins == 0)
             assert stored.is_foreign == self.is_foreign(stored.id)
-            assert stored.holds >= 0 and stored.pins >= 0
+            assert stored.holds >= stored.idle >= 0 and stored.pins >= 0
             if stored.state is SEALED:
                 assert stored.offset not in extents
                 extents[stored.offset] = stored.size
@@ -407,3 +451,4 @@ class ObjectStore:
                 extents[creation.offset] = creation.size
         assert len(extents) == len(self.arena), "an extent without an owner, or the reverse"
         self.arena.check()
+        self.copies.check()

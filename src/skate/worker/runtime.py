@@ -12,8 +12,9 @@ import mmap
 import os
 import pickle
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -88,6 +89,9 @@ class Runtime:
         self.wanted: set[bytes] = set()  # asked for
         self.elsewhere: set[bytes] = set()  # values that are there, on another node
         self.fetching: set[bytes] = set()  # promised ones that are to be fetched if they are
+        self._troubles: set[bytes] = set()  # could not be had when they were asked for last
+        self._gets: list[Sequence[bytes]] = []  # what get() calls need, until they have it
+        self._waits: dict[int, set[bytes]] = {}  # of each wait() call: what was here meanwhile
         self.errors_seen = 0  # grows with every error that arrives
         self.answers: dict[int, m.Answer] = {}
         self.extents: dict[bytes, m.Extent] = {}
@@ -109,6 +113,7 @@ class Runtime:
                 m.Ready: self._on_ready,
                 m.Answer: self._on_answer,
                 m.Extent: self._on_extent,
+                m.Revoke: self._on_revoke,
             }
         )
         if self.is_remote:
@@ -119,13 +124,15 @@ class Runtime:
     def _on_ready(self, message: m.Ready) -> None:
         object_id = message.object_id
         self.promised.discard(object_id)
+        if message.offset < 0:
+            if message.offset != m.TROUBLE:
+                self._on_elsewhere(object_id)
+                return
+            self._troubles.add(object_id)
         if self.wanted:
             self.wanted.discard(object_id)
         if object_id not in self.references.counts:
             return  # the last ref went while it was under way
-        if message.offset < 0:
-            self._on_elsewhere(object_id)
-            return
         if self.elsewhere:
             self.elsewhere.discard(object_id)
         self.values[object_id] = message
@@ -145,11 +152,33 @@ class Runtime:
                     self._due.append(callback)
 
     def _on_elsewhere(self, object_id: bytes) -> None:
+        if object_id not in self.references.counts:
+            self.wanted.discard(object_id)
+            return
         self.elsewhere.add(object_id)
-        if object_id in self.fetching:
+        # One that was asked for may have come, and gone before this process could be told.
+        if object_id in self.fetching or object_id in self.wanted:
             self.fetching.discard(object_id)
             self.wanted.add(object_id)
             self.connection.append(m.Want([object_id]))
+
+    def _on_revoke(self, message: m.Revoke) -> None:
+        # Taken out first and then looked for in get(), which does it the other way round: so what
+        # is being read is never forgotten.
+        forgotten = []
+        for object_id in message.object_ids:
+            if object_id in self.values:
+                for seen in list(self._waits.values()):
+                    seen.add(object_id)
+            ready = self.values.pop(object_id, None)
+            if ready is not None:
+                if any(object_id in needed for needed in self._gets):
+                    self.values[object_id] = ready
+                    continue
+                self.elsewhere.add(object_id)
+            forgotten.append(object_id)
+        if forgotten:
+            self.connection.append(m.Revoked(message.number, forgotten))
 
     def _on_answer(self, answer: m.Answer) -> None:
         self.answers[answer.number] = answer
@@ -184,6 +213,8 @@ class Runtime:
             if gone:
                 outbox.append(m.Release(gone))
                 values, promised, wanted = self.values, self.promised, self.wanted
+                if self._troubles:
+                    self._troubles.difference_update(gone)
                 for object_id in gone:
                     # If a ref to it comes back, its value has to be asked for.
                     if values.pop(object_id, None) is None:
@@ -392,20 +423,44 @@ class Runtime:
 
     def get(self, object_ids: Sequence[bytes], timeout_s: float | None) -> list[Any]:
         """The values, in order; the first error that is found is raised at once."""
+        self._forget_troubles(object_ids)
+        if len(object_ids) == 1:
+            ready = self.values.get(object_ids[0])
+            if ready is not None and not ready.size:  # a small one: it has no place to be lost
+                return [self.value_of(ready, object_ids[0])]
+        self._gets.append(object_ids)
+        try:
+            deadline = None if timeout_s is None else time.monotonic() + timeout_s
+            out: list[Any] = []
+            while not self._get(object_ids, timeout_s, out):
+                # The place of a copy was forgotten as it was looked for: it has to come anew.
+                timeout_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            return out
+        finally:
+            self._gets.remove(object_ids)
+
+    def _forget_troubles(self, object_ids: Sequence[bytes]) -> None:
+        # What could not be had when it was asked for last can perhaps be had now.
+        if self._troubles:
+            for object_id in self._troubles.intersection(object_ids):
+                self._troubles.discard(object_id)
+                self.values.pop(object_id, None)
+
+    def _get(self, object_ids: Sequence[bytes], timeout_s: float | None, out: list[Any]) -> bool:
+        """Append the values that ``out`` has not; whether it has all of them now."""
         values = self.values
         if any(object_id not in values for object_id in object_ids):
             self.want(object_ids)
             if timeout_s == 0:
                 self._poll(object_ids)
             if not self._wait_values(object_ids, timeout_s):
-                late = sum(object_id not in values for object_id in object_ids)
-                raise GetTimeoutError(
-                    f"get() timed out after {timeout_s} s: {late} of {len(object_ids)} objects "
-                    f"were not ready, the first is "
-                    f"{next(i for i in object_ids if i not in values).hex()}"
-                )
-        out = []
-        for object_id in object_ids:
+                late = [object_id for object_id in object_ids if object_id not in values]
+                if late:
+                    raise GetTimeoutError(
+                        f"get() timed out after {timeout_s} s: {len(late)} of {len(object_ids)} "
+                        f"objects were not ready, the first is {late[0].hex()}"
+                    )
+        for object_id in object_ids[len(out) :]:
             ready = values.get(object_id)
             if ready is None:
                 break
@@ -415,7 +470,21 @@ class Runtime:
                 ready = values.get(object_id)
                 if ready is not None and ready.data[:1] == FORMAT_ERROR:
                     raise self.error_of(ready.data)
-        return out
+        return len(out) == len(object_ids)
+
+    def get_here(self, object_id: bytes) -> list[Any]:
+        """The value, if it is in this process or on its node; its error is raised."""
+        needed = (object_id,)
+        self._gets.append(needed)
+        try:
+            ready = self.values.get(object_id)
+            if ready is not None:
+                return [self.value_of(ready, object_id)]
+            if self.connection.closed:
+                self.connection.raise_closed()
+            return []
+        finally:
+            self._gets.remove(needed)
 
     def _wait_values(self, object_ids: Sequence[bytes], timeout_s: float | None) -> bool:
         values = self.values
@@ -468,6 +537,23 @@ class Runtime:
         found = self._ready_positions(object_ids, count, elsewhere)
         if len(found) >= count:
             return found
+        seen: set[bytes] = set()
+        self._waits[id(seen)] = seen
+        try:
+            return self._wait(object_ids, count, timeout_s, elsewhere, seen, anywhere=anywhere)
+        finally:
+            del self._waits[id(seen)]
+
+    def _wait(
+        self,
+        object_ids: Sequence[bytes],
+        count: int,
+        timeout_s: float | None,
+        elsewhere: set[bytes],
+        seen: set[bytes],
+        *,
+        anywhere: bool,
+    ) -> list[int]:
         if anywhere:
             self.want(list(set(object_ids) - self.promised - elsewhere))
         else:
@@ -480,14 +566,16 @@ class Runtime:
         few_enough = len(object_ids) - count
 
         def ready() -> bool:
-            # A set operation: with thousands of refs, a loop here would be felt.
-            left = missing.difference(values)
-            return len(left) <= few_enough or (
-                bool(elsewhere) and len(left - elsewhere) <= few_enough
+            # A set operation: with thousands of refs, a loop here would be felt. What was here once
+            # counts, though its space may have been wanted since.
+            nonlocal missing
+            missing = missing.difference(values, seen)
+            return len(missing) <= few_enough or (
+                bool(elsewhere) and len(missing - elsewhere) <= few_enough
             )
 
         self.block(ready, timeout_s)
-        return self._ready_positions(object_ids, count, elsewhere)
+        return self._ready_positions(object_ids, count, elsewhere, missing)
 
     def _poll(self, object_ids: Sequence[bytes]) -> None:
         """Read what is at hand, honestly: what the node has by now counts."""
@@ -498,12 +586,18 @@ class Runtime:
             self.ask("ping", {})
 
     def _ready_positions(
-        self, object_ids: Sequence[bytes], count: int, elsewhere: set[bytes]
+        self,
+        object_ids: Sequence[bytes],
+        count: int,
+        elsewhere: set[bytes],
+        missing: Container[bytes] | None = None,
     ) -> list[int]:
+        """``missing``: those that have not been here; by default, those that are not."""
         values = self.values
         found = []
         for position, object_id in enumerate(object_ids):
-            if object_id in values or object_id in elsewhere:
+            is_here = object_id in values if missing is None else object_id not in missing
+            if is_here or object_id in elsewhere:
                 found.append(position)
                 if len(found) == count:
                     break
@@ -516,6 +610,7 @@ class Runtime:
 
         At once, if it is here already.
         """
+        self._forget_troubles([object_id])
         self.want([object_id])
         due = []
         with self.connection.lock:

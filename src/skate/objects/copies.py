@@ -1,0 +1,164 @@
+"""Copies of values that other nodes have too, held here: they go when their space is wanted. Pure.
+
+Part of the object store. A copy that nothing holds is cached and may go at any time
+(``ObjectStore.cached``); this is about those that processes hold, and may have been told the place
+of. A copy goes only if no process has it mapped, no task uses it, and nobody knows its place:
+
+    KNOWN     processes were told its place (``told``), and may map it at any time
+    ASKED     space is wanted: they were asked to forget it (``messages.Revoke``)
+    UNKNOWN   all have (``forgotten``), or have gone: it may go, the one used longest ago first
+
+Who needs the value keeps it: a get of many waits for the others. It is asked again after a while,
+if space is still wanted. A mapping that was made before the question came is known here before the
+answer, as both come on one line; and who is told the place once more behind a question is KNOWN
+again, whatever it answers to that. So nothing that is read is ever overwritten.
+
+Invariant (``check``): a copy is sealed, and held or mapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from skate.ids import home_of
+from skate.states import ObjectState
+
+if TYPE_CHECKING:
+    from skate.objects.object_store import ObjectStore, StoredObject
+
+ASK_AGAIN_S = 0.5
+"""Who was asked for so long without a copy going is asked again."""
+
+LOOKED_AT = 100
+"""Copies, at a time: those in use are the next time's last."""
+
+_NEVER = float("-inf")
+
+
+class _Copy:
+    __slots__ = ("asked_at", "told")
+
+    def __init__(self) -> None:
+        # Processes (peers) that know its place, and by which number they were asked to forget it
+        # since they were told; 0: by none.
+        self.told: dict[Any, int] = {}
+        self.asked_at = _NEVER
+
+
+class Copies:
+    """See the module's docstring."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._copies: dict[bytes, _Copy] = {}  # that used longest ago first
+        self._questions: dict[Any, list[bytes]] = {}  # since they were taken: what to ask whom
+        self._number = 1  # of these
+        self._refused_at = _NEVER
+
+    def __len__(self) -> int:
+        return len(self._copies)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._copies)
+
+    def add(self, object_id: bytes) -> None:
+        """A copy has arrived, or one that was cached is held again."""
+        self._copies[object_id] = _Copy()
+
+    def remove(self, object_id: bytes) -> None:
+        """It is no copy that is held any more."""
+        self._copies.pop(object_id, None)
+
+    def used(self, object_id: bytes) -> None:
+        """Its last mapping is gone: it is the one used last."""
+        copy = self._copies.pop(object_id, None)
+        if copy is not None:
+            self._copies[object_id] = copy
+
+    def told(self, object_id: bytes, peer: Any) -> None:
+        """A process is told its place."""
+        copy = self._copies.get(object_id)
+        if copy is not None:
+            copy.told[peer] = 0
+
+    def forgotten(self, object_id: bytes, peer: Any, number: int) -> None:
+        """A process that was asked so has forgotten its place."""
+        copy = self._copies.get(object_id)
+        if copy is None or copy.told.get(peer) != number:
+            return
+        del copy.told[peer]
+        if not copy.told and self._may_go(object_id):
+            self._store.evict(object_id)
+
+    @property
+    def has_questions(self) -> bool:
+        """Whether there is somebody to be asked."""
+        return bool(self._questions)
+
+    def take_questions(self) -> tuple[int, dict[Any, list[bytes]]]:
+        """Their number, and who is to be asked to forget the places of what."""
+        questions, self._questions = self._questions, {}
+        self._number += 1
+        return self._number - 1, questions
+
+    def peer_lost(self, peer: Any) -> None:
+        """A process is gone."""
+        for copy in self._copies.values():
+            copy.told.pop(peer, None)
+
+    def make_room(self) -> bool:
+        """Let one go that nobody uses or knows; False if there is none."""
+        for object_id, copy in list(islice(self._copies.items(), LOOKED_AT)):
+            if copy.told:
+                continue
+            if self._may_go(object_id):
+                self._store.evict(object_id)
+                return True
+            self.used(object_id)
+        return False
+
+    def ask_for(self, size: int, now: float) -> None:
+        """So many bytes are wanted: have processes forget the places of copies."""
+        for object_id, copy in list(islice(self._copies.items(), LOOKED_AT)):
+            if size <= 0:
+                return
+            if not self._may_go(object_id):
+                self.used(object_id)
+                continue
+            size -= self._store.objects[object_id].size
+            if copy.told and now - copy.asked_at >= ASK_AGAIN_S:
+                copy.asked_at = now
+                for peer in copy.told:
+                    copy.told[peer] = self._number
+                    self._questions.setdefault(peer, []).append(object_id)
+
+    def refused(self, now: float) -> None:
+        """Somebody was told that there is no space: what it needed may go now, so ask again."""
+        self._refused_at = now
+        for copy in self._copies.values():
+            copy.asked_at = _NEVER
+
+    def is_hopeful(self, now: float) -> bool:
+        """Whether what was asked for since somebody was refused may still make room."""
+        return bool(self._copies) and now - self._refused_at < ASK_AGAIN_S
+
+    def _may_go(self, object_id: bytes) -> bool:
+        store = self._store
+        stored = store.objects[object_id]
+        if stored.pins or stored.is_forgotten or not _is_elsewhere(stored, store):
+            return False
+        # What is held beyond that is for tasks, which need it here or send others to it.
+        return stored.holds <= stored.idle + store.holders(object_id)
+
+    def check(self) -> None:
+        """Assert the invariant."""
+        for object_id in self._copies:
+            stored = self._store.objects[object_id]
+            assert stored.state is ObjectState.SEALED
+            assert stored.holds > 0 or stored.pins > 0
+
+
+def _is_elsewhere(stored: StoredObject, store: ObjectStore) -> bool:
+    return bool(stored.nodes) or (stored.is_foreign and home_of(stored.id) in store.homes)
