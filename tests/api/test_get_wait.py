@@ -370,6 +370,20 @@ def test_concurrent_futures(gate: Gate) -> None:
     eventually(lambda: called == ["late"], "the callback has been called")
 
 
+def test_a_future_that_is_over_keeps_nothing_until_the_collector_comes() -> None:
+    async def waited() -> int:
+        return await echo.remote(2)
+
+    gc.collect()  # what earlier tests have left
+    gc.disable()
+    try:
+        assert echo.remote(1).future().result(SOON_S) == 1
+        assert asyncio.run(waited()) == 2
+        eventually(lambda: store_counts() == (0, 0), "the store is empty")
+    finally:
+        gc.enable()
+
+
 def test_futures_of_a_session_that_ends_do_not_hang(run_program: RunProgram) -> None:
     done = run_program(
         """

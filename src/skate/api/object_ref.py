@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -70,21 +71,7 @@ class ObjectRef(msgspec.Struct, Generic[T], frozen=True, weakref=True):
         """A concurrent Future of the value. Its callbacks run on a thread of skate's."""
         runtime = _connected()
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-        def deliver() -> None:
-            if not future.running() and not future.set_running_or_notify_cancel():
-                return
-            try:
-                found = runtime.get_here(self._id)
-                if not found:  # the space of this copy was wanted meanwhile
-                    runtime.when_ready(self._id, deliver)
-                    return
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(found[0])
-
-        runtime.when_ready(self._id, deliver)
+        runtime.when_ready(self._id, partial(_deliver, runtime, self, future))
         return future
 
     def as_future(self) -> asyncio.Future[T]:
@@ -94,21 +81,7 @@ class ObjectRef(msgspec.Struct, Generic[T], frozen=True, weakref=True):
         if runtime.call_soon is None:
             return asyncio.wrap_future(self.future(), loop=loop)
         future: asyncio.Future[T] = loop.create_future()
-
-        def deliver() -> None:
-            if future.cancelled():
-                return
-            try:
-                found = runtime.get_here(self._id)
-                if not found:
-                    runtime.when_ready(self._id, deliver)
-                    return
-            except Exception as error:
-                future.set_exception(error)
-            else:
-                future.set_result(found[0])
-
-        runtime.when_ready(self._id, deliver)
+        runtime.when_ready(self._id, partial(_deliver, runtime, self, future))
         return future
 
     def __await__(self) -> Generator[Any, None, T]:
@@ -144,6 +117,29 @@ def _rebuild(object_id: bytes) -> ObjectRef[Any]:
     """A ref out of a pickle: one more in this process (reference_counter)."""
     process_journal.append((object_id,))
     return ObjectRef(object_id)
+
+
+def _deliver(
+    runtime: runtime_module.Runtime,
+    ref: ObjectRef[T],
+    future: concurrent.futures.Future[T] | asyncio.Future[T],
+) -> None:
+    """What a future is told once its value is here. No closure: one that names itself is a cycle,
+    and would keep the ref until it is collected."""
+    if isinstance(future, concurrent.futures.Future):
+        if not future.running() and not future.set_running_or_notify_cancel():
+            return
+    elif future.cancelled():
+        return
+    try:
+        found = runtime.get_here(ref._id)
+        if not found:  # the space of this copy was wanted meanwhile: it has to come anew
+            runtime.when_ready(ref._id, partial(_deliver, runtime, ref, future))
+            return
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(found[0])
 
 
 def _connected() -> runtime_module.Runtime:
