@@ -485,6 +485,42 @@ def test_an_attempt_that_fails_half_way_gives_its_extents_back(retry: bool) -> N
     assert len(node.core.store.arena) == 0
 
 
+def test_what_a_worker_writes_to_is_its_own_until_it_is_reaped() -> None:
+    """Its job has ended, or its line; but a process that is deep in C goes on writing."""
+    node, driver, worker = setting()
+    node.core.is_cluster = True  # the node outlives its drivers
+    ref = driver.submit()
+    read = driver.ids.next_put()
+    node.say(driver.peer, m.CreateExtent(read, LARGE))
+    node.say(driver.peer, m.Seal(read))
+    node.said(worker)
+    node.say(worker, m.Pin([read]), m.CreateExtent(ref, LARGE))
+    [extent] = node.said(worker)
+    node.say(driver.peer, m.Leaving("shutdown"))
+    other = Client(node)
+    mine = other.ids.next_put()
+    node.say(other.peer, m.CreateExtent(mine, LARGE))
+    [given] = node.said(other.peer)
+    assert given.offset not in (0, extent.offset)  # the first is what the worker reads
+    assert worker.worker is not None
+    node.core.workers.exited(worker.worker, KILLED)
+    node.turn()
+    assert len(node.core.store.arena) == 1
+    node.say(other.peer, m.Seal(mine), m.Release([mine]))
+    assert node.is_clean()
+
+
+@pytest.mark.parametrize("exit_first", [False, True])
+def test_a_worker_that_dies_leaves_no_space_taken(exit_first: bool) -> None:
+    node, driver, worker = setting()
+    ref = driver.submit(max_retries=0)
+    node.say(worker, m.CreateExtent(ref, LARGE))
+    node.lose(worker, exit_first=exit_first)
+    assert len(node.core.store.arena) == 0
+    driver.release(ref)
+    assert node.is_clean()
+
+
 def test_a_creator_waits_for_space_and_gets_it_when_some_is_freed() -> None:
     node, driver, _ = setting(pages=30)
     first, second = driver.ids.next_put(), driver.ids.next_put()

@@ -146,18 +146,25 @@ class ObjectDesk:
             self._store.release(object_id, borrowed=True)
 
     def holder_lost(self, peer: Peer) -> None:
-        """A client is gone, and all that it held and mapped."""
-        self._store.abandon_all_of(peer)
-        self._store.copies.peer_lost(peer)
-        for object_id, count in peer.pins.items():
-            for _ in range(count):
-                self._store.unpin(object_id)
+        """A client is gone, and all that it held. What it writes to or has mapped stays until it is
+        reaped, if it is a worker."""
+        self._store.stop_waiting(peer)
+        if peer.worker is None or self._core.workers.is_reaped(peer.worker):
+            self.memory_lost(peer)
         if peer.node_id:
             self._release_for_home(sorted(peer.held))
         else:
             for object_id in sorted(peer.held):  # a set's order differs between processes
                 self._store.release(object_id)
         peer.held.clear()
+
+    def memory_lost(self, peer: Peer) -> None:
+        """A client can neither read nor write the arena any more."""
+        self._store.abandon_all_of(peer)
+        self._store.copies.peer_lost(peer)
+        for object_id, count in peer.pins.items():
+            for _ in range(count):
+                self._store.unpin(object_id)
         peer.pins.clear()
 
     def on_pin(self, peer: Peer, message: m.Pin) -> None:

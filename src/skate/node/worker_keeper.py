@@ -49,6 +49,10 @@ class WorkerKeeper:
             self._going(worker)
         self._bury(worker.id)
 
+    def is_reaped(self, worker: Worker) -> bool:
+        """Whether the process is gone, and not only its connection."""
+        return worker.id in self.exits or worker.id not in self._core.scheduler.workers
+
     def _going(self, worker: Worker) -> None:
         # The first sign of its end: nothing more goes there, or it would count as begun.
         self._core.scheduler.lost(worker)
@@ -115,6 +119,8 @@ class WorkerKeeper:
         worker, status = self.exits.pop(worker_id)
         del self.lost[worker_id]
         self.ending.pop(worker_id, None)
+        if worker.peer is not None:
+            self._core.desk.memory_lost(worker.peer)
         never_ran = worker.state is WORKER_STARTING
         unfinished = self._core.scheduler.remove_worker(worker)
         is_renounced = worker_id in self._renounced

@@ -409,6 +409,11 @@ class ObjectStore:
             self.arena.free(creation.offset)
             self.space_freed = True
 
+    def stop_waiting(self, creator: Any) -> None:
+        """This peer wants no space any more."""
+        for creation in [c for c in self.queue if c.creator is creator]:
+            self.abandon(creation)
+
     def abandon_all_of(self, creator: Any) -> None:
         """All that this peer was writing or waiting to write."""
         for creation in [c for c in self.creations.values() if c.creator is creator]:
