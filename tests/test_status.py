@@ -50,7 +50,10 @@ def test_a_session_tells_its_load_what_waits_and_its_actors() -> None:
     assert same["demand"] == {"CPU": 1, "oar": 1}
     assert impossible["count"] == 1 and "CPU" in impossible["reason"]
     assert report["actors"]["ALIVE"] == 1
-    assert report["object_store"]["used_bytes"] >= 1 << 20
+    used = report["object_store"]["used_bytes"]
+    assert used >= 1 << 20
+    total, available = node["resources_total"], node["resources_available"]
+    assert total["object_store_memory"] - available["object_store_memory"] == used
     assert report["object_store"]["capacity_bytes"] > 1 << 20
 
     # Looking has changed nothing: no job more, and everything works as before.

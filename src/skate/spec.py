@@ -24,6 +24,14 @@ def resources_of(demand: Demand | dict[str, int]) -> dict[str, float]:
     return {name: units / RESOURCE_UNITS for name, units in pairs}
 
 
+def with_store(free: dict[str, int], used_bytes: int) -> dict[str, int]:
+    """What is free, as people are told it: nobody demands object store memory, objects fill it."""
+    name = "object_store_memory"
+    if not used_bytes or name not in free:
+        return free
+    return {**free, name: max(0, free[name] - used_bytes * RESOURCE_UNITS)}
+
+
 class LabelRule(msgspec.Struct, array_like=True, frozen=True):
     """One condition on a node's label ``key``; ``op`` is "in", "not in", "exists" or "absent"."""
 

@@ -97,6 +97,19 @@ def test_cluster_resources_are_what_init_was_told() -> None:
     assert resources["node:__internal_head__"] == 1
 
 
+def test_what_objects_fill_of_the_store_is_not_available() -> None:
+    def available() -> float:
+        return skate.available_resources()["object_store_memory"]
+
+    until(lambda: available() == 100 * MIB)
+    kept = skate.put(bytes(10 * MIB))
+    until(lambda: 89 * MIB < available() < 91 * MIB)
+    (node,) = skate.nodes()
+    assert node["Resources"]["object_store_memory"] == 100 * MIB
+    del kept
+    until(lambda: available() == 100 * MIB)
+
+
 def test_available_resources_leave_out_what_is_used_up(tmp_path: Path) -> None:
     gate = str(tmp_path / "gate")
 

@@ -22,7 +22,7 @@ from skate.ids import HOME_BYTES, JOB_ID_BYTES, NODE_ID_BYTES
 from skate.messages import Heartbeat, JobChanged, NodeInfo, NodeJoins
 from skate.scheduler.group_names import parse_name
 from skate.scheduler.label_rules import labels_of
-from skate.spec import resources_of
+from skate.spec import resources_of, with_store
 from skate.states import NODE_MOVES, NodeState, advance
 
 ENDED_KEPT = 1_000
@@ -227,8 +227,9 @@ def info_of(row: NodeRow) -> NodeInfo:
 
 
 def available_on(row: NodeRow) -> dict[str, int]:
-    """What is free on the node, as of its last heartbeat."""
-    return row.resources if row.load is None else row.load.available
+    """What is free on the node, as of its last heartbeat, for people."""
+    load = row.load
+    return row.resources if load is None else with_store(load.available, load.store_used_bytes)
 
 
 def for_people(resources: dict[str, int]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from skate import messages as m
 from skate.config import PENDING_ROWS
 from skate.node.peer import Peer
-from skate.spec import Demand, resources_of
+from skate.spec import Demand, resources_of, with_store
 
 if TYPE_CHECKING:
     from skate.node.node_core import NodeCore
@@ -73,7 +73,7 @@ class QuestionDesk:
         return {
             "cluster_resources": lambda body: resources_of(self._core.scheduler.total),
             "available_resources": lambda body: {
-                name: x for name, x in resources_of(self._core.scheduler.available).items() if x > 0
+                name: x for name, x in self._available().items() if x > 0
             },
             "actor_info": self._core.actors.info,
             "ping": lambda body: None,
@@ -107,6 +107,10 @@ class QuestionDesk:
         )
         return m.Demanded(name, dict(demand), count, reason)
 
+    def _available(self) -> dict[str, float]:
+        core = self._core
+        return resources_of(with_store(core.scheduler.available, core.store.arena.used_bytes))
+
     def status(self) -> dict[str, Any]:
         """What `skate status` shows of this node."""
         pending = [
@@ -121,7 +125,7 @@ class QuestionDesk:
         return {
             "node_id": self._core.node_id.hex(),
             "resources_total": resources_of(self._core.scheduler.total),
-            "resources_available": resources_of(self._core.scheduler.available),
+            "resources_available": self._available(),
             "pending": pending,
             "actors": self._core.actors.counts(),
             "workers": len(self._core.scheduler.workers),
