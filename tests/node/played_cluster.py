@@ -127,6 +127,11 @@ class Cluster:
         node.turn()
         self.run()
 
+    def line_ends(self, opener: str, to: str) -> None:
+        """A node gives up the line that another has opened to it: that was away for too long."""
+        self._line_ends(opener, self.nodes[to])
+        self.run()
+
     # What a test looks at.
 
     def neighbour(self, name: str, other: str) -> Neighbour:

@@ -18,6 +18,7 @@ TELLING_SEEDS = {
     (700264, 2): "what a node gave back to its home counted as on its way for ever",
     (720664, 2): "the end of an orphan freed the space into which its result was being copied",
     (720703, 6): "the same, on six nodes",
+    (720694, 2): "a proxy to a dead actor stayed, as its handle had come and gone before",
 }
 
 

@@ -626,7 +626,7 @@ class ActorManager:
         pid = worker.pid if worker else actor.host_pid
         if core.remote_actors.is_guest(actor):
             news = m.ActorNews(actor.id, int(state), actor.restarts, pid, actor.cause)
-            core.borrowing.returns.append((actor.creator, news))
+            core.borrowing.leave(actor.creator, news)
             return
         cause = decode_error(actor.cause[1:]) if actor.cause else None
         core.gcs.append(

@@ -15,7 +15,7 @@ What it does not do: move bytes (pull_desk.py), count (objects/object_store.py).
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from skate import messages as m
 from skate.ids import HOME_BYTES, home_of
@@ -26,6 +26,9 @@ from skate.objects.object_store import PENDING, REMOTE, StoredObject
 
 if TYPE_CHECKING:
     from skate.node.node_core import NodeCore
+
+
+_EVER = float("-inf")
 
 
 class _Waiting:
@@ -39,13 +42,21 @@ class _Waiting:
         self.message = message
 
 
+class _Return(NamedTuple):
+    """That a task or an actor has ended, for its home; it came here at ``since``."""
+
+    peer: Peer
+    message: m.Returned | m.ActorNews
+    since: float
+
+
 class Borrowing:
     """See the module's docstring."""
 
     def __init__(self, core: NodeCore) -> None:
         self._core = core
         self._store = core.store
-        self.returns: list[tuple[Peer, m.Returned | m.ActorNews]] = []  # of this turn
+        self.returns: list[_Return] = []  # of this turn
         self.releases: list[tuple[Neighbour, list[bytes]]] = []  # of results kept elsewhere
         self._waiting: deque[_Waiting] = deque()
         self._unregistered: dict[Neighbour, None] = {}  # those with a Hold under way
@@ -61,26 +72,43 @@ class Borrowing:
 
     # ------------------------------------------------------------------ holding and letting go
 
+    def leave(self, peer: Peer, message: m.Returned | m.ActorNews, since: float = _EVER) -> None:
+        """Tell a home, at the end of the turn, what lets go of what it holds for it here.
+
+        ``since``: when that came here; nothing that was held before came with it.
+        """
+        self.returns.append(_Return(peer, message, since))
+
     def settle(self) -> None:
         """At the end of a turn: tell homes what is held and what is no more."""
         store = self._store
         if not (store.to_register or store.to_release or self.returns or self.releases):
             return
         leave: list[tuple[Any, Any]] = []
+        returns, self.returns = self.returns, []
         if store.to_register or store.to_release:
             changed = dict.fromkeys([*store.to_register, *store.to_release])
             store.to_register, store.to_release = [], []
             leave += self._tell_homes(list(changed))
-        leave += self.returns
         leave += [(home, m.Release(object_ids)) for home, object_ids in self.releases]
-        self.returns = []
         self.releases = []
         barrier = {home: home.holds_sent for home in self._unregistered}
-        for to_whom, message in leave:
-            if barrier or self._waiting:
-                self._waiting.append(_Waiting(barrier, to_whom, message))
-            else:
-                self._send(to_whom, message)
+        for peer, message, since in returns:
+            # A task lets go of what came with it: only Holds that are younger can be of that. What
+            # was held before is held for others as well, whose Returned waits.
+            self._leave({h: n for h, n in barrier.items() if h.new_hold_at >= since}, peer, message)
+        for home, release in leave:
+            self._leave(barrier, home, release)
+
+    def _leave(self, barrier: dict[Neighbour, int], to_whom: Any, message: Any) -> None:
+        # In order for each recipient, but that a task's Returned may go ahead of others.
+        if barrier or (
+            not isinstance(message, m.Returned)
+            and any(entry.to_whom is to_whom for entry in self._waiting)
+        ):
+            self._waiting.append(_Waiting(barrier, to_whom, message))
+        else:
+            self._send(to_whom, message)
 
     def _tell_homes(self, changed: list[bytes]) -> list[tuple[Neighbour, m.Release]]:
         """Send Holds, and return the Releases to be sent: of what is not as the home believes."""
@@ -99,6 +127,7 @@ class Borrowing:
                     release.object_ids.remove(object_id)
                     self._told[object_id] = None
         for home, ids in self._by_home(new):
+            home.new_hold_at = self._core.now
             self._hold(home, ids)
         releases = []
         for home, ids in self._by_home(gone):
@@ -133,12 +162,18 @@ class Borrowing:
         self._let_go()
 
     def _let_go(self) -> None:
-        while self._waiting:
-            first = self._waiting[0]
-            if any(home.holds_registered < sent for home, sent in first.barrier.items()):
-                return
-            self._waiting.popleft()
-            self._send(first.to_whom, first.message)
+        if not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, deque()
+        behind: set[int] = set()  # recipients for whom something waits still
+        for entry in waiting:
+            is_late = any(home.holds_registered < sent for home, sent in entry.barrier.items())
+            may_overtake = isinstance(entry.message, m.Returned)
+            if is_late or (id(entry.to_whom) in behind and not may_overtake):
+                behind.add(id(entry.to_whom))
+                self._waiting.append(entry)
+            else:
+                self._send(entry.to_whom, entry.message)
 
     def _send(self, to_whom: Any, message: Any) -> None:
         if not isinstance(to_whom, Neighbour):
@@ -193,8 +228,9 @@ class Borrowing:
 
     # ------------------------------------------------------------------ homes that are gone
 
-    def home_lost(self, home: Neighbour, why: str) -> None:
-        """What it was asked for has to be found elsewhere; what it was told is forgotten there."""
+    def home_lost(self, home: Neighbour, *, was_told: bool) -> None:
+        """What it was asked for has to be found elsewhere. What it was told it keeps, if it lives,
+        until it is told on a new line what is held now."""
         self._unregistered.pop(home, None)
         prefix = home.node_id[:HOME_BYTES]
         for object_id in [i for i in self._told if home_of(i) == prefix]:
@@ -207,8 +243,8 @@ class Borrowing:
             if stored.is_foreign and home_of(stored.id) == prefix
         ]
         held = [stored.id for stored in mine if stored.is_registered]
-        if held and home.is_alive:
-            self._hold(home, held)  # on a new line
+        if home.is_alive and (held or was_told):
+            self._hold(home, held)  # on a new line, where it tells that this is all
         for entry in self._waiting:
             if home in entry.barrier:
                 entry.barrier = {**entry.barrier, home: home.holds_sent}

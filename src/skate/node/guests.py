@@ -138,7 +138,8 @@ class Guests:
                 elif stored.state is SEALED:
                     result = m.Result(m.Value(b"", 0, stored.size), result.contains)
             told.append(result)
-        core.borrowing.returns.append((home, m.Returned(task.id, task.attempt, told, failed)))
+        returned = m.Returned(task.id, task.attempt, told, failed)
+        core.borrowing.leave(home, returned, task.submitted_at)
         for object_id in done:
             home.held.discard(object_id)
             core.store.release(object_id, borrowed=True)

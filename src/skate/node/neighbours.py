@@ -39,6 +39,7 @@ class Neighbour:
         "jobs",
         "lines",
         "link",
+        "new_hold_at",
         "node_id",
         "numbers",
         "outbox",
@@ -66,6 +67,7 @@ class Neighbour:
         self.templates: dict[Template, int] = {}
         self.numbers = 0  # given to templates on this line
         self.holds_sent = 0  # Hold messages
+        self.new_hold_at = float("-inf")  # when the last was sent of what it had not been told
         self.holds_registered = 0
         self.lines: dict[tuple[bytes, bytes], int] = {}  # next call per (actor, caller)
         self.calls: dict[bytes, Task] = {}  # of actors hosted there, not returned
@@ -121,6 +123,7 @@ class Neighbours:
         self._dead_links.append(neighbour)
         self._core.pulls.node_died(neighbour.node_id)
         self.lost(neighbour, "it died")
+        self._core.desk.node_died(neighbour.node_id)
         self._core.job_desk.node_died(neighbour.node_id)
 
     def take_dead(self) -> list[Neighbour]:
@@ -138,9 +141,10 @@ class Neighbours:
         """All that was under way there will not come back."""
         tasks, neighbour.tasks = neighbour.tasks, {}
         calls = neighbour.calls
+        was_told = neighbour.holds_sent > 0
         neighbour.start_afresh()
         core = self._core
-        core.borrowing.home_lost(neighbour, why)
+        core.borrowing.home_lost(neighbour, was_told=was_told)
         core.forwarder.node_lost(neighbour, tasks, why)
         core.remote_actors.node_lost(neighbour, calls, why)
 

@@ -34,6 +34,8 @@ class ObjectDesk:
         self._core = core
         self._store = core.store
         self._store.holders = self.holders
+        # What nodes hold whose line has ended, though they live: until they say what they hold.
+        self.parked: dict[bytes, set[bytes]] = {}
 
     def on_put(self, peer: Peer, message: m.Put) -> None:
         """A small value from its creator, who holds it."""
@@ -116,7 +118,15 @@ class ObjectDesk:
         self._core.gcs.append(m.ObjectsChanged([(stored.id, stored.size)], []))
 
     def on_hold(self, peer: Peer, message: m.Hold) -> None:
-        """A process has come to know these refs. Its giver still holds them (DESIGN 6)."""
+        """A process has come to know these refs. Its giver still holds them (DESIGN 6).
+
+        The first Hold on a line between nodes that is not their first names all that is held.
+        """
+        if peer.node_id in self.parked and not peer.holds_heard:
+            parked = self.parked.pop(peer.node_id)
+            peer.held |= parked.intersection(message.object_ids)
+            for object_id in sorted(parked.difference(message.object_ids)):
+                self._store.release(object_id)
         for object_id in message.object_ids:
             if object_id not in peer.held and self._store.hold(object_id):
                 peer.held.add(object_id)
@@ -152,11 +162,28 @@ class ObjectDesk:
         if peer.worker is None or self._core.workers.is_reaped(peer.worker):
             self.memory_lost(peer)
         if peer.node_id:
+            self._park(peer)
             self._release_for_home(sorted(peer.held))
         else:
             for object_id in sorted(peer.held):  # a set's order differs between processes
                 self._store.release(object_id)
         peer.held.clear()
+
+    def _park(self, peer: Peer) -> None:
+        # A node that lives holds what it held, though its line has ended: it will make another.
+        if peer.node_id not in self._core.neighbours.by_id:
+            return
+        own = {object_id for object_id in peer.held if not self._store.is_foreign(object_id)}
+        peer.held -= own
+        parked = self.parked.setdefault(peer.node_id, set())
+        for object_id in sorted(own & parked):
+            self._store.release(object_id)  # one hold is enough
+        parked |= own
+
+    def node_died(self, node_id: bytes) -> None:
+        """The GCS has given a node up: it holds nothing any more."""
+        for object_id in sorted(self.parked.pop(node_id, ())):
+            self._store.release(object_id)
 
     def memory_lost(self, peer: Peer) -> None:
         """A client can neither read nor write the arena any more."""
@@ -188,7 +215,8 @@ class ObjectDesk:
 
     def holders(self, object_id: bytes) -> int:
         """How many clients hold it."""
-        return sum(object_id in peer.held for peer in self._core.peers)
+        held = sum(object_id in peer.held for peer in self._core.peers)
+        return held + sum(object_id in parked for parked in self.parked.values())
 
     def revoke(self) -> None:
         """Space is wanted: ask clients to forget where copies lie that they have not mapped."""

@@ -336,9 +336,12 @@ class RemoteActors:
         While a process lives whose calls have been counted, the count has to be kept; those of a
         dead actor fail whatever their number.
         """
-        is_held = handle_id(actor.id) in self._core.store.objects
+        handle = handle_id(actor.id)
+        is_held = handle in self._core.store.objects
         if not is_held and actor.is_drained() and (actor.state is DEAD or not actor.lines):
             self.forget(actor)
+        else:  # a handle may come here again, and go again
+            self._core.store.watched.add(handle)
 
     def caller_gone(self) -> None:
         """A process has ended: look after the proxies that it has called."""
@@ -350,6 +353,7 @@ class RemoteActors:
         self._unknown.pop(actor.id, None)
         calls = self._limbo.pop(actor.id, [])
         self._core.actors.router.actors.pop(actor.id, None)
+        self._core.store.watched.discard(handle_id(actor.id))
         self.forget_lines(actor)
         self._core.gcs.append(m.WatchActor(actor.id, False))
         return calls
