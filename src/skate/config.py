@@ -37,6 +37,8 @@ PIPELINE_BUDGET_S = 0.004  # so much work, by the template's average, is sent ah
 PIPELINE_MAX_TASKS = 64  # bounds what a worker may have to hand back
 PIPELINE_PAIR_S = 0.020  # up to this average, one task waits at the worker while another runs
 RESOURCE_PATIENCE_S = 1.0  # a demand unmet for this long is owed: later ones may not take its share
+KEPT_FREE_S = 2.0  # so long first, then for as long no more, as what it lacks may never come;
+KEPT_FREE_MAX_S = 64.0  # then each time twice as long, up to this: tasks of a minute do end
 HAND_BACK_AFTER_S = 0.025  # a task may wait 50 ms behind a running one: half for noticing
 AVERAGE_WEIGHT = 0.2  # exponential average of run times: about the last ten runs count
 

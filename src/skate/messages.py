@@ -382,7 +382,8 @@ class Heartbeat(msgspec.Struct, array_like=True, tag=41):
 
     ``received`` counts all tasks that other nodes have forwarded here, ever: so the global
     scheduler knows which of those that it has placed are in ``queued`` already. ``bandwidth`` is
-    the average of transfers to this node in bytes/s; 0: none yet.
+    the average of transfers to this node in bytes/s; 0: none yet. ``attainable`` is what would be
+    free if all tasks that run ended now; actors and bundles of groups stay.
     """
 
     available: dict[str, int]
@@ -393,6 +394,7 @@ class Heartbeat(msgspec.Struct, array_like=True, tag=41):
     received: int = 0
     bandwidth: float = 0.0
     pending: list[Demanded] = []
+    attainable: dict[str, int] = {}
 
 
 class StillAlive(msgspec.Struct, array_like=True, tag=58):
@@ -547,11 +549,16 @@ class WatchActor(msgspec.Struct, array_like=True, tag=53):
 
 
 class ReserveBundles(msgspec.Struct, array_like=True, tag=54):
-    """From the GCS, phase one: set these bundles (index, demand) of a group aside, or none."""
+    """From the GCS, phase one: set these bundles (index, demand) of a group aside, or none.
+
+    ``is_claim``: if only tasks that run there are in the way, the node keeps for the group what
+    they free, and answers when it is enough; ``ReturnBundles`` ends that.
+    """
 
     group_id: bytes
     attempt: int
     bundles: list[tuple[int, Demand]]
+    is_claim: bool = False
 
 
 class BundlesReserved(msgspec.Struct, array_like=True, tag=55):

@@ -1,63 +1,31 @@
-"""Placement groups: event lists first, then a whole small cluster in any order, with the bundles
-and the local schedulers of real nodes at the other ends of its lines.
-"""
+"""Placement groups: what the GCS says to nodes and users, as event lists."""
 
 from __future__ import annotations
 
-from collections import Counter, deque
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from skate.config import GROUP_RETRY_S, RESERVE_TIMEOUT_S
+from skate.config import (
+    GROUP_RETRY_S,
+    KEPT_FREE_S,
+    RESERVE_TIMEOUT_S,
+    RESOURCE_PATIENCE_S,
+)
 from skate.errors import decode_error
-from skate.gcs.bundle_choice import STRATEGIES, NodeRoom, Wanted, choose
 from skate.gcs.placement_groups import GroupRow, PlacementGroups, view_group
 from skate.messages import (
     Answer,
     BundlesReserved,
     CommitBundles,
-    Heartbeat,
     ReserveBundles,
     ReturnBundles,
 )
-from skate.scheduler.bundles import Bundles
 from skate.scheduler.group_names import bundle_resources, rewrite_demand
-from skate.scheduler.local_scheduler import LocalScheduler
-from skate.spec import Demand, LabelRule, demand_of
+from skate.spec import LabelRule, demand_of
 from skate.states import PlacementGroupState
-
-G, H = b"G" * 16, b"H" * 16
-JOB = b"\0\0\0\1"
-CPU = {"CPU": 1.0}
-
-
-def group_row(
-    *bundles: dict[str, float],
-    group_id: bytes = G,
-    strategy: str = "PACK",
-    name: str = "",
-    made: float = 100.0,
-    **options: Any,
-) -> GroupRow:
-    return GroupRow(
-        group_id,
-        name,
-        "space",
-        [demand_of(bundle) for bundle in bundles],
-        strategy,
-        options.get("job_id", JOB),
-        options.get("detached", False),
-        options.get("rules", []),
-        options.get("soft_target", b""),
-        made,
-        [b""] * len(bundles),
-        [0] * len(bundles),
-    )
+from tests.gcs.group_rows import CPU, JOB, G, H, group_row
 
 
 class Gcs:
@@ -98,7 +66,8 @@ class Gcs:
             letter = chr(peer + 96)
             if isinstance(message, ReserveBundles):
                 indexes = " ".join(str(index) for index, _ in message.bundles)
-                lines.append(f"{letter} reserve {message.attempt}: {indexes}")
+                verb = "claim" if message.is_claim else "reserve"
+                lines.append(f"{letter} {verb} {message.attempt}: {indexes}")
             elif isinstance(message, CommitBundles):
                 lines.append(f"{letter} commit {message.attempt}")
             elif isinstance(message, ReturnBundles):
@@ -112,8 +81,10 @@ class Gcs:
         self.groups.create(row)
         return self.sent()
 
-    def answer(self, letter: str, attempt: int, is_reserved: bool = True) -> list[str]:
-        message = BundlesReserved(G, attempt, is_reserved)
+    def answer(
+        self, letter: str, attempt: int, is_reserved: bool = True, group_id: bytes = G
+    ) -> list[str]:
+        message = BundlesReserved(group_id, attempt, is_reserved)
         self.groups.reserved(letter.encode() * 16, message, self.now)
         return self.sent()
 
@@ -126,8 +97,19 @@ class Gcs:
         self.groups.tick(self.now)
         return self.sent()
 
-    def heartbeat(self, letter: str, free: dict[str, float]) -> None:
-        self.groups.heartbeat(letter.encode() * 16, dict(demand_of(free)))
+    def heartbeat(
+        self, letter: str, free: dict[str, float], attainable: dict[str, float] | None = None
+    ) -> None:
+        could = None if attainable is None else dict(demand_of(attainable))
+        self.groups.heartbeat(letter.encode() * 16, dict(demand_of(free)), could)
+
+    def ticks(self, seconds: float) -> list[str]:
+        """What goes out in so long a time, which may be a little longer."""
+        until = self.now + seconds
+        lines: list[str] = []
+        while self.now <= until:
+            lines += self.tick()
+        return lines
 
     def remove(self, group_id: bytes = G) -> list[str]:
         self.groups.remove(group_id, self.now)
@@ -213,6 +195,90 @@ def test_pauses_grow_and_end_when_a_node_has_more_free() -> None:
     assert gcs.tick(0.05) == []
     gcs.heartbeat("a", CPU)
     assert gcs.tick(0.05) == ["a reserve 1: 0"]
+
+
+def busy(**nodes: dict[str, float]) -> Gcs:
+    """Nodes on which tasks have everything."""
+    gcs = Gcs(**nodes)
+    for letter, resources in nodes.items():
+        gcs.heartbeat(letter, {}, resources)
+    return gcs
+
+
+def test_who_has_waited_long_claims_what_tasks_have() -> None:
+    gcs = busy(a=CPU, b=CPU)
+    assert gcs.create(group_row(CPU, CPU, strategy="STRICT_SPREAD")) == []
+    assert gcs.ticks(RESOURCE_PATIENCE_S - 2 * GROUP_RETRY_S) == []
+    assert gcs.ticks(2 * GROUP_RETRY_S) == ["a claim 1: 0", "b claim 1: 1"]
+    assert gcs.answer("b", 1) == []
+    assert gcs.ticks(KEPT_FREE_S / 2) == []
+    assert gcs.answer("a", 1) == ["a commit 1", "b commit 1"]
+
+
+def test_nothing_is_claimed_that_actors_have() -> None:
+    gcs = busy(a=CPU, b={})
+    gcs.create(group_row(CPU, CPU, strategy="STRICT_SPREAD"))
+    assert gcs.ticks(20.0) == []
+
+
+def test_a_claim_whose_turn_is_over_is_called_off_and_nobody_claims_for_as_long() -> None:
+    gcs = busy(a=CPU, b=CPU)
+    gcs.create(group_row(CPU, CPU, strategy="STRICT_SPREAD"))
+    gcs.ticks(RESOURCE_PATIENCE_S)
+    gcs.answer("b", 1)
+    turn_s = KEPT_FREE_S
+    for attempt in (1, 2, 3):
+        assert gcs.ticks(turn_s) == [f"a return {attempt}", f"b return {attempt}"]
+        assert gcs.ticks(turn_s - 3 * GROUP_RETRY_S) == []
+        again = attempt + 1
+        lines = gcs.ticks(3 * GROUP_RETRY_S)
+        assert lines == [f"a claim {again}: 0", f"b claim {again}: 1"]
+        turn_s *= 2
+
+
+def test_one_group_claims_at_a_time_and_who_was_in_vain_comes_after_the_others() -> None:
+    gcs = busy(a=CPU)
+    gcs.create(group_row(CPU, group_id=G))
+    gcs.create(group_row(CPU, group_id=H))
+    assert gcs.ticks(RESOURCE_PATIENCE_S) == ["a claim 1: 0"]
+    assert gcs.row(G).attempt == 1
+    lines = gcs.ticks(2 * KEPT_FREE_S + 3 * GROUP_RETRY_S)
+    assert lines == ["a return 1", "a claim 1: 0"]
+    assert gcs.row(H).attempt == 1
+    assert gcs.answer("a", 1, group_id=H) == ["a commit 1"]
+    gcs.heartbeat("a", {}, {})
+    assert gcs.ticks(2.0) == []
+    gcs.remove(H)
+    gcs.heartbeat("a", {}, CPU)
+    assert gcs.ticks(2.0) == ["a claim 2: 0"]
+
+
+def test_a_claim_goes_with_its_group_and_the_next_one_follows() -> None:
+    gcs = busy(a=CPU)
+    gcs.create(group_row(CPU, group_id=G))
+    gcs.create(group_row(CPU, group_id=H))
+    gcs.ticks(RESOURCE_PATIENCE_S)
+    assert gcs.remove(G) == ["a return -1"]
+    assert gcs.tick() == ["a claim 1: 0"]
+    assert gcs.answer("a", 1, group_id=G) == ["a return 1"], "its yes was under way"
+    assert gcs.answer("a", 1, group_id=H) == ["a commit 1"]
+
+
+def test_a_claim_that_a_node_refuses_goes_to_the_others() -> None:
+    gcs = busy(a=CPU, b=CPU)
+    gcs.create(group_row(CPU))
+    assert gcs.ticks(RESOURCE_PATIENCE_S) == ["a claim 1: 0"]
+    assert gcs.answer("a", 1, False) == ["b claim 2: 0"]
+    assert gcs.answer("b", 2, False) == []
+    assert gcs.ticks(1.5) == ["a claim 3: 0"]
+
+
+def test_a_claimed_node_that_dies_is_replaced() -> None:
+    gcs = busy(a=CPU, b=CPU, c=CPU)
+    gcs.create(group_row(CPU, CPU, strategy="STRICT_SPREAD"))
+    assert gcs.ticks(RESOURCE_PATIENCE_S) == ["a claim 1: 0", "b claim 1: 1"]
+    gcs.answer("a", 1)
+    assert gcs.die("b") == ["a return 1", "a claim 2: 0", "c claim 2: 1"]
 
 
 def test_who_does_not_answer_is_left_out_and_gives_back_what_it_may_have() -> None:
@@ -488,313 +554,3 @@ def test_the_table_in_rays_words() -> None:
         "highest_retry_delay_ms": 0.0,
         "scheduling_state": "FINISHED",
     }
-
-
-# ------------------------------------------------------------------- a cluster, in any order
-
-
-class PlayedNode:
-    """A node with real bundles, whose lines to and from the GCS deliver when they are told to."""
-
-    def __init__(self, resources: dict[str, float]) -> None:
-        self.resources = dict(demand_of(resources))
-        self.scheduler = LocalScheduler(
-            self.resources, lambda w, t: None, lambda p: None, lambda t: None
-        )
-        self.bundles = Bundles(self.scheduler)
-        self.inbox: deque[Any] = deque()
-        self.outbox: deque[Any] = deque()
-        self.leases: list[Demand] = []
-
-    def take(self, demand: Demand) -> None:
-        if self.scheduler.fits(demand):
-            self.scheduler.take(demand)
-            self.leases.append(demand)
-
-    def end_lease(self, index: int) -> None:
-        self.scheduler.give_back(self.leases.pop(index % len(self.leases)))
-        self.bundles.settle()
-
-    def deliver(self) -> None:
-        message = self.inbox.popleft()
-        if isinstance(message, ReserveBundles):
-            self.outbox.append(self.bundles.reserve(message))
-        elif isinstance(message, CommitBundles):
-            self.bundles.commit(message)
-        else:
-            assert isinstance(message, ReturnBundles)
-            self.bundles.give_back(message)
-
-    def heartbeat(self) -> None:
-        self.outbox.append(Heartbeat(dict(self.scheduler.available), 0, 0, 0, 0.0))
-
-    def check(self) -> None:
-        held = Counter(self.bundles.held())
-        for demand in self.leases:
-            held.update(dict(demand))
-        self.scheduler.check(dict(held))
-        self.bundles.check()
-
-    def has(self) -> dict[tuple[bytes, int], bool]:
-        """The bundles here: whether each is committed."""
-        return {
-            (group_id, index): bundle.is_committed
-            for group_id, bundles in self.bundles.groups.items()
-            for index, bundle in bundles.items()
-        }
-
-
-AMOUNTS = st.fixed_dictionaries(
-    {}, optional={"CPU": st.sampled_from([0.5, 1.0, 2.0]), "oar": st.just(1.0)}
-).filter(bool)
-ROOMS = st.fixed_dictionaries(
-    {"CPU": st.sampled_from([1.0, 2.0, 4.0]), "oar": st.sampled_from([0.0, 1.0, 2.0])}
-)
-JOBS = [JOB, b"\0\0\0\2"]
-
-
-class AnyOrder(RuleBasedStateMachine):
-    """Joins, deaths, tasks that come first, removals, delays and second answers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.groups = PlacementGroups(lambda *_: [], self._on_resources)
-        self.nodes: dict[bytes, PlayedNode] = {}
-        self.peers: dict[int, bytes] = {}
-        self.totals: dict[bytes, dict[str, int]] = {}
-        self.now = 1_000.0
-        self.count = 0
-        self.asked: dict[int, bytes] = {}  # questions under way: their group
-
-    def _on_resources(self, changes: dict[bytes, dict[str, int]]) -> list[Any]:
-        self.totals.update(changes)
-        return []
-
-    def _send(self) -> None:
-        for peer, message in self.groups.take_sends():
-            if isinstance(message, Answer):
-                group_id = self.asked.pop(message.number)  # KeyError: answered twice
-                row = self.groups.groups.get(group_id)
-                assert row is not None
-                is_there = row.state is PlacementGroupState.CREATED
-                assert is_there == (message.body is True) == (not message.error)
-            else:
-                node = self.nodes.get(self.peers[peer])
-                if node is not None:
-                    node.inbox.append(message)
-
-    def _living(self) -> list[bytes]:
-        return list(self.nodes)
-
-    def _rows(self, *states: str) -> list[GroupRow]:
-        rows = self.groups.groups.rows()
-        return [row for row in rows if not states or row.state.name in states]
-
-    # ---- nodes
-
-    @precondition(lambda self: len(self.nodes) < 5)
-    @rule(resources=ROOMS)
-    def join(self, resources: dict[str, float]) -> None:
-        self.count += 1
-        node_id = self.count.to_bytes(16, "big")
-        self.peers[self.count] = node_id
-        node = self.nodes[node_id] = PlayedNode(resources)
-        self.totals[node_id] = node.resources
-        self.groups.node_joined(node_id, self.count, node.resources, {}, self.now)
-        self._send()
-
-    @precondition(lambda self: self.nodes)
-    @rule(data=st.data())
-    def die(self, data: st.DataObject) -> None:
-        node_id = data.draw(st.sampled_from(self._living()))
-        del self.nodes[node_id], self.totals[node_id]
-        self.groups.node_lost(node_id, self.now)
-        self._send()
-
-    @precondition(lambda self: self.nodes)
-    @rule(data=st.data(), most=st.integers(1, 4))
-    def to_node(self, data: st.DataObject, most: int) -> None:
-        node = self.nodes[data.draw(st.sampled_from(self._living()))]
-        for _ in range(min(most, len(node.inbox))):
-            node.deliver()
-
-    @precondition(lambda self: self.nodes)
-    @rule(data=st.data(), twice=st.booleans())
-    def from_node(self, data: st.DataObject, twice: bool) -> None:
-        node_id = data.draw(st.sampled_from(self._living()))
-        self._from_node(node_id, twice)
-
-    def _from_node(self, node_id: bytes, twice: bool = False) -> None:
-        node = self.nodes[node_id]
-        if not node.outbox:
-            return
-        message = node.outbox.popleft()
-        for _ in range(2 if twice else 1):
-            if isinstance(message, Heartbeat):
-                self.groups.heartbeat(node_id, message.available)
-            else:
-                self.groups.reserved(node_id, message, self.now)
-            self._send()
-
-    @rule()
-    def everything_is_delivered(self) -> None:
-        """Once there and back."""
-        for node_id, node in self.nodes.items():
-            while node.inbox:
-                node.deliver()
-            while node.outbox:
-                self._from_node(node_id)
-
-    @precondition(lambda self: self.nodes)
-    @rule(data=st.data())
-    def heartbeat(self, data: st.DataObject) -> None:
-        self.nodes[data.draw(st.sampled_from(self._living()))].heartbeat()
-
-    @precondition(lambda self: self.nodes)
-    @rule(data=st.data(), resources=AMOUNTS)
-    def task_begins(self, data: st.DataObject, resources: dict[str, float]) -> None:
-        node = self.nodes[data.draw(st.sampled_from(self._living()))]
-        node.take(demand_of(resources))
-
-    @precondition(lambda self: self.nodes)
-    @rule(data=st.data(), resources=AMOUNTS, bundle=st.integers(-1, 2))
-    def task_in_a_group_begins(
-        self, data: st.DataObject, resources: dict[str, float], bundle: int
-    ) -> None:
-        node = self.nodes[data.draw(st.sampled_from(self._living()))]
-        for group_id in node.bundles.groups:
-            node.take(rewrite_demand(demand_of(resources), group_id, bundle))
-
-    @precondition(lambda self: self.nodes)
-    @rule(data=st.data(), index=st.integers(0, 9))
-    def task_ends(self, data: st.DataObject, index: int) -> None:
-        node = self.nodes[data.draw(st.sampled_from(self._living()))]
-        if node.leases:
-            node.end_lease(index)
-
-    # ---- users
-
-    @rule(
-        bundles=st.lists(AMOUNTS, min_size=1, max_size=3),
-        strategy=st.sampled_from(STRATEGIES),
-        job_id=st.sampled_from(JOBS),
-        detached=st.booleans(),
-    )
-    def create(
-        self, bundles: list[dict[str, float]], strategy: str, job_id: bytes, detached: bool
-    ) -> None:
-        self.count += 1
-        self.groups.create(
-            group_row(
-                *bundles,
-                group_id=self.count.to_bytes(16, "big"),
-                strategy=strategy,
-                made=self.now,
-                job_id=job_id,
-                detached=detached,
-            )
-        )
-        self._send()
-
-    @precondition(lambda self: self._rows())
-    @rule(data=st.data())
-    def remove(self, data: st.DataObject) -> None:
-        row = data.draw(st.sampled_from(self._rows()))
-        self.groups.remove(row.group_id, self.now)
-        self._send()
-
-    @precondition(lambda self: self._rows())
-    @rule(data=st.data())
-    def wait(self, data: st.DataObject) -> None:
-        row = data.draw(st.sampled_from(self._rows()))
-        self.count += 1
-        self.asked[self.count] = row.group_id
-        self.groups.wait(row.group_id, (0, self.count))
-        self._send()
-
-    @rule(job_id=st.sampled_from(JOBS))
-    def end_job(self, job_id: bytes) -> None:
-        self.groups.end_job(job_id, self.now)
-        self._send()
-
-    @rule(seconds=st.sampled_from([0.05, 0.1, 1.0, 3.0]))
-    def time_passes(self, seconds: float) -> None:
-        self.now += seconds
-        if self.groups.is_tick_due:
-            self.groups.tick(self.now)
-            self._send()
-
-    # ---- what holds
-
-    @invariant()
-    def all_parts_are_sound(self) -> None:
-        self.groups.check()
-        for node in self.nodes.values():
-            node.check()
-
-    @invariant()
-    def no_bundle_is_committed_twice(self) -> None:
-        committed = Counter(
-            key for node in self.nodes.values() for key, is_it in node.has().items() if is_it
-        )
-        assert all(count == 1 for count in committed.values())
-
-    @invariant()
-    def who_waits_is_answered_in_time(self) -> None:
-        for group_id in self.asked.values():
-            row = self.groups.groups.get(group_id)
-            assert row is not None and row.state.name in ("PENDING", "RESCHEDULING")
-
-    def _quiet(self) -> None:
-        """Deliver everything, tick after tick, until nothing has changed for a while."""
-        for _ in range(60):
-            for _ in range(3):
-                self.everything_is_delivered()
-            for node in self.nodes.values():
-                node.heartbeat()
-            self.time_passes(GROUP_RETRY_S)
-
-    def teardown(self) -> None:
-        for node in self.nodes.values():
-            while node.leases:
-                node.end_lease(0)
-        self._quiet()
-        self._nothing_is_forgotten()
-        self._who_waits_waits_for_room()
-        for row in self._rows():
-            self.groups.remove(row.group_id, self.now)
-            self._send()
-        self._quiet()
-        self.all_parts_are_sound()
-        assert not self.asked
-        for node_id, node in self.nodes.items():
-            assert node.scheduler.available == node.scheduler.total == node.resources
-            assert self.totals[node_id] == node.resources
-
-    def _nothing_is_forgotten(self) -> None:
-        for node_id, node in self.nodes.items():
-            assert node.has() == {
-                (row.group_id, index): True
-                for row in self._rows()
-                for index, where in enumerate(row.nodes)
-                if where == node_id
-            }
-            assert self.totals[node_id] == node.scheduler.total
-
-    def _who_waits_waits_for_room(self) -> None:
-        rooms = [
-            NodeRoom(node_id, node.resources, node.scheduler.available, {})
-            for node_id, node in self.nodes.items()
-        ]
-        for row in self._rows("PENDING", "RESCHEDULING"):
-            wanted = [
-                Wanted(index, demand)
-                for index, demand in enumerate(row.bundles)
-                if not row.nodes[index]
-            ]
-            placed = Counter(node_id for node_id in row.nodes if node_id)
-            assert choose(wanted, row.strategy, rooms, placed) is None
-
-
-TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)

@@ -42,6 +42,7 @@ class Node:
         )
         self.bundles = Bundles(self.scheduler)
         self.sent: list[str] = []
+        self.served: list[tuple[bytes, int]] = []  # claims: (group, attempt)
         self.held_by_actors: dict[str, int] = {}
         self._count = 0
         self._starting: list[Worker] = []
@@ -66,6 +67,10 @@ class Node:
         """What is sent to workers this turn."""
         self.sent.clear()
         self.bundles.settle()
+        self.scheduler.release_emptied(0.0)
+        answer = self.bundles.serve_claim()
+        if answer is not None:
+            self.served.append((answer.group_id, answer.attempt))
         self.scheduler.dispatch(0.0)
         while self._starting:
             self.scheduler.worker_ready(self._starting.pop(), 0.0)
@@ -95,9 +100,17 @@ class Node:
         """Ask for these bundles, numbered from 0."""
         pairs = [(index, demand_of(bundle)) for index, bundle in enumerate(bundles)]
         answer = self.bundles.reserve(ReserveBundles(group, attempt, pairs))
+        assert answer is not None
         assert (answer.group_id, answer.attempt) == (group, attempt)
         self.check()
         return answer.is_reserved
+
+    def claim(self, *bundles: dict[str, float], group: bytes = G, attempt: int = 1) -> str:
+        """Ask for these bundles, if need be once tasks have ended."""
+        pairs = [(index, demand_of(bundle)) for index, bundle in enumerate(bundles)]
+        answer = self.bundles.reserve(ReserveBundles(group, attempt, pairs, True))
+        self.check()
+        return "claimed" if answer is None else "reserved" if answer.is_reserved else "refused"
 
     def commit(self, group: bytes = G, attempt: int = 1) -> None:
         self.bundles.commit(CommitBundles(group, attempt))
@@ -192,6 +205,58 @@ def test_all_bundles_or_none() -> None:
     assert node.scheduler.available == node.scheduler.total == before
     assert node.scheduler.gpu_free == [RESOURCE_UNITS]
     assert not node.give_back()
+
+
+def test_a_claim_keeps_what_tasks_free_until_it_can_be_reserved() -> None:
+    node = Node(CPU=2)
+    tasks = [node.submit(f"t{number}", demand_of({"CPU": 1})) for number in range(6)]
+    assert len(node.turn()) == 2
+    assert node.claim({"CPU": 1}, {"CPU": 1}) == "claimed"
+    assert not node.reserve({"CPU": 1}, group=H), "nobody else's is what becomes free"
+    node.end(tasks[0])
+    assert node.turn() == [] and node.served == []
+    assert node.free() == {"CPU": 1}
+    assert not node.reserve({"CPU": 1}, group=H)
+    node.end(tasks[1])
+    assert node.turn() == [] and node.served == [(G, 1)]
+    node.commit()
+    assert node.scheduler.fits(within(G, 0, CPU=1))
+    node.give_back()
+    assert len(node.turn()) == 2, "the tasks go on"
+
+
+@pytest.mark.parametrize("attempt", [1, -1])
+def test_a_claim_that_is_called_off_leaves_nothing(attempt: int) -> None:
+    node = Node(CPU=2)
+    tasks = [node.submit(f"t{number}", demand_of({"CPU": 1})) for number in range(4)]
+    node.turn()
+    assert node.claim({"CPU": 2}) == "claimed"
+    assert node.claim({"CPU": 1}, group=H) == "refused", "one at a time"
+    node.end(tasks[0])
+    assert node.turn() == []
+    assert not node.give_back(attempt=0), "another attempt's"
+    assert node.turn() == []
+    assert not node.give_back(attempt=attempt)
+    assert node.turn() == ["t2"]
+    assert node.claim({"CPU": 1}, group=H) == "claimed"
+
+
+def test_what_is_free_is_reserved_at_once_though_it_may_be_claimed() -> None:
+    node = Node(CPU=2)
+    assert node.claim({"CPU": 2}) == "reserved"
+    assert node.bundles.claim is None
+
+
+def test_nobody_claims_what_only_actors_and_groups_could_free() -> None:
+    node = Node(CPU=3)
+    node.make({"CPU": 1}, group=H)
+    demand = demand_of({"CPU": 1})
+    node.scheduler.take(demand)
+    node.held_by_actors = dict(demand)
+    node.submit("t", demand)
+    node.turn()
+    assert node.claim({"CPU": 2}) == "refused"
+    assert node.claim({"CPU": 1}) == "claimed"
 
 
 def test_only_what_is_free_now_can_be_reserved() -> None:
@@ -455,15 +520,27 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(
         group=st.sampled_from(GROUPS),
         bundles=st.dictionaries(st.integers(0, 3), RESOURCES.filter(bool), min_size=1, max_size=3),
+        is_claim=st.booleans(),
     )
-    def reserve(self, group: bytes, bundles: dict[int, dict[str, float]]) -> None:
+    def reserve(self, group: bytes, bundles: dict[int, dict[str, float]], is_claim: bool) -> None:
         self.attempt += 1
         pairs = [(index, demand_of(bundle)) for index, bundle in bundles.items()]
         before = dict(self.node.scheduler.available)
-        if self.node.bundles.reserve(ReserveBundles(group, self.attempt, pairs)).is_reserved:
+        message = ReserveBundles(group, self.attempt, pairs, is_claim)
+        answer = self.node.bundles.reserve(message)
+        if answer is not None and answer.is_reserved:
             self.open.append((group, self.attempt))
         else:
             assert self.node.scheduler.available == before
+            assert (self.node.bundles.claim is message) == (answer is None)
+
+    @precondition(lambda self: self.node.bundles.claim is not None)
+    @rule()
+    def call_off(self) -> None:
+        claim = self.node.bundles.claim
+        assert claim is not None
+        assert not self.node.give_back(claim.group_id, claim.attempt)
+        assert self.node.bundles.claim is None
 
     @precondition(lambda self: self.open)
     @rule(data=st.data(), is_committed=st.booleans())
@@ -494,6 +571,8 @@ class AnyOrder(RuleBasedStateMachine):
     @rule()
     def turn(self) -> None:
         self.node.turn()
+        self.open += self.node.served
+        self.node.served.clear()
 
     @rule(data=st.data(), how=st.sampled_from(["ends", "dies", "blocks", "goes on"]))
     def task_moves(self, data: st.DataObject, how: str) -> None:

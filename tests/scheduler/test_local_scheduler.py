@@ -327,6 +327,60 @@ def test_a_large_demand_is_not_starved_by_an_endless_stream_of_small_ones() -> N
     assert len(node.turn()) == 2  # and then the small ones go on
 
 
+def test_beside_a_task_that_never_ends_a_large_demand_does_not_keep_the_rest_idle() -> None:
+    node = Node({"CPU": 2})
+    node.submit(node.template("endless"), "endless")
+    node.turn()
+    node.submit(node.template("large", {"CPU": 2}), "large")
+    small = node.template("small")
+    ran = 0
+    longest_pause = pause = 0.0
+    for number in range(1_000):
+        name = f"s{number}"
+        node.submit(small, name)
+        idle = 0
+        while node.turn() == [] and node.tasks[name].state is not TaskState.SENT:
+            node.now += 0.1
+            idle += 1
+            assert idle < 100_000
+        pause = 0.1 * idle
+        longest_pause = max(longest_pause, pause)
+        node.now += 0.1
+        node.done(name, 0.1)
+        ran += 1
+    assert longest_pause > 2 * RESOURCE_PATIENCE_S, "it was given the chance to fit"
+    assert ran * 0.1 > (node.now - 1_000.0) / 3, "the other CPU has worked for half of the time"
+    node.done("endless")
+    assert "large to w1" in node.turn() or "large to w2" in node.log
+
+
+def test_a_claim_comes_before_all_that_waits() -> None:
+    node = Node({"CPU": 3})
+    small = node.template("small", average=1e-3)
+    node.submit(small, *(f"s{i}" for i in range(100)))
+    node.turn()
+    node.scheduler.claimed = demand_of({"CPU": 2})
+    assert node.scheduler.attainable() == {"CPU": 30_000}
+    first, second, _ = node.scheduler.workers.values()
+    _end_all_of(node, first)
+    assert node.turn() == [], "it is kept"
+    assert node.scheduler.free_soon() == {"CPU": 0}
+    _end_all_of(node, second)
+    node.scheduler.release_emptied(node.now)
+    demand = node.scheduler.claimed
+    assert node.scheduler.fits(demand), "what a bundle takes now"
+    node.scheduler.take(demand)
+    node.scheduler.claimed = ()
+    node.scheduler.give_back(demand)
+    node.turn()
+    assert sum(worker.lease is not None for worker in node.scheduler.workers.values()) == 3
+
+
+def _end_all_of(node: Node, worker: Worker) -> None:
+    for task in list(worker.tasks.values()):
+        node.done(task.id.decode())
+
+
 def test_nothing_is_set_aside_for_what_an_actor_will_not_give_back() -> None:
     node = Node({"CPU": 2})
     node.submit(node.template("Actor", kind="actor", running_demand=demand_of(CPU)), "actor")

@@ -260,7 +260,7 @@ class GcsCore:
     def _on_heartbeat(self, node_id: bytes, message: Heartbeat, now: float) -> list[Send]:
         self.membership.load(node_id, message)
         self.scheduler.heartbeat(node_id, message)
-        self.groups.heartbeat(node_id, message.available)
+        self.groups.heartbeat(node_id, message.available, message.attainable)
         return []
 
     def _on_still_alive(self, message: StillAlive, now: float) -> list[Send]:

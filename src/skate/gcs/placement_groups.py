@@ -10,12 +10,24 @@ is silent for too long, `ReturnBundles` goes to all others that have said or may
 group is tried again: at once with the nodes that have not refused yet, then ever later, but always
 as soon as a node joins or has more free. The bundles that it has already stay where they are.
 
+A stream of small tasks never leaves enough free at one moment. So a group that has waited for
+`RESOURCE_PATIENCE_S` has a *claim* next: an attempt on nodes that could hold it if the tasks that
+run there ended (`Heartbeat.attainable`; actors and bundles stay), which keep for it what becomes
+free, and say yes once it is enough. Nothing is killed. Its way: the claim is refused at once by a
+node where more than tasks is in the way, and the group claims others; or all say yes, and it is
+CREATED; or its turn is over (patience.py: the task that it waits for may never end), and for as
+long as the turn was nobody claims anything, so that the nodes do at least half of their work. There
+is one claim in the cluster at a time, so no two groups wait for each other's half; it is given to
+the group that had the shortest turns so far, of those to the oldest. A claim ends like any attempt
+with the group, with a node that dies, or with the GCS (a node that loses it ends its work).
+
 Between two heartbeats of a node this counts itself what it has reserved there, so two groups do not
 run for the same free CPU. What users submit may still be faster: then the node says no.
 
 Invariants, asserted by `check()`: a bundle is committed on one living node, or on none; a group is
-CREATED exactly if all of its bundles are; an answer to an attempt that is no more is answered by
-`ReturnBundles`; a name belongs to one group that is not removed; each waiter is answered once.
+CREATED exactly if all of its bundles are; one group claims at most; an answer to an attempt that is
+no more is answered by `ReturnBundles`; a name belongs to one group that is not removed; each waiter
+is answered once.
 
 It does not choose nodes, and ends nobody who uses a group: the nodes do (scheduler/bundles.py).
 """
@@ -32,7 +44,10 @@ from skate.config import (
     GROUP_RETRY_MAX_S,
     GROUP_RETRY_S,
     GROUPS_TRIED_COST,
+    KEPT_FREE_MAX_S,
+    KEPT_FREE_S,
     RESERVE_TIMEOUT_S,
+    RESOURCE_PATIENCE_S,
     RESOURCE_UNITS,
 )
 from skate.errors import ErrorRecord, encode_error
@@ -47,6 +62,7 @@ from skate.messages import (
 )
 from skate.scheduler.group_names import GROUP_ID_BYTES, bundle_resources, parse_name
 from skate.scheduler.label_rules import labels_of
+from skate.scheduler.patience import next_turn_s
 from skate.spec import Demand, LabelRule, resources_of
 from skate.states import PLACEMENT_GROUP_MOVES, PlacementGroupState, advance
 
@@ -96,22 +112,45 @@ class GroupRow(msgspec.Struct):
 class _Attempt:
     """A reservation under way."""
 
-    __slots__ = ("awaited", "number", "places", "since")
+    __slots__ = ("awaited", "is_claim", "number", "places", "since", "within_s")
 
-    def __init__(self, number: int, places: dict[bytes, list[int]], since: float) -> None:
+    def __init__(
+        self,
+        number: int,
+        places: dict[bytes, list[int]],
+        since: float,
+        claim_s: float,
+    ) -> None:
         self.number = number
         self.places = places  # node -> bundles
         self.awaited = dict.fromkeys(places)  # nodes that have not answered
         self.since = since
+        self.is_claim = claim_s > 0
+        self.within_s = claim_s or RESERVE_TIMEOUT_S
+
+    def is_late(self, now: float) -> bool:
+        """Whether it has taken too long; or the clock was set back, and it may have."""
+        return not 0.0 <= now - self.since <= self.within_s
 
 
 class _Waiting:
     """A group that has bundles to be placed."""
 
-    __slots__ = ("attempt", "delay_s", "not_before", "refused")
+    __slots__ = (
+        "attempt",
+        "claim_at",
+        "claim_s",
+        "delay_s",
+        "no_claim",
+        "not_before",
+        "refused",
+    )
 
     def __init__(self, now: float) -> None:
         self.attempt: _Attempt | None = None
+        self.claim_at = now + RESOURCE_PATIENCE_S  # not before
+        self.claim_s = KEPT_FREE_S  # how long its next claim may take
+        self.no_claim: dict[bytes, None] = {}  # nodes that have refused its claim
         self.not_before = now
         self.delay_s = GROUP_RETRY_S
         self.refused: dict[bytes, None] = {}  # nodes that said no since the last pause
@@ -120,11 +159,12 @@ class _Waiting:
 class _Node:
     """A living node: what it has without groups, what is free, what groups add to it.
 
-    `unseen` is what was reserved there and is not in `free` yet: what for (group, attempt), how
-    much, and whether the node has answered, so that its next heartbeat counts it.
+    `attainable` is what would be free if tasks ended. `unseen` is what was reserved there and is
+    not in `free` yet: what for (group, attempt), how much, and whether the node has answered, so
+    that its next heartbeat counts it.
     """
 
-    __slots__ = ("added", "free", "labels", "node_id", "peer", "total", "unseen")
+    __slots__ = ("added", "attainable", "free", "labels", "node_id", "peer", "total", "unseen")
 
     def __init__(
         self, node_id: bytes, peer: int, total: dict[str, int], labels: dict[str, str]
@@ -134,12 +174,13 @@ class _Node:
         self.total = dict(total)
         self.labels = labels_of(node_id, labels)
         self.free = dict(total)
+        self.attainable = self.free
         self.added: dict[str, int] = {}
         self.unseen: dict[tuple[bytes, int], tuple[dict[str, int], bool]] = {}
 
-    def room(self) -> NodeRoom:
-        """The node as one that may be chosen."""
-        free = self.free
+    def room(self, *, to_claim: bool = False) -> NodeRoom:
+        """The node as one that may be chosen, with what is free or what may become free there."""
+        free = self.attainable if to_claim else self.free
         if self.unseen:
             free = dict(free)
             for units, _ in self.unseen.values():
@@ -179,6 +220,7 @@ class PlacementGroups:
         self._waiters: dict[bytes, list[Waiter]] = {}
         self._sends: list[Send] = []
         self._has_grown = False  # some node has more free than before
+        self._nobody_claims_until = 0.0
 
     def take_sends(self) -> list[Send]:
         """What is to be sent because of the calls since the last time."""
@@ -313,12 +355,16 @@ class PlacementGroups:
         self._has_grown = True
         self.tick(now)
 
-    def heartbeat(self, node_id: bytes, free: dict[str, int]) -> None:
-        """What is free on a node; reservations that it has answered are in that."""
+    def heartbeat(
+        self, node_id: bytes, free: dict[str, int], attainable: dict[str, int] | None = None
+    ) -> None:
+        """What is free on a node, and what would be if its tasks ended; reservations that it has
+        answered are in that."""
         node = self._nodes.get(node_id)
         if node is None:
             return
         before, node.free = node.free, free
+        node.attainable = attainable or free
         if node.unseen:
             node.unseen = {key: pair for key, pair in node.unseen.items() if not pair[1]}
         if self._waiting and not self._has_grown:
@@ -378,6 +424,10 @@ class PlacementGroups:
                     node.unseen[key] = node.unseen[key][0], True
                 if not attempt.awaited:
                     self._commit(row, attempt, now)
+            elif attempt.is_claim:
+                waiting.no_claim[node_id] = None
+                self._abort(row, waiting, but=node_id)
+                self._claim_next(now)
             else:
                 waiting.refused[node_id] = None
                 self._abort(row, waiting, but=node_id)
@@ -387,10 +437,13 @@ class PlacementGroups:
         """Give up on nodes that do not answer, and try again what is to be tried."""
         for group_id, waiting in list(self._waiting.items()):
             attempt = waiting.attempt
-            if attempt is not None and not 0.0 <= now - attempt.since <= RESERVE_TIMEOUT_S:
-                row = self._row(group_id)
-                waiting.refused.update(attempt.awaited)
-                self._abort(row, waiting)
+            if attempt is not None and attempt.is_late(now):
+                if attempt.is_claim:
+                    self._nobody_claims_until = now + waiting.claim_s
+                    waiting.claim_s = next_turn_s(waiting.claim_s)
+                else:
+                    waiting.refused.update(attempt.awaited)
+                self._abort(self._row(group_id), waiting)
                 waiting.not_before = now
         grown, self._has_grown = self._has_grown, False
         cost = 0
@@ -405,18 +458,44 @@ class PlacementGroups:
                 # Behind the others, so that each has its turn though a tick tries only so many.
                 self._waiting[group_id] = self._waiting.pop(group_id)
                 self._try(row, now)
+        self._claim_next(now)
+
+    def _claim_next(self, now: float) -> None:
+        waiting = self._waiting
+        if any(one.attempt is not None and one.attempt.is_claim for one in waiting.values()):
+            return
+        if now < self._nobody_claims_until <= now + KEPT_FREE_MAX_S:
+            return
+        due = [
+            (one.claim_s, self._row(group_id).made, group_id)
+            for group_id, one in waiting.items()
+            if one.attempt is None and not now < one.claim_at <= now + GROUP_RETRY_MAX_S
+        ]
+        cost = 0
+        for _, _, group_id in sorted(due):
+            row = self._row(group_id)
+            cost += len(self._nodes) + len(row.bundles)
+            if self._claim(row, now) or cost >= GROUPS_TRIED_COST:
+                return
+
+    def _claim(self, row: GroupRow, now: float) -> bool:
+        waiting = self._waiting[row.group_id]
+        rooms = [
+            node.room(to_claim=True)
+            for node in self._nodes.values()
+            if node.node_id not in waiting.no_claim
+        ]
+        choice = choose(_wanted(row), row.strategy, rooms, _placed(row), row.soft_target)
+        if choice is None:
+            waiting.no_claim.clear()
+            waiting.claim_at = now + GROUP_RETRY_MAX_S
+            return False
+        self._reserve(row, waiting, choice, now, waiting.claim_s)
+        return True
 
     def _try(self, row: GroupRow, now: float) -> None:
         waiting = self._waiting[row.group_id]
-        wanted = [
-            Wanted(index, demand, row.rules[index] if row.rules else ())
-            for index, demand in enumerate(row.bundles)
-            if not row.nodes[index]
-        ]
-        placed: dict[bytes, int] = {}
-        for node_id in row.nodes:
-            if node_id:
-                placed[node_id] = placed.get(node_id, 0) + 1
+        wanted, placed = _wanted(row), _placed(row)
         rooms = [node.room() for node in self._nodes.values()]
         willing = [room for room in rooms if room.node_id not in waiting.refused]
         choice = choose(wanted, row.strategy, willing, placed, row.soft_target)
@@ -438,7 +517,12 @@ class PlacementGroups:
             self.groups.put(row.group_id, row)
 
     def _reserve(
-        self, row: GroupRow, waiting: _Waiting, choice: dict[int, bytes], now: float
+        self,
+        row: GroupRow,
+        waiting: _Waiting,
+        choice: dict[int, bytes],
+        now: float,
+        claim_s: float = 0.0,
     ) -> None:
         places: dict[bytes, list[int]] = {}
         for index in sorted(choice):
@@ -447,7 +531,7 @@ class PlacementGroups:
         row.scheduling = "SCHEDULING_STARTED"
         row.reason = "its bundles are being reserved"
         self.groups.put(row.group_id, row)
-        waiting.attempt = _Attempt(row.attempt, places, now)
+        attempt = waiting.attempt = _Attempt(row.attempt, places, now, claim_s)
         for node_id, indexes in places.items():
             node = self._nodes[node_id]
             units: dict[str, int] = {}
@@ -456,7 +540,8 @@ class PlacementGroups:
                     units[name] = units.get(name, 0) + more
             node.unseen[row.group_id, row.attempt] = units, False
             bundles = [(index, row.bundles[index]) for index in indexes]
-            self._sends.append((node.peer, ReserveBundles(row.group_id, row.attempt, bundles)))
+            message = ReserveBundles(row.group_id, row.attempt, bundles, attempt.is_claim)
+            self._sends.append((node.peer, message))
 
     def _abort(self, row: GroupRow, waiting: _Waiting, but: bytes = b"") -> None:
         attempt, waiting.attempt = waiting.attempt, None
@@ -555,6 +640,8 @@ class PlacementGroups:
             if waiting is not None and waiting.attempt is not None:
                 self._check_attempt(row, waiting.attempt)
             assert row.group_id not in self._waiters or waiting is not None
+        attempts = [waiting.attempt for waiting in self._waiting.values()]
+        assert sum(attempt is not None and attempt.is_claim for attempt in attempts) <= 1
         assert names == self._names
         assert self._waiting.keys() <= set(self.groups)
         assert self._waiters.keys() <= set(self.groups)
@@ -569,6 +656,24 @@ class PlacementGroups:
         assert attempt.awaited.keys() <= attempt.places.keys() <= self._nodes.keys()
         placed = sorted(index for indexes in attempt.places.values() for index in indexes)
         assert placed == [index for index, node_id in enumerate(row.nodes) if not node_id]
+
+
+def _wanted(row: GroupRow) -> list[Wanted]:
+    """The bundles that are nowhere."""
+    return [
+        Wanted(index, demand, row.rules[index] if row.rules else ())
+        for index, demand in enumerate(row.bundles)
+        if not row.nodes[index]
+    ]
+
+
+def _placed(row: GroupRow) -> dict[bytes, int]:
+    """How many bundles each node has."""
+    placed: dict[bytes, int] = {}
+    for node_id in row.nodes:
+        if node_id:
+            placed[node_id] = placed.get(node_id, 0) + 1
+    return placed
 
 
 def _gone(row: GroupRow) -> str:

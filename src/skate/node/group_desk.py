@@ -28,7 +28,9 @@ class GroupDesk:
 
     def on_reserve(self, message: m.ReserveBundles) -> None:
         """Phase one."""
-        self._core.gcs.append(self.bundles.reserve(message))
+        answer = self.bundles.reserve(message)
+        if answer is not None:
+            self._core.gcs.append(answer)
 
     def on_commit(self, message: m.CommitBundles) -> None:
         """Phase two."""
@@ -79,6 +81,12 @@ class GroupDesk:
         )
 
     def settle(self) -> None:
-        """Each turn: take back what the leases of a group that is gone have let go of."""
+        """Each turn: take back what the leases of a group that is gone have let go of, and set
+        aside for the group that is next what tasks have."""
         if self.bundles.leaving:
             self.bundles.settle()
+        if self.bundles.claim is not None:
+            self._core.scheduler.release_emptied(self._core.now)
+            answer = self.bundles.serve_claim()
+            if answer is not None:
+                self._core.gcs.append(answer)

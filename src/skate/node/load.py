@@ -22,4 +22,5 @@ def load_of(core: NodeCore) -> Heartbeat:
         received=core.guests.received,
         bandwidth=core.pulls.bandwidth,
         pending=core.questions.pending(),
+        attainable=scheduler.attainable(),
     )

@@ -4,15 +4,21 @@ A reserved bundle has taken its demand out of the node's free resources, as a ta
 it offers the same amounts again under the names of its group (group_names.py), which the local
 scheduler treats like any other resource; of GPUs, the very devices that the bundle has taken.
 
+A reservation may be a *claim*: if only running tasks are in the way, it waits until enough of them
+have ended, and meanwhile nobody else is given what they free (``LocalScheduler.claimed``). It ends
+when it can be reserved, or when the GCS calls it off; that is why it needs no time-out here.
+
 Called by the node core with the words of the GCS: ``reserve``, ``commit`` and ``give_back``, in the
-order in which they come; and ``settle`` in each turn while ``leaving`` is not empty. Whatever uses
-a group that is given back has to be ended by the core (``users``, ``take_waiting``, and its actors
-and tasks for which ``group_names.uses_group`` holds): from that moment on nothing new fits, what
-was free is free again, and the rest follows as those leases end.
+order in which they come; in each turn ``settle`` while ``leaving`` is not empty, and
+``serve_claim`` while there is a claim. Whatever uses a group that is given back has to be ended by
+the core (``users``, ``take_waiting``, and its actors and tasks for which
+``group_names.uses_group`` holds): from that moment on nothing new fits, what was free is free
+again, and the rest follows as those leases end.
 
 Invariants (``check``, and ``LocalScheduler.check`` with ``held``): total = available + in use, of
 each name and of the resources under it, at every step; a device is never with two; no name of a
-group outlives the group's last bundle and lease.
+group outlives the group's last bundle and lease; there is one claim at most, of a group with no
+reservation of the same attempt, and the scheduler knows its demand.
 Names stand in the scheduler's ``total`` from the reservation on, with nothing available before the
 commit: a task that comes ahead of the commit, by another line, waits instead of being refused.
 """
@@ -60,14 +66,24 @@ class Bundles:
         self._scheduler = scheduler
         self.groups: dict[bytes, dict[int, Bundle]] = {}
         self.leaving: dict[bytes, _Leaving] = {}
+        self.claim: ReserveBundles | None = None
 
     # ------------------------------------------------------------------ words of the GCS
 
-    def reserve(self, message: ReserveBundles) -> BundlesReserved:
-        """Set all of these bundles aside, or none."""
-        group_id, attempt = message.group_id, message.attempt
+    def reserve(self, message: ReserveBundles) -> BundlesReserved | None:
+        """Set all of these bundles aside, or none. None: they are claimed, the answer follows."""
         is_reserved = self._has(message) or self._reserve(message)
-        return BundlesReserved(group_id, attempt, is_reserved)
+        if not is_reserved and message.is_claim and self._make_claim(message):
+            return None
+        return BundlesReserved(message.group_id, message.attempt, is_reserved)
+
+    def serve_claim(self) -> BundlesReserved | None:
+        """The answer to the claim, if enough has become free for it."""
+        claim = self.claim
+        if claim is None or not self._reserve(claim):
+            return None
+        self._end_claim()
+        return BundlesReserved(claim.group_id, claim.attempt, True)
 
     def commit(self, message: CommitBundles) -> None:
         """The whole group is reserved: tasks may use what this attempt has set aside."""
@@ -92,6 +108,9 @@ class Bundles:
         """
         group_id = message.group_id
         bundles = self.groups.get(group_id, {})
+        claim = self.claim
+        if claim is not None and claim.group_id == group_id:
+            self._end_claim(message.attempt)
         for index, bundle in list(bundles.items()):
             if not bundle.is_committed and message.attempt in (-1, bundle.attempt):
                 del bundles[index]
@@ -147,10 +166,11 @@ class Bundles:
             return False
         known = self.groups.get(group_id, {})
         taken: dict[int, Bundle] = {}
+        owed = {} if message is self.claim else scheduler.owed_to_claim()
         for index, demand in message.bundles:
             if index in known or index in taken or not _can_be_a_bundle(demand):
                 break
-            if not scheduler.fits(demand):
+            if not scheduler.fits_beside(demand, owed):
                 break
             taken[index] = Bundle(message.attempt, demand, scheduler.take(demand))
         else:
@@ -161,6 +181,29 @@ class Bundles:
         for bundle in taken.values():
             scheduler.give_back(bundle.demand, bundle.gpus)
         return False
+
+    def _make_claim(self, message: ReserveBundles) -> bool:
+        # Nobody is to wait for what only the end of an actor or a group could free.
+        known = self.groups.get(message.group_id, {})
+        units: dict[str, int] = {}
+        for index, demand in message.bundles:
+            if index in known or not _can_be_a_bundle(demand):
+                return False
+            for name, more in demand:
+                units[name] = units.get(name, 0) + more
+        attainable = self._scheduler.attainable()
+        if self.claim is not None or message.group_id in self.leaving:
+            return False
+        if any(attainable.get(name, 0) < wanted for name, wanted in units.items()):
+            return False
+        self.claim = message
+        self._scheduler.claimed = tuple(sorted(units.items()))
+        return True
+
+    def _end_claim(self, attempt: int = -1) -> None:
+        if self.claim is not None and attempt in (-1, self.claim.attempt):
+            self.claim = None
+            self._scheduler.claimed = ()
 
     def _name(self, group_id: bytes, index: int, demand: Demand) -> None:
         scheduler = self._scheduler
@@ -246,9 +289,13 @@ class Bundles:
     def check(self) -> None:
         """Assert that the scheduler has exactly the names of these groups, and sound devices."""
         scheduler = self._scheduler
+        claim = self.claim
+        assert bool(scheduler.claimed) == (claim is not None)
         totals: dict[str, int] = {}
         for group_id, bundles in self.groups.items():
             assert bundles and group_id not in self.leaving
+            if claim is not None and claim.group_id == group_id:
+                assert all(bundle.attempt != claim.attempt for bundle in bundles.values())
             for index, bundle in bundles.items():
                 for name, units in bundle_resources(group_id, index, bundle.demand).items():
                     totals[name] = totals.get(name, 0) + units

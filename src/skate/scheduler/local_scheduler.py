@@ -10,6 +10,9 @@ While one class alone has tasks, its workers are topped up as they go. When seve
 resources they take leases in turn, and a lease ends with what it was begun with. A class (or an
 actor) that has waited for ``config.RESOURCE_PATIENCE_S`` is owed its demand: nobody who came to
 wait after it may take that, so that small demands in an endless stream cannot starve a large one.
+But for turns only, ever longer ones (patience.py): what it lacks may be held by a task that never
+ends. A placement group that the GCS has sent here to claim what tasks free (bundles.py) is owed
+that before all others, until the GCS calls it off.
 
 Invariants (``check``): for each resource, total = available + leases (less the CPU of blocked
 workers) + actors; every SENT task is at exactly one worker; a blocked worker is sent nothing;
@@ -34,7 +37,8 @@ from skate.config import (
     RESOURCE_PATIENCE_S,
     RESOURCE_UNITS,
 )
-from skate.scheduler.group_names import is_cpu
+from skate.scheduler.group_names import is_cpu, parse_name
+from skate.scheduler.patience import is_owed
 from skate.spec import CallTemplate, Demand, Strategy
 from skate.states import (
     TASK_MOVES,
@@ -322,6 +326,7 @@ class LocalScheduler:
         self.classes: dict[tuple[PoolKey, Demand, str], SchedulingClass] = {}
         self.ready: dict[SchedulingClass, None] = {}  # classes with tasks, next to serve first
         self.placing: deque[Task] = deque()  # actor creations that wait for resources
+        self.claimed: Demand = ()  # by the placement group that is next
         self.workers: dict[bytes, Worker] = {}
         self.emptied: list[Worker] = []  # workers whose last task ended (or went) this turn
         self.average_task_s = 0.0
@@ -554,14 +559,18 @@ class LocalScheduler:
 
     # ------------------------------------------------------------------ dispatch
 
+    def release_emptied(self, now: float) -> None:
+        """Free what workers hold whose last task has ended this turn."""
+        for worker in self.emptied:
+            self._release_if_empty(worker, now)
+        self.emptied.clear()
+
     def dispatch(self, now: float) -> None:
         """Send what can run now. Called once a turn, after all of its events."""
         if self.emptied:
-            for worker in self.emptied:
-                self._release_if_empty(worker, now)
-            self.emptied.clear()
+            self.release_emptied(now)
         ready = self.ready
-        if len(ready) == 1 and not self.placing:
+        if len(ready) == 1 and not self.placing and not self.claimed:
             queue = next(iter(ready))
             self._serve(queue, now)
             if not queue.count:
@@ -604,10 +613,10 @@ class LocalScheduler:
 
     def _share(self, now: float) -> None:
         # Those that no ending task could ever serve (infeasible, or an actor has it) are no rivals.
-        owed: dict[str, int] = {}
+        owed = self.owed_to_claim()
         actor_waits = self._place_actors(now, owed)
-        rivals = [queue for queue in self.ready if self._attainable(queue.demand)]
-        if len(rivals) == 1 and not actor_waits:
+        rivals = [queue for queue in self.ready if self._is_attainable(queue.demand)]
+        if len(rivals) == 1 and not actor_waits and not self.claimed:
             self._serve(rivals[0], now)
         else:
             self._take_turns(rivals, now, owed)
@@ -624,10 +633,10 @@ class LocalScheduler:
         while rivals:
             again = []
             for queue in rivals:
-                if not self._fits_beside(queue.demand, owed):
+                if not self.fits_beside(queue.demand, owed):
                     if not queue.waiting_since:
                         queue.waiting_since = now
-                    elif queue.waiting_since < late:
+                    elif is_owed(now - queue.waiting_since):
                         self._owe(queue.demand, owed)
                 elif not queue.pool.idle:
                     self._start_workers(queue)
@@ -651,18 +660,18 @@ class LocalScheduler:
         for _ in range(len(self.placing)):
             task = self.placing.popleft()
             demand = task.template.spec.demand
-            if demand not in refused and self._fits_beside(demand, owed):
+            if demand not in refused and self.fits_beside(demand, owed):
                 self._place_actor(task)
                 continue
             self.placing.append(task)
-            if demand not in refused and self._attainable(demand):
+            if demand not in refused and self._is_attainable(demand):
                 waits = True
-                if now - task.ready_at > RESOURCE_PATIENCE_S:
+                if is_owed(now - task.ready_at):
                     self._owe(demand, owed)
             refused.add(demand)
         return waits
 
-    def _attainable(self, demand: Demand) -> bool:
+    def _is_attainable(self, demand: Demand) -> bool:
         # Could running tasks, just by ending, make it fit? What actors and waiting tasks hold does
         # not count: it may come back only after others have run.
         for name, units in demand:
@@ -676,7 +685,15 @@ class LocalScheduler:
                 return False
         return True
 
-    def _fits_beside(self, demand: Demand, owed: dict[str, int]) -> bool:
+    def owed_to_claim(self) -> dict[str, int]:
+        """What nobody else may take, as the group that is next waits for it."""
+        owed: dict[str, int] = {}
+        if self.claimed:
+            self._owe(self.claimed, owed)
+        return owed
+
+    def fits_beside(self, demand: Demand, owed: dict[str, int]) -> bool:
+        """Whether the demand can be met right now from what is not owed to others."""
         if owed:
             for name, units in demand:
                 if self.available.get(name, 0) - owed.get(name, 0) < units:
@@ -774,12 +791,24 @@ class LocalScheduler:
     def free_soon(self) -> dict[str, int]:
         """What is free, less what ready tasks take as soon as their workers have started."""
         free = dict(self.available)
+        for name, units in self.claimed:
+            free[name] = max(0, free.get(name, 0) - units)
         for queue in self.ready:
             fit = queue.count
             for name, units in queue.demand:
                 fit = min(fit, max(0, free.get(name, 0)) // units)
             for name, units in queue.demand if fit > 0 else ():
                 free[name] -= fit * units
+        return free
+
+    def attainable(self) -> dict[str, int]:
+        """What of the node's own would be free if all tasks that run ended now."""
+        free = {n: units for n, units in self.available.items() if parse_name(n) is None}
+        for worker in self.workers.values():
+            if worker.state is WORKER_LEASED and worker.lease is not None:
+                for name, units in worker.lease.demand:
+                    if name in free:
+                        free[name] += units
         return free
 
     def queued(self) -> int:
