@@ -588,9 +588,9 @@ class ReturnBundles(msgspec.Struct, array_like=True, tag=57):
 
 
 class Introduce(msgspec.Struct, array_like=True, tag=70):
-    """A job that the other node may not know; its driver is on ``driver_node``.
+    """A job that the other node may not know; it ends with ``driver_node`` at the latest.
 
-    ``is_over``: its driver has ended, and detached actors of it live on.
+    ``is_over`` is retired.
     """
 
     job_id: bytes

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from skate import messages as m
 from skate.errors import ErrorRecord, decode_error, encode_error
-from skate.ids import handle_id, job_of
+from skate.ids import handle_id
 from skate.node.actor_router import Actor, ActorRouter
 from skate.node.peer import Job, Peer
 from skate.node.validity import check_call, read_error
@@ -82,6 +82,12 @@ class ActorManager:
         """A new actor; its creator holds the handle from here on."""
         core = self.core
         template = peer.templates[message.template]
+        check_call(message.task_id, template.spec, "actor")
+        if message.task_id in self.router.actors:
+            raise ValueError(f"a second actor {message.task_id.hex()}")
+        options = message.options
+        if options.detached and core.is_cluster:
+            template = core.job_desk.found(message.task_id, options.class_name, template)
         task = Task(
             message.task_id,
             template,
@@ -92,10 +98,7 @@ class ActorManager:
             0,
             core.now,
         )
-        check_call(task.id, template.spec, "actor")
-        if task.id in self.router.actors:
-            raise ValueError(f"a second actor {task.id.hex()}")
-        actor = Actor(task, message.options, peer)
+        actor = Actor(task, options, peer)
         task.actor = actor
         self.router.add(actor)
         counted = handle_id(actor.id)
@@ -371,7 +374,7 @@ class ActorManager:
     def handle_gone(self, counted: bytes) -> None:
         """No process, task or object holds a handle any more: end after the calls made."""
         actor = self.router.actors.get(counted[:16])
-        if actor is None or actor.options.detached:
+        if actor is None or (actor.options.detached and actor.state is not DEAD):
             return
         if actor.is_proxy:
             self.core.remote_actors.forget_if_unused(actor)
@@ -387,6 +390,8 @@ class ActorManager:
             if actor.host is not None:
                 self.core.neighbours.send(actor.host, m.EndActor(actor.id))
             self.router.actors.pop(actor.id, None)  # nobody can ask for it any more
+            if actor.options.detached:  # of others the lines go with their job
+                self.core.remote_actors.forget_lines(actor)
         elif actor.leaving or not actor.is_drained():
             return
         elif actor.host is not None:
@@ -528,10 +533,13 @@ class ActorManager:
             core.fail_task(call, cause)
         core.drop_arguments(actor.creation)
         self.report(actor)
+        is_guest = core.remote_actors.is_guest(actor)
+        if actor.options.detached and not is_guest:
+            actor.has_handles = handle_id(actor.id) in core.store.objects
         if not actor.has_handles:
             self.end_if_drained(actor)
-        if actor.options.detached:
-            core.job_desk.end_if_over(job_of(actor.id))
+        if not is_guest:
+            core.job_desk.actor_ended(actor.id, actor.creation.template.job_id)
 
     def _give_back(self, actor: Actor) -> None:
         if actor.placed:
@@ -559,29 +567,29 @@ class ActorManager:
                 if is_cpu(name):
                     self.core.scheduler.available[name] -= units
 
-    def detached(self, job_id: bytes) -> list[Actor]:
-        """The detached actors of a job that live or will, of this home or hosted here."""
-        return [
-            actor
-            for actor in self.router.actors.values()
-            if actor.options.detached
-            and not actor.is_proxy
-            and actor.state is not DEAD
-            and job_of(actor.id) == job_id
-        ]
+    def is_own_job(self, actor: Actor | None) -> bool:
+        """Whether the actor is detached, and so its job's driver, as it were."""
+        return actor is not None and actor.options.detached and self.core.is_cluster
 
-    def end_job(self, job: Job, stay: list[Actor]) -> tuple[list[Task], list[Task]]:
+    def forget_proxies(self) -> None:
+        """A job is over: of actors elsewhere, those that nobody else has called are forgotten."""
+        for actor in [actor for actor in self.router.actors.values() if actor.is_proxy]:
+            self.core.remote_actors.forget_if_unused(actor)
+
+    def end_job(self, job: Job) -> tuple[list[Task], list[Task]]:
         """The job is over: forget its actors (the core kills their processes) and its calls.
 
-        Returns the constructions and calls that will not run, and the calls of other jobs, which
-        have to fail.
+        Of proxies, only its calls go: what becomes of an actor elsewhere its home will say. Returns
+        the constructions and calls that will not run, and the calls of other jobs, which have to
+        fail.
         """
         tasks: list[Task] = []
         calls: list[Task] = []
         for actor in list(self.router.actors.values()):
-            if job_of(actor.id) != job.id or actor in stay:
+            is_of_job = not actor.is_proxy and actor.creation.template.job_id == job.id
+            if not is_of_job or self.is_own_job(actor):
                 tasks += self.router.take_job(actor, job.id)
-                if not actor.has_handles:
+                if not actor.is_proxy and not actor.has_handles:
                     self.end_if_drained(actor)
                 continue
             in_flight, waiting = self.router.take_all(actor)
@@ -591,10 +599,6 @@ class ActorManager:
             if actor.host is not None:
                 for call in in_flight:
                     actor.host.calls.pop(call.id, None)
-            if actor.is_proxy:
-                actor.state = DEAD
-                calls += self.core.remote_actors.forget(actor)
-                continue
             if actor.state is not DEAD:
                 actor.move(DEAD)
                 self.report(actor)

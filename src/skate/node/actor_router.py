@@ -189,7 +189,7 @@ class ActorRouter:
     def take_job(self, actor: Actor, job_id: bytes) -> list[Task]:
         """The undelivered calls of a job that is over; their numbers are closed.
 
-        Its callers are gone, but for those in detached actors, which may call on.
+        Its callers are gone, or will be: some nodes hear of its end before others.
         """
         taken = [call for call in actor.backlog if call.template.job_id == job_id]
         for call in taken:

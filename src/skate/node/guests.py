@@ -44,16 +44,12 @@ class Guests:
     def on_introduce(self, peer: Peer, message: m.Introduce) -> None:
         """A job of another node: its workers are configured as its driver was."""
         core = self._core
-        if message.is_over:  # what is left of it are detached actors, and what they submit
-            core.job_desk.ended.pop(message.job_id, None)
-        elif message.driver_node in core.neighbours.dead:
+        if message.driver_node in core.neighbours.dead:
             core.job_desk.on_over(m.JobOver(message.job_id))
         if message.job_id not in core.jobs and message.job_id not in core.job_desk.ended:
             core.jobs[message.job_id] = Job(
                 message.job_id, message.job, None, message.driver_node, message.driver_pid
             )
-        if message.is_over:
-            core.job_desk.on_kept(core.jobs[message.job_id], peer.node_id)
 
     def on_forward(self, peer: Peer, message: m.Forward) -> None:
         """A task to run here; its home holds its refs until it has returned."""
@@ -63,7 +59,7 @@ class Guests:
         if template is None or template.job_id not in core.jobs:
             if job_of(message.task_id) not in core.job_desk.ended:
                 raise ValueError(f"a task with the unknown template {message.template}")
-            # Its home will hear of that end as well; but something of the job may live on there.
+            # Its home will hear of that end as well.
             core.send(peer, m.GivenBack([message.task_id], "the job has ended here"))
             return
         task = Task(

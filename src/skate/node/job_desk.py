@@ -1,9 +1,13 @@
-"""The end of jobs, wherever their driver was, and what is said to their drivers. Pure.
+"""The ends of jobs, wherever their driver was, and what is said to their drivers. Pure.
 
 Part of the node core. A job ends with its driver: at the driver's node first, which tells the GCS,
 which tells every other node. All that the job has here goes: workers, tasks, actors, templates,
-copies of objects. In a cluster its *detached* actors stay, and with them as much of the job as they
-need to live, be restarted and submit tasks; the rest follows when the last of them has ended.
+copies of objects.
+
+In a cluster a *detached* actor has a job of its own (``found``), which its home ends when the actor
+is dead for good. So what the actor owns (its tasks, its actors and placement groups, what it puts)
+has nothing to do with the driver that created it, and ends with the actor, as a driver's
+does. The actor itself is not touched by the end of its own job: its home has ended it before.
 """
 
 from __future__ import annotations
@@ -12,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from skate import messages as m
 from skate.config import ENDED_JOBS_KEPT
+from skate.ids import JOB_ID_BYTES
 from skate.node.peer import Job, Peer
-from skate.scheduler.local_scheduler import Task
-from skate.states import TASK_OFFERED, TASK_READY
+from skate.scheduler.local_scheduler import Template
 
 if TYPE_CHECKING:
     from skate.node.node_core import NodeCore
@@ -27,67 +31,55 @@ class JobDesk:
         self._core = core
         self.ended: dict[bytes, None] = {}  # the newest, so that a late word starts none anew
 
+    def found(self, actor_id: bytes, class_name: str, template: Template) -> Template:
+        """Make a job of a detached actor; the template to create it by, which is the job's."""
+        core = self._core
+        parent = core.jobs[template.job_id]
+        job = Job(core.shell.new_id()[:JOB_ID_BYTES], parent.config, None, core.node_id, 0)
+        job.actor_id, job.parent = actor_id, parent.id
+        job.function_ids[template.spec.function_id] = None
+        core.jobs[job.id] = job
+        entrypoint = f"detached actor {class_name}"
+        core.gcs.append(
+            m.JobChanged(job.id, 0, entrypoint, parent.config.namespace, True, core.now)
+        )
+        return core.template_of(job, template.spec)
+
+    def actor_ended(self, actor_id: bytes, job_id: bytes) -> None:
+        """An actor of this home is dead for good: so is its job, if it is one of its own."""
+        job = self._core.jobs.get(job_id)
+        if job is not None and job.actor_id == actor_id:
+            self.end(job)
+
     def end(self, job: Job) -> None:
         """Its driver is gone."""
         core = self._core
-        stay = core.actors.detached(job.id) if core.is_cluster else []
-        stays = bool(stay or job.kept_by)
-        if not stays:
-            self._forget(job)
-        elif job.is_over:
-            return
-        job.is_over = True
-        self._end_workers(job.id, {id(actor.worker) for actor in stay})
-        tasks = core.scheduler.end_job(job.id, keep_classes=stays)
-        own, calls = core.actors.end_job(job, stay)
+        self._forget(job)
+        self._end_workers(job.id)
+        tasks = core.scheduler.end_job(job.id)
+        own, calls = core.actors.end_job(job)
         tasks += own
         tasks += core.forwarder.end_job(job.id)
         tasks += core.remote_actors.end_job(job.id)
         tasks += core.guests.end_job(job.id)
         for stored in core.store.objects.values():
             tasks += [t for t in stored.waiters or () if t.template.job_id == job.id]
-        births = {actor.id: actor.creation for actor in stay}
-        core.drop_tasks([t for t in tasks if t is not births.get(t.id)])
-        self._place_again({t.id: t for t in tasks if t is births.get(t.id)})
+        core.drop_tasks(tasks)
         for call in calls:
             core.fail_task(call, call.actor.cause)
+        core.actors.forget_proxies()
         core.store.end_job(job.id)
         core.neighbours.forget_job(job.id)
         driver, job.driver = job.driver, None
-        if driver is not None:
+        if driver is not None or job.actor_id:
             self._tell_gcs(job)
+        if driver is not None:
             core.shell.job_ended(job, "its driver is gone")
 
-    def end_if_over(self, job_id: bytes) -> None:
-        """A detached actor of it has ended: was it the last that kept the job?"""
-        job = self._core.jobs.get(job_id)
-        if job is None or not job.is_over or job.kept_by:
-            return
-        if not self._core.actors.detached(job_id):
-            self.end(job)
-
-    def on_kept(self, job: Job, node_id: bytes) -> None:
-        """Another node tells that the driver has ended, and that actors there keep the job.
-
-        It may be quicker than the GCS, whose word must not end what those actors submit meanwhile.
-        """
-        job.kept_by.add(node_id)
-        self.end(job)
-
-    def _place_again(self, births: dict[bytes, Task]) -> None:
-        # Of actors that stay, and were taken out with what goes. One that waits for its inputs
-        # does so still.
-        core = self._core
-        for task in births.values():
-            if task.state is TASK_READY:
-                core.scheduler.placing.append(task)
-            elif task.state is TASK_OFFERED:
-                core.desk.place_when_ready(task)
-
-    def _end_workers(self, job_id: bytes, stay: set[int]) -> None:
+    def _end_workers(self, job_id: bytes) -> None:
         core = self._core
         for worker in list(core.scheduler.workers.values()):
-            if worker.pool.job_id == job_id and id(worker) not in stay:
+            if worker.pool.job_id == job_id and not core.actors.is_own_job(worker.actor):
                 core.workers.end(worker)
 
     def _forget(self, job: Job) -> None:
@@ -123,32 +115,39 @@ class JobDesk:
         job = self._core.jobs.get(message.job_id)
         if job is None:
             self._note_end(message.job_id)
-        elif job.driver is None and not job.is_over:
+        elif job.driver is None:
             self.end(job)
 
     def node_died(self, node_id: bytes) -> None:
         """So its drivers did. The GCS says so as well, if it has ever heard of them."""
         for job in list(self._core.jobs.values()):
-            if job.driver is None and job.driver_node == node_id and not job.is_over:
+            if job.driver is None and job.driver_node == node_id:
                 self.end(job)
-            if node_id in job.kept_by:
-                job.kept_by.discard(node_id)
-                self.end_if_over(job.id)
 
     # ------------------------------------------------------------------ what drivers are told
 
     def tell_driver(self, job: Job, message: m.LogLines | m.Notice) -> None:
         """Show something at the job's driver, wherever that is."""
         core = self._core
+        parent = core.jobs.get(job.parent)
+        node = core.neighbours.by_id.get(job.driver_node)
         if job.driver is not None:
             core.send(job.driver, message)
-            return
-        node = core.neighbours.by_id.get(job.driver_node)
-        if node is not None and not job.is_over:
+        elif parent is not None:
+            self.tell_driver(parent, message)
+        elif node is not None:
             core.neighbours.send(node, m.ForDriver(job.id, message))
 
     def on_for_driver(self, peer: Peer, message: m.ForDriver) -> None:
         """Another node has something to show at the driver of a job."""
         job = self._core.jobs.get(message.job_id)
-        if job is not None and job.driver is not None:
-            self._core.send(job.driver, message.message)
+        if job is not None:
+            self.tell_driver(job, message.message)
+
+    def prints_of(self, job_id: bytes) -> set[bytes]:
+        """The jobs whose prints are shown at the driver of this one, as far as is known here."""
+        shown = {job_id}
+        for job in self._core.jobs.values():  # a child comes after its parent
+            if job.parent in shown:
+                shown.add(job.id)
+        return shown

@@ -122,7 +122,8 @@ class LogForwarder:
         self._flush_count += 1
         flush = self._flush_count
         job_id = peer.job.id if peer.job is not None else b""
-        others = [n for n in core.neighbours.by_id.values() if job_id in n.jobs]
+        shown = core.job_desk.prints_of(job_id)
+        others = [n for n in core.neighbours.by_id.values() if not shown.isdisjoint(n.jobs)]
         for old in [i for i, (asker, _, _) in self._awaited.items() if not asker.alive]:
             del self._awaited[old]
         self._awaited[flush] = (peer, number, {n.node_id for n in others} | {core.node_id})

@@ -187,7 +187,7 @@ class Neighbours:
             neighbour.jobs.add(job.id)
             self.send(
                 neighbour,
-                m.Introduce(job.id, job.config, job.driver_node, job.driver_pid, job.is_over),
+                m.Introduce(job.id, job.config, job.driver_node, job.driver_pid),
             )
         function_id = template.spec.function_id
         if function_id and (job.id, function_id) not in neighbour.functions:
@@ -200,13 +200,15 @@ class Neighbours:
 
     def forget_job(self, job_id: bytes) -> None:
         """The job is over: its templates will not be used again."""
+        actors = self._core.actors.router.actors
         for neighbour in self.by_id.values():
             neighbour.jobs.discard(job_id)
             neighbour.functions = {key for key in neighbour.functions if key[0] != job_id}
             for template in [t for t in neighbour.templates if t.job_id == job_id]:
                 del neighbour.templates[template]
             for key in [key for key in neighbour.lines if job_of(key[0]) == job_id]:
-                del neighbour.lines[key]
+                if key[0] not in actors:  # else it is detached, or its home has yet to say
+                    del neighbour.lines[key]
             for tasks in (neighbour.tasks, neighbour.calls):
                 for task_id in [i for i, task in tasks.items() if task.template.job_id == job_id]:
                     del tasks[task_id]

@@ -411,14 +411,7 @@ class NodeCore:
                 job.function_ids[spec.function_id] = None
         assert job is not None
         check_template(spec, spec.function_id in job.function_ids)
-        key = (job.id, spec)
-        template = self.templates.get(key)
-        if template is None:
-            self.template_count += 1
-            queue = self.scheduler.class_of(job.id, spec)
-            template = Template(self.template_count, job.id, spec, queue)
-            self.templates[key] = template
-        peer.templates[message.number] = template
+        template = peer.templates[message.number] = self.template_of(job, spec)
         if peer.node_id or spec.kind == "method":
             return
         missing = self.scheduler.missing(spec.demand)
@@ -426,6 +419,16 @@ class NodeCore:
             template.is_plain = False
             if not spec.group and not self._fits_elsewhere(spec):
                 self._warn_infeasible(job, template, missing)
+
+    def template_of(self, job: Job, spec: CallTemplate) -> Template:
+        """The template of a job for calls of this kind."""
+        key = (job.id, spec)
+        template = self.templates.get(key)
+        if template is None:
+            self.template_count += 1
+            queue = self.scheduler.class_of(job.id, spec)
+            template = self.templates[key] = Template(self.template_count, job.id, spec, queue)
+        return template
 
     def _fits_elsewhere(self, spec: CallTemplate) -> bool:
         return any(

@@ -12,17 +12,20 @@ from skate.spec import JobConfig
 
 
 class Job:
-    """A driver's program: its workers, functions and configuration live and die with it."""
+    """A driver's program: its workers, functions and configuration live and die with it.
+
+    Or a detached actor in a cluster, with all that it submits and creates.
+    """
 
     __slots__ = (
+        "actor_id",
         "config",
         "driver",
         "driver_node",
         "driver_pid",
         "function_ids",
         "id",
-        "is_over",
-        "kept_by",
+        "parent",
     )
 
     def __init__(
@@ -35,11 +38,11 @@ class Job:
     ) -> None:
         self.id = job_id
         self.config = config
-        self.driver = driver  # None: it is at another node
+        self.driver = driver  # None: it is at another node, or an actor
         self.driver_node = driver_node
         self.driver_pid = driver_pid
-        self.is_over = False  # its driver has ended, and detached actors keep it
-        self.kept_by: set[bytes] = set()  # other nodes that have said so of theirs
+        self.actor_id = b""  # of the detached actor that it ends with, at the actor's home
+        self.parent = b""  # and the job that created this, whose driver is shown what it prints
         self.function_ids: dict[bytes, None] = {}
 
 

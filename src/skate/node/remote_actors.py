@@ -372,7 +372,7 @@ class RemoteActors:
         core.guests.received += 1
         template = peer.templates.get(message.template)
         if template is None or template.job_id not in core.jobs:
-            # Its job has ended, as the home hears too; but if it is detached, it lives on.
+            # Its job has ended, as the home hears too.
             core.send(peer, m.GivenBack([message.task_id], "the job has ended here"))
             return
         if core.scheduler.missing(template.spec.demand):  # the bundle that it was sent to is gone
@@ -462,8 +462,8 @@ class RemoteActors:
             core.actors.router.arrived(actor, task.line, task)
 
     def _refuse_call(self, peer: Peer, message: m.ForwardCall) -> None:
-        # The job of its caller has ended here. A caller that lives on in a detached actor may call
-        # again once its node has said so: its numbers stay gapless.
+        # The job of its caller has ended here, before the caller's node has heard of that: the
+        # numbers stay gapless.
         router = self._core.actors.router
         actor = router.actors.get(message.actor_id)
         if actor is not None and not actor.is_proxy:

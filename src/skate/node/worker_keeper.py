@@ -37,7 +37,6 @@ class WorkerKeeper:
         self.exits: dict[bytes, tuple[Worker, int]] = {}  # exit statuses ahead of their EOF
         self.lost: dict[bytes, Worker] = {}  # EOFs ahead of their exit status
         self.ending: dict[bytes, float] = {}  # workers that were to end: seen at which tick first
-        self._renounced: set[bytes] = set()  # workers of drivers that have ended
 
     def connection_lost(self, peer: Peer) -> None:
         """A worker's connection has ended."""
@@ -104,7 +103,6 @@ class WorkerKeeper:
 
     def end(self, worker: Worker) -> None:
         """The driver that it worked for is gone: end it, and run what it leaves nowhere else."""
-        self._renounced.add(worker.id)
         if worker.peer is not None and worker.peer.alive:
             self._core.shell.close(worker.peer)
             self._core.peer_lost(worker.peer)  # what it still says is of no interest
@@ -123,8 +121,6 @@ class WorkerKeeper:
             self._core.desk.memory_lost(worker.peer)
         never_ran = worker.state is WORKER_STARTING
         unfinished = self._core.scheduler.remove_worker(worker)
-        is_renounced = worker_id in self._renounced
-        self._renounced.discard(worker_id)
         if worker.actor is not None:
             self._core.actors.worker_died(worker, status)
             return
@@ -132,8 +128,7 @@ class WorkerKeeper:
             worker.pool.failed_starts += 1
             if worker.pool.failed_starts == WORKER_START_ATTEMPTS:
                 self.hopeless[worker.pool] = self.describe_exit(worker, status)
-        # The job may live on in detached actors, but not what its driver has begun.
-        if is_renounced or worker.pool.job_id not in self._core.jobs:
+        if worker.pool.job_id not in self._core.jobs:
             self._core.drop_tasks(unfinished)
             return
         if unfinished:  # the first one ran; those behind it had not begun

@@ -373,11 +373,8 @@ class LocalScheduler:
         queue.push(task, front=True)
         self.ready[queue] = None
 
-    def end_job(self, job_id: bytes, *, keep_classes: bool = False) -> list[Task]:
-        """The job is over: forget its queues; what was in them. Its workers die by themselves.
-
-        ``keep_classes``: something of it lives on, and may submit tasks.
-        """
+    def end_job(self, job_id: bytes) -> list[Task]:
+        """The job is over: forget its queues; what was in them. Its workers die by themselves."""
         tasks = [task for task in self.placing if task.template.job_id == job_id]
         for task in tasks:
             self.placing.remove(task)
@@ -385,10 +382,7 @@ class LocalScheduler:
             if queue.pool.job_id == job_id:
                 tasks += queue.clear()
                 self.ready.pop(queue, None)
-                if not keep_classes:
-                    del self.classes[key]
-        if keep_classes:
-            return tasks
+                del self.classes[key]
         for pool_key in [key for key in self.pools if key[0] == job_id]:
             del self.pools[pool_key]
         return tasks
