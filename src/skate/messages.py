@@ -588,16 +588,12 @@ class ReturnBundles(msgspec.Struct, array_like=True, tag=57):
 
 
 class Introduce(msgspec.Struct, array_like=True, tag=70):
-    """A job that the other node may not know; it ends with ``driver_node`` at the latest.
-
-    ``is_over`` is retired.
-    """
+    """A job that the other node may not know; it ends with ``driver_node`` at the latest."""
 
     job_id: bytes
     job: JobConfig
     driver_node: bytes
     driver_pid: int
-    is_over: bool = False
 
 
 class Input(msgspec.Struct, array_like=True, gc=False):
