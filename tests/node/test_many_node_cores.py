@@ -70,6 +70,35 @@ def test_an_actor_that_comes_after_its_group_has_gone_is_given_back() -> None:
     assert call in driver.errors()
 
 
+@pytest.mark.parametrize("nodes", ["h", "ha"])
+@pytest.mark.parametrize("kind", ["task", "actor"])
+def test_what_waits_for_a_bundle_that_is_given_back_before_its_commit_is_told(
+    nodes: str, kind: str
+) -> None:
+    """The names of the group were there for a moment; then the group is removed."""
+    cluster = Cluster()
+    home, *_ = [cluster.add(name) for name in nodes]
+    driver = Client(home)
+    cluster.run()
+    body = {
+        "group_id": GROUP,
+        "bundles": [{"CPU": 10_000}],
+        "job_id": driver.ids.next_task()[:JOB_ID_BYTES],
+    }
+    home.core.handle(driver.peer, m.Ask(1, "create_placement_group", body))
+    home.core.groups.on_reserve(m.ReserveBundles(GROUP, 1, [(0, CPU)]))
+    home.core.gcs.clear()  # that answer, and the question
+    demand = ((wildcard_name("CPU", GROUP), 10_000),)
+    if kind == "task":
+        ref = driver.submit(demand=demand, group=GROUP)
+    else:
+        ref = driver.call(create(driver, demand=demand, running_demand=demand, group=GROUP))
+    home.core.groups.on_return(m.ReturnBundles(GROUP))
+    home.turn()
+    cluster.pass_time(1.0)
+    assert set(driver.errors()) == {ref}
+
+
 def test_every_node_says_that_the_group_of_an_actor_was_removed() -> None:
     """Whether the actor lived, or still waited for its bundle's CPU when the group went."""
     cluster = Cluster()

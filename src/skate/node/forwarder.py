@@ -256,11 +256,9 @@ class Forwarder:
         core = self._core
         self._told_at = core.now
         self._offer_again()
+        self._offer_what_can_not_run_here()
         if not core.neighbours.alive:
             return
-        for queue in list(core.scheduler.ready):
-            if core.scheduler.missing(queue.demand):
-                self._offer_all(queue)
         self._spill_what_waits()
         self._spill_actors()
 
@@ -328,6 +326,23 @@ class Forwarder:
         if core.now > self._told_at:
             self._told_at = core.now
             core.gcs.append(load_of(core))
+
+    def _offer_what_can_not_run_here(self) -> None:
+        # What waited for a bundle that was reserved here, and was given back before the commit,
+        # goes up also from a node that is alone: the GCS knows what has become of the group.
+        core = self._core
+        for queue in list(core.scheduler.ready):
+            if core.scheduler.missing(queue.demand) and self._may_go_up(queue.head()):
+                self._offer_all(queue)
+        for task in list(core.scheduler.placing):
+            if task.is_bound or task.owner.node_id or not self._may_go_up(task):
+                continue
+            if core.scheduler.missing(task.template.spec.demand):
+                core.scheduler.placing.remove(task)
+                self._offer(task)
+
+    def _may_go_up(self, task: Task) -> bool:
+        return bool(self._core.neighbours.alive or task.template.spec.group)
 
     def _offer_all(self, queue: SchedulingClass) -> None:
         # They were queued while this node was alone, or had more than it has now.
