@@ -99,6 +99,33 @@ def test_what_waits_for_a_bundle_that_is_given_back_before_its_commit_is_told(
     assert set(driver.errors()) == {ref}
 
 
+def test_a_worker_that_a_removed_group_ends_is_given_nothing_more() -> None:
+    """Though it says, with the signal on its way, that its task goes on."""
+    cluster = Cluster()
+    home = cluster.add("h", 2)
+    driver = Client(home)
+    cluster.run()
+    body = {
+        "group_id": GROUP,
+        "bundles": [{"CPU": 10_000}],
+        "job_id": driver.ids.next_task()[:JOB_ID_BYTES],
+    }
+    home.say(driver.peer, m.Ask(1, "create_placement_group", body))
+    cluster.run()
+    inside = driver.submit(demand=((wildcard_name("CPU", GROUP), 10_000),), group=GROUP)
+    cluster.run()
+    worker = home.came_up()
+    assert runs(home, worker) == [inside[:16]]
+    home.say(worker, m.Blocked())
+    home.say(driver.peer, m.Ask(2, "remove_placement_group", {"group_id": GROUP}))
+    cluster.run()
+    assert worker.worker in home.killed
+    driver.submit(name="next")
+    home.say(worker, m.Unblocked())
+    assert runs(home, worker) == []
+    assert driver.errors() == {inside: "TaskPlacementGroupRemoved"}
+
+
 def test_every_node_says_that_the_group_of_an_actor_was_removed() -> None:
     """Whether the actor lived, or still waited for its bundle's CPU when the group went."""
     cluster = Cluster()

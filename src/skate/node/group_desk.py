@@ -59,6 +59,9 @@ class GroupDesk:
                 self._fail(task)
             worker.tasks.clear()
             worker.load_s = 0.0
+            core.scheduler.lost(
+                worker
+            )  # or what it still says could make it idle, and be sent more
             core.shell.kill_worker(worker)
         for task in self.bundles.take_waiting(group_id):
             self._fail(task)
