@@ -8,7 +8,7 @@ import pytest
 
 from skate import messages as m
 from skate.config import AVOID_S
-from skate.ids import JOB_ID_BYTES
+from skate.ids import JOB_ID_BYTES, handle_id
 from skate.node.peer import Peer
 from skate.scheduler.group_names import GROUP_ID_BYTES, wildcard_name
 from tests.node.played_cluster import (
@@ -464,3 +464,30 @@ def test_a_task_does_not_return_before_what_came_with_it_is_registered() -> None
     other.say(worker, m.Release([ref]))
     cluster.run()
     assert ref not in home.core.store.objects
+
+
+def test_a_proxy_goes_though_its_caller_has_let_go_of_the_actor_before() -> None:
+    """And has had a handle again since, when the actor died."""
+    cluster = Cluster()
+    home, caller = cluster.add("h"), cluster.add("c", 2)
+    driver = Client(home)
+    actor_id = create(driver, DETACHED)
+    cluster.run()
+    process = comes_alive(home, actor_id)
+    user = Client(caller)
+    call = user.call(actor_id)  # found by its name: no handle
+    cluster.run()
+    assert runs(home, process) == [call[:16]]
+    home.say(process, done(call))
+    cluster.run()
+    user.release(call)
+    actors = caller.core.actors.router.actors
+    assert actors[actor_id].lines, "it may call again"
+    caller.say(user.peer, m.Hold([handle_id(actor_id)]))
+    cluster.run()
+    caller.say(user.peer, m.KillActor(actor_id, True))
+    cluster.run()
+    assert actors[actor_id].state.name == "DEAD"
+    user.release(handle_id(actor_id))
+    cluster.run()
+    assert not actors and not caller.core.store.watched
