@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sim.story import short
 from skate.gcs.gcs_core import GcsCore
 from skate.node.node_core import NodeCore
-from skate.states import ActorState
+from skate.states import ActorState, PlacementGroupState
 
 if TYPE_CHECKING:
     from sim.simulator import Simulator
@@ -19,6 +19,9 @@ def check_cluster_idle(simulator: Simulator) -> None:
     for node in simulator.alive:
         _check_apart(node.core)
         assert not node.core.questions.asked
+        bundles = node.core.groups.bundles
+        assert not bundles.groups and not bundles.leaving, f"{node.name} has bundles"
+        assert bundles.claim is None, f"{node.name} keeps what becomes free for a group"
     _check_gcs(simulator.gcs.core)
 
 
@@ -41,6 +44,8 @@ def _check_gcs(core: GcsCore) -> None:
     core.check()
     assert not core.objects.objects.rows(), "objects in the table that are nowhere"
     assert not core.scheduler.pending()
+    groups = core.groups.counts()
+    assert groups.keys() <= {PlacementGroupState.REMOVED.name}, groups
     states = core.actors.counts().keys()
     assert states <= {ActorState.DEAD.name}, states
     assert not core.is_watching, "actors are watched"

@@ -109,6 +109,10 @@ class ClusterSettings(Settings):
                 kinds.add("OwnerDiedError")
         return kinds
 
+    def close(self, simulator: Simulator, number: int) -> DriverProcess | None:
+        """All programs are over: a driver that ends what would not end by itself, if anything."""
+        return None
+
     # ------------------------------------------------------------------ programs
 
     def _step(self, fiber: Fiber, is_driver: bool) -> Program:
@@ -186,11 +190,17 @@ def _bound(template: CallTemplate, strategy: Strategy) -> CallTemplate:
     return msgspec.structs.replace(template, strategy=strategy)
 
 
-def run_cluster(seed: int, nodes: int, *, tell: bool = False) -> Simulator:
+def run_cluster(
+    seed: int,
+    nodes: int,
+    *,
+    tell: bool = False,
+    kind: type[ClusterSettings] = ClusterSettings,
+) -> Simulator:
     """One whole run on so many nodes: programs and faults, idleness, farewell. Raises as ``run``
     does."""
     random = Random(seed)
-    settings = ClusterSettings(random, nodes)
+    settings = kind(random, nodes)
     simulator = Simulator(settings, seed, tell=tell)
     try:
         for _ in range(settings.first_nodes):
@@ -209,8 +219,12 @@ def run_cluster(seed: int, nodes: int, *, tell: bool = False) -> Simulator:
             simulator.at(random.random() * 0.1, start_driver, number)
         settings.faults.begin(simulator)
         simulator.run_until_quiet()
+        check_programs(list(simulator.processes.values()))
+        closer = settings.close(simulator, settings.drivers)
+        if closer is not None:
+            drivers.append(closer)
+            simulator.run_until_quiet()
         processes: list[Process] = list(simulator.processes.values())
-        check_programs(processes)
         for process in processes:
             if not process.dead and isinstance(process, WorkerProcess) and process.kept is not None:
                 process.kept.drop_all()

@@ -247,7 +247,7 @@ class Ledger:
             return self.node_deaths > 0
         if kind == "OwnerDiedError" and self._simulator.settings.jobs_meet and self.node_deaths:
             return True  # that of a driver, and its job
-        if kind == "OwnerDiedError" and self._has_ended(job_of(object_id)):
+        if kind in LOSSES and self._has_ended(job_of(object_id)):
             return True  # a process reads on while its own job is being ended
         if kind in LOSSES:
             return self._is_lost(bytes.fromhex(str(record.fields.get("object_ref_hex", ""))))
@@ -298,6 +298,7 @@ def _is_idle(core: NodeCore, queue: SchedulingClass) -> bool:
         not scheduler.ready
         and not scheduler.placing
         and not core.store.queue
+        and not scheduler.claimed
         and scheduler.fits(queue.demand)
     )
 
@@ -306,7 +307,7 @@ def check_turn(core: NodeCore, *, full: bool) -> None:
     """After a turn: nothing is left undone, and, if ``full``, all invariants of the parts."""
     assert not core.doomed and not core.store.freed_handles
     scheduler = core.scheduler
-    if len(scheduler.ready) == 1 and not scheduler.placing:
+    if len(scheduler.ready) == 1 and not scheduler.placing and not scheduler.claimed:
         queue = next(iter(scheduler.ready))
         assert not (queue.pool.idle and scheduler.fits(queue.demand)), "a worker and a task idle"
     for worker_id in [*core.workers.exits, *core.workers.lost]:

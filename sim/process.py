@@ -228,11 +228,11 @@ class Fiber:
         """Wait for some, here or (``anywhere``) on any node."""
         yield ("anywhere" if anywhere else "values", list(object_ids), count, timeout_s)
 
-    def ask(self, method: str, body: dict[str, Any]) -> Program:
-        """The answer to a question."""
+    def ask(self, method: str, body: dict[str, Any], *, may_fail: bool = False) -> Program:
+        """The answer to a question; None if it is an error, which has to be possible."""
         number = self.process.ask(method, body)
         answer = yield ("answer", number)
-        assert not answer.error, decode_error(answer.error)
+        assert may_fail or not answer.error, decode_error(answer.error)
         return answer.body
 
     def read(self, object_id: bytes, value: m.Ready | m.Value) -> str:

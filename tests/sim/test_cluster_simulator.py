@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from sim.cluster_workload import run_cluster
+from sim.group_workload import GroupSettings
 
 RUNS = 60
 
@@ -34,6 +35,47 @@ def test_no_run_breaks_a_rule(nodes: int) -> None:
 @pytest.mark.parametrize(("seed", "nodes"), TELLING_SEEDS, ids=TELLING_SEEDS.values())
 def test_what_once_went_wrong(seed: int, nodes: int) -> None:
     run_cluster(seed, nodes)
+
+
+# The same, of runs with placement groups and detached actors.
+TELLING_SEEDS_OF_GROUPS = {
+    (71, 4): "who had let go of an actor and got it again was not noticed to let go of it",
+    (13, 3): "a worker that its group's removal was ending counted as one that works",
+    (1026, 2): "an actor that came ahead of its bundle's commit was not told of the group's end",
+}
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 4])
+def test_no_run_with_groups_and_detached_actors_breaks_a_rule(nodes: int) -> None:
+    for seed in range(RUNS):
+        try:
+            run_cluster(seed, nodes, kind=GroupSettings)
+        except Exception as error:
+            raise AssertionError(f"python -m sim --groups --nodes {nodes} --seed {seed}") from error
+
+
+@pytest.mark.parametrize(
+    ("seed", "nodes"), TELLING_SEEDS_OF_GROUPS, ids=TELLING_SEEDS_OF_GROUPS.values()
+)
+def test_what_once_went_wrong_with_groups(seed: int, nodes: int) -> None:
+    run_cluster(seed, nodes, kind=GroupSettings)
+
+
+def test_runs_with_groups_make_them_and_let_detached_actors_outlive_their_drivers() -> None:
+    wanted = ready = outlived = 0
+    for seed in range(30):
+        simulator = run_cluster(seed, 3, kind=GroupSettings)
+        settings, gcs = simulator.settings, simulator.gcs
+        assert isinstance(settings, GroupSettings) and gcs is not None
+        wanted += settings.groups_wanted
+        ready += settings.groups_ready
+        jobs = gcs.core.membership.jobs.rows()
+        ends = [job.ended for job in jobs if not job.entrypoint.startswith("detached")]
+        outlived += sum(
+            job.entrypoint.startswith("detached") and job.ended > min(ends) for job in jobs
+        )
+    assert ready > 0.8 * wanted > 100
+    assert outlived > 5
 
 
 def test_a_run_follows_from_its_seed_alone() -> None:
