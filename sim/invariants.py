@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from sim.process import Process
     from sim.simulator import Simulator
 
-UNSCHEDULABLE = ("TaskUnschedulableError", "ActorUnschedulableError")
 LOSSES = ("ObjectLostError", "OwnerDiedError")
 OF_NODE_DEATHS = (
     "NodeDiedError",
     "ActorDiedError",
     "ActorUnavailableError",
+    "TaskUnschedulableError",
+    "ActorUnschedulableError",
 )
 WAITS_TICKS = 12  # over a second: so long no task may wait while another node idles
 
@@ -238,9 +239,6 @@ class Ledger:
         return any(job_id in node.core.job_desk.ended for node in self._simulator.nodes)
 
     def _is_excused(self, object_id: bytes, kind: str, record: ErrorRecord) -> bool:
-        if kind in UNSCHEDULABLE:  # it was bound to a machine that is gone
-            nodes = self._simulator.nodes
-            return any(n.dead and n.core.node_id.hex() in record.message for n in nodes)
         if self.cuts:
             return kind in OF_NODE_DEATHS or kind in LOSSES
         if kind in OF_NODE_DEATHS:
