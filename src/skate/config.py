@@ -61,6 +61,7 @@ ARENA_MAX_BYTES = 200 << 30  # Ray's cap
 ARENA_MIN_BYTES = 75 << 20  # Ray's floor; smaller stores cannot hold one batch of anything
 ERROR_TEXT_MAX_CHARS = 60_000  # of a remote traceback: errors travel inside messages, and are read
 ERROR_CAUSE_MAX_BYTES = 1 << 20  # a user's exception that pickles to more arrives shortened
+MAKE_WAY_AFTER_S = 0.2  # so long without that, and the inputs of tasks that wait make way for one
 FULL_STORE_GRACE_S = 2.0  # a creator waits so long without any space being freed (Ray's value)
 TRIM_AFTER_S = 10.0  # pages of freed extents go back to the machine after this much quiet
 

@@ -159,6 +159,18 @@ def zeros(size: int) -> bytes:
 
 
 @skate.remote
+def filled(size: int, byte: int) -> bytes:
+    """So many of that byte."""
+    return bytes([byte]) * size
+
+
+@skate.remote
+def both_ends(first: bytes, second: bytes) -> tuple[int, int]:
+    """The first byte of the one and the last of the other."""
+    return first[0], second[-1]
+
+
+@skate.remote
 def size_of(value: Any) -> int:
     """How long it is."""
     return len(value)

@@ -12,6 +12,8 @@ from tests.cluster.many_nodes import (
     MB,
     SOON_S,
     assert_back_to,
+    both_ends,
+    filled,
     get,
     on,
     size_of,
@@ -142,3 +144,17 @@ def test_a_large_input_draws_its_task_to_where_it_lies(fresh_cluster: Cluster) -
     # Asked one after the other: all CPUs are free, so nothing but the input decides.
     assert [get(where.remote(ref)) for _ in range(3)] == [there.node_id] * 3
     assert used_bytes(fresh_cluster.head_node) == 0
+
+
+def test_tasks_whose_inputs_fit_only_pair_by_pair_all_run(fresh_cluster: Cluster) -> None:
+    """Each waits for an input that has no room beside those which the others have got."""
+    fresh_cluster.add_node(num_cpus=3, resources={"small": 100}, object_store_memory=75 * MB)
+    for number in range(2):
+        fresh_cluster.add_node(num_cpus=1, resources={f"n{number}": 100})
+    fresh_cluster.wait_for_nodes()
+    fresh_cluster.connect()
+    refs = [filled.options(**on(f"n{i % 2}")).remote(30 * MB, i) for i in range(6)]
+    skate.wait(refs, num_returns=6, timeout=SOON_S, fetch_local=False)
+    pairs = [(0, 1), (2, 3), (4, 5), (0, 1), (1, 2), (2, 0)]
+    ends = [both_ends.options(**on("small")).remote(refs[a], refs[b]) for a, b in pairs]
+    assert get(ends) == [(a, b) for a, b in pairs]

@@ -23,20 +23,31 @@ Way = tuple[str, str]
 class ClusterNode(Node):
     """A node of a ``Cluster``."""
 
-    def __init__(self, cluster: Cluster, name: str, total: dict[str, int]) -> None:
+    def __init__(self, cluster: Cluster, name: str, total: dict[str, int], pages: int) -> None:
         self.cluster = cluster
         self.name = name
         self.ids = itertools.count(1 + 1_000 * len(cluster.nodes))
         self.started, self.killed, self.closed, self.ended = [], [], [], []
-        arena = Arena(1_000 * PAGE)
+        arena = Arena(pages * PAGE)
         self.core = NodeCore(name.encode() * 16, "s", total, arena, "", self, PYTHON)
         self.core.is_cluster = True
         self.core.now = cluster.now
         self.number = len(cluster.nodes) + 1  # as a peer of the GCS
         self.openers: dict[str, Peer] = {}  # who has opened a line to this node
         self.is_dead = False
+        self.fetches: list[tuple[bytes, int]] = []  # objects that are to be brought: id, size
 
-    def fetch(self, *_: Any) -> None: ...
+    def fetch(self, object_id: bytes, offset: int, size: int, node_id: bytes) -> None:
+        self.fetches.append((object_id, size))
+
+    def fetched(self) -> list[bytes]:
+        """All that is under way to this node arrives; what that was."""
+        fetches, self.fetches = self.fetches, []
+        for object_id, size in fetches:
+            self.core.pulls.fetched(object_id, "ok", size, 0.001)
+            self.turn()
+        self.cluster.run()
+        return [object_id for object_id, _ in fetches]
 
     def cancel_fetch(self, object_id: bytes) -> None: ...
 
@@ -68,13 +79,13 @@ class Cluster:
         self._answered: dict[Way, list[Any]] = {}  # on the line that the second has opened
         self._renewed: set[Way] = set()  # lines that were given up by who had opened them
 
-    def add(self, name: str, cpus: int = 1, **resources: int) -> ClusterNode:
+    def add(self, name: str, cpus: int = 1, *, pages: int = 1_000, **resources: int) -> ClusterNode:
         total = {what: 10_000 * count for what, count in {"CPU": cpus, **resources}.items()}
-        node = ClusterNode(self, name, total)
+        node = ClusterNode(self, name, total, pages)
         self.nodes[name] = node
         node.core.gcs.append(
             m.NodeJoins(
-                PROTOCOL_VERSION, node.core.node_id, 1, f"{name}:1", name, total, {}, PAGE * 1_000
+                PROTOCOL_VERSION, node.core.node_id, 1, f"{name}:1", name, total, {}, PAGE * pages
             )
         )
         self.run()

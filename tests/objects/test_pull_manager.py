@@ -310,6 +310,18 @@ def test_in_the_order_wanted_and_urgent_ones_first() -> None:
     ]
 
 
+def test_one_that_is_preferred_takes_the_turn_of_who_waits_for_room() -> None:
+    player = Player(pulls_at_once=2)
+    for object_id in (b"1", b"2", b"3", b"4"):
+        player.want(object_id, A, urgent=True)
+    player.ready(b"1")  # somebody writes there
+    player.pulls.prefer([b"4", b"1"])
+    assert player.pulls.take_actions() == [AbandonExtent(b"2"), MakeRoom(b"4", SIZE)]
+    player.pulls.prefer([b"4"])
+    assert player.pulls.take_actions() == []
+    assert player.done(b"1") == [Arrived(b"1"), MakeRoom(b"2", SIZE)]
+
+
 def test_bytes_are_bounded_and_a_small_one_does_not_overtake() -> None:
     player = Player(bytes_at_once=10)
     assert player.want(X, A, size=6) == [MakeRoom(X, 6)]
@@ -402,6 +414,11 @@ class PullMachine(RuleBasedStateMachine):
     def drop(self, object_id: bytes) -> None:
         self.wanted.discard(object_id)
         self.pulls.drop(object_id)
+        self.act()
+
+    @rule(object_ids=st.lists(st.sampled_from(OBJECTS), unique=True))
+    def prefer(self, object_ids: list[bytes]) -> None:
+        self.pulls.prefer(object_ids)
         self.act()
 
     @precondition(lambda self: any(not granted for granted in self.room.values()))

@@ -5,6 +5,12 @@ while anybody waits. Two things keep a small store as correct as a large one: a 
 for space lends its CPU to tasks whose end frees some (DESIGN: "store progress rule"), and a creator
 is refused only when nothing that runs, or is about to, would free anything.
 
+Tasks that wait for their inputs may each have got some, so that none gets the rest. If nothing has
+moved for a moment, and nothing will, the one that has waited longest goes first: its pulls go
+before all others, and the copies that only waiting tasks use make way for them; those are pulled
+again later. The oldest is the same until it has run, so tasks never take inputs from each other in
+turn (DESIGN: "a task is dispatched only if its inputs can be pinned together").
+
 The CPUs lent at one time are at most those of the node, so producers that wait never multiply.
 """
 
@@ -15,10 +21,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from skate import messages as m
-from skate.config import FULL_STORE_GRACE_S
-from skate.objects.object_store import SEALED, Creation
+from skate.config import FULL_STORE_GRACE_S, MAKE_WAY_AFTER_S
+from skate.objects.object_store import PENDING, REMOTE, SEALED, Creation, StoredObject
 from skate.scheduler.local_scheduler import Task, Worker
-from skate.states import WorkerState
+from skate.states import TASK_PULLING, TASK_WAITING, WorkerState
 
 if TYPE_CHECKING:
     from skate.node.node_core import NodeCore
@@ -45,11 +51,14 @@ class FullStore:
             self._scheduler.dispatch_lent(lent, self._uses_space, self._core.now)
 
     def tick(self) -> None:
-        """Refuse who waits in vain; say why the others wait."""
-        expired = self._store.expired(self._core.now, FULL_STORE_GRACE_S)
-        if not expired:
+        """Make way, or refuse who waits in vain; say why the others wait."""
+        store, now = self._store, self._core.now
+        if now - max(store.queue[0].since, store.last_freed) < MAKE_WAY_AFTER_S:
             return
         comes = self._space_will_come()
+        if not comes:
+            comes = self._make_way()
+        expired = store.expired(now, FULL_STORE_GRACE_S)
         for creation in expired:
             if not comes:
                 self._core.desk.refuse(creation)
@@ -57,6 +66,62 @@ class FullStore:
             elif not creation.explained:
                 creation.explained = True
                 self._explain(creation)
+
+    def _make_way(self) -> bool:
+        """Help the oldest of the tasks that wait for copies; whether something will move now."""
+        store, objects = self._store, self._store.objects
+        waiting = self._waiting_tasks()
+        complete = (
+            task
+            for task in waiting
+            if all(objects[i].state is not PENDING for i in task.dependencies or ())
+        )
+        oldest = next(complete, None)
+        needed = list(oldest.dependencies or ()) if oldest is not None else []
+        missing = [i for i in needed if objects[i].state is REMOTE]
+        if oldest is not None and all(self._is_under_way(i) for i in missing):
+            return True
+        before = store.queue[0]
+        self._core.pulls.prefer(missing)
+        store.prefer(missing)
+        if not store.queue:
+            return True
+        first = store.queue[0]
+        taken = []
+        uses = Counter(i for task in reversed(waiting) for i in task.dependencies or ())
+        for object_id, count in uses.items():  # those of the youngest first
+            if store.arena.largest_hole_bytes >= first.size:
+                break
+            if object_id not in needed and store.copies.may_be_taken(object_id, count):
+                store.evict(object_id)
+                taken.append(objects[object_id])
+        for stored in taken:
+            self._wait_again(stored, waiting)
+        return bool(taken) or first is not before
+
+    def _waiting_tasks(self) -> list[Task]:
+        tasks = {
+            task.id: task
+            for stored in self._store.objects.values()
+            for task in stored.waiters or ()
+            if task.is_here and task.state in (TASK_WAITING, TASK_PULLING)
+        }
+        return sorted(tasks.values(), key=lambda task: (task.submitted_at, task.id))
+
+    def _is_under_way(self, object_id: bytes) -> bool:
+        creation = self._store.creations.get(object_id)
+        return creation is not None and creation.offset is not None
+
+    def _wait_again(self, stored: StoredObject, waiting: list[Task]) -> None:
+        stored.waiters = [
+            task for task in waiting for i in task.dependencies or () if i == stored.id
+        ]
+        for task in stored.waiters:
+            task.missing += 1
+        if stored.state is REMOTE:
+            self._core.pulls.want(stored)
+        else:
+            self._core.borrowing.ask_home(stored)
 
     def _waiting_workers(self) -> dict[bytes, Worker]:
         workers = (creation.creator.worker for creation in self._store.queue)

@@ -306,6 +306,10 @@ class ObjectDesk:
         """Tell everyone who waits for an object that it is there; whether its owner was told."""
         owner = stored.owner
         told = owner is not None and owner.alive and not owner.node_id and stored.id in owner.held
+        if stored.id in self._store.copies:
+            told = (
+                False  # that there is a value it knows; where the copy lies who has asked is told
+            )
         if told:
             self._push(owner, stored)
             if owner.is_remote and stored.size:

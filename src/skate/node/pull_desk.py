@@ -27,6 +27,7 @@ from skate.objects.pull_manager import (
     PullManager,
     StartFetch,
 )
+from skate.scheduler.local_scheduler import Task
 from skate.states import OBJECT_MOVES, ObjectState, advance
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ class PullDesk:
         urgent = bool(stored.waiters)
         nodes = stored.nodes or ()
         self._manager.want(stored.id, stored.size, nodes, urgent, self._core.now)
+        self._act()
+
+    def prefer(self, object_ids: list[bytes]) -> None:
+        """These are needed before all others."""
+        self._manager.prefer(object_ids)
         self._act()
 
     def relocated(self, stored: StoredObject) -> None:
@@ -109,8 +115,26 @@ class PullDesk:
         self._manager.extent_refused(object_id)
         stored = self._store.objects.get(object_id)
         if stored is not None:
+            others = self._take_those_that_fit(stored)
             self._tell(stored, payload)
+            if others:
+                stored.waiters = others
+                self.want(stored)
         self._act()
+
+    def _take_those_that_fit(self, stored: StoredObject) -> list[Task]:
+        # If one that waits can never have all its inputs here, it alone is to fail.
+        objects, capacity = self._store.objects, self._store.arena.capacity_bytes
+        waiters = stored.waiters or []
+        fit = [
+            task
+            for task in waiters
+            if sum(objects[i].size for i in task.dependencies or ()) <= capacity
+        ]
+        if len(fit) in (0, len(waiters)):
+            return []
+        stored.waiters = [task for task in waiters if task not in fit]
+        return fit
 
     def _tell(self, stored: StoredObject, payload: bytes) -> None:
         # Of this node's trouble, not the object's: its value is what it was.

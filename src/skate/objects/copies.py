@@ -60,6 +60,9 @@ class Copies:
     def __len__(self) -> int:
         return len(self._copies)
 
+    def __contains__(self, object_id: bytes) -> bool:
+        return object_id in self._copies
+
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._copies)
 
@@ -144,13 +147,18 @@ class Copies:
         """Whether what was asked for since somebody was refused may still make room."""
         return bool(self._copies) and now - self._refused_at < ASK_AGAIN_S
 
-    def _may_go(self, object_id: bytes) -> bool:
+    def may_be_taken(self, object_id: bytes, uses: int) -> bool:
+        """Whether it may go if so many tasks that use it wait for it again."""
+        copy = self._copies.get(object_id)
+        return copy is not None and not copy.told and self._may_go(object_id, uses)
+
+    def _may_go(self, object_id: bytes, uses: int = 0) -> bool:
         store = self._store
         stored = store.objects[object_id]
         if stored.pins or stored.is_forgotten or not _is_elsewhere(stored, store):
             return False
         # What is held beyond that is for tasks, which need it here or send others to it.
-        return stored.holds <= stored.idle + store.holders(object_id)
+        return stored.holds <= stored.idle + store.holders(object_id) + uses
 
     def check(self) -> None:
         """Assert the invariant."""

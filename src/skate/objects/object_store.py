@@ -195,6 +195,12 @@ class ObjectStore:
         if contains:
             self._take_contents(stored, contains)
 
+    def prefer(self, object_ids: Container[bytes]) -> None:
+        """Who waits for space for these goes first."""
+        first = [creation for creation in self.queue if creation.object_id in object_ids]
+        rest = [creation for creation in self.queue if creation.object_id not in object_ids]
+        self.queue = deque([*first, *rest])
+
     def seal_copy(self, stored: StoredObject) -> None:
         """The extent for a copy of a value from elsewhere is written."""
         self.seal(stored, None)

@@ -216,6 +216,26 @@ class PullManager:
             self._actions.append(AbandonExtent(object_id))
         self._end(pull)
 
+    def prefer(self, object_ids: Sequence[bytes]) -> None:
+        """These are needed first: others that wait for an extent wait for their turn again."""
+        pulls = (self._pulls.get(object_id) for object_id in object_ids)
+        chosen = {pull.object_id: pull for pull in pulls if pull and pull.state is QUEUED}
+        if not chosen:
+            return
+        back: dict[bytes, _Pull] = {}
+        for object_id, pull in list(self._active.items()):
+            if pull.state is ROOM and object_id not in object_ids:
+                del self._active[object_id]
+                self._active_bytes -= pull.size
+                self._actions.append(AbandonExtent(object_id))
+                pull.state = QUEUED
+                (back if pull.is_urgent else self._later)[object_id] = pull
+        for object_id, pull in chosen.items():
+            self._later.pop(object_id, None)
+            pull.is_urgent = True
+        self._urgent = {**chosen, **back, **self._urgent}
+        self._admit()
+
     # ------------------------------------------------------------------ what has happened
 
     def extent_ready(self, object_id: bytes, offset: int, now: float) -> None:
