@@ -209,7 +209,8 @@ def run_cluster(
 
         def start_driver(number: int) -> None:
             assert simulator.gcs is not None
-            if simulator.gcs.joined < settings.first_nodes:  # else none could be bound to the rest
+            first = map(node_id_of, range(settings.first_nodes))
+            if not all(map(simulator.gcs.has_joined, first)):  # else nothing could be bound to them
                 simulator.at(0.01, start_driver, number)
                 return
             node = random.choice(simulator.alive)

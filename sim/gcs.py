@@ -49,10 +49,9 @@ class SimulatedGcs:
         self.core = GcsCore(random=simulator.random.random)
         self._links: dict[int, GcsLink] = {}
 
-    @property
-    def joined(self) -> int:
-        """How many nodes have ever joined."""
-        return len(self.core.membership.nodes)
+    def has_joined(self, node_id: bytes) -> bool:
+        """Whether this node has ever joined."""
+        return node_id in self.core.membership.nodes
 
     def connect(self, node: SimulatedNode) -> GcsLink:
         """A node's new connection."""

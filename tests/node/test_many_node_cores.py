@@ -9,11 +9,9 @@ import pytest
 from skate import messages as m
 from skate.config import AVOID_S
 from skate.ids import JOB_ID_BYTES, handle_id
-from skate.node.peer import Peer
 from skate.scheduler.group_names import GROUP_ID_BYTES, wildcard_name
 from tests.node.played_cluster import (
     Cluster,
-    ClusterNode,
     comes_alive,
     create,
     to_node,
@@ -353,117 +351,6 @@ def test_an_actor_placed_anew_on_the_same_node_numbers_its_calls_afresh(news: st
         host.say(process, done(call))
     cluster.run()
     assert [caller.state_of(call) for call in calls] == ["INLINE"] * 4
-
-
-# What nodes hold of each other, whatever becomes of the lines between them.
-
-
-def keeper(cluster: Cluster) -> tuple[ClusterNode, ClusterNode, Peer, bytes]:
-    """Home, another node, a process there, and an object of the home that only it holds."""
-    home, other = cluster.add("h"), cluster.add("b")
-    driver = Client(home)
-    cluster.run()
-    kept = driver.put()
-    task = driver.submit(nested=[kept], strategy=to_node(other), name="keep")
-    cluster.run()
-    worker = other.came_up()
-    assert runs(other, worker) == [task[:16]]
-    other.say(worker, m.Hold([kept]), done(task))
-    cluster.run()
-    driver.release(kept)
-    cluster.run()
-    assert kept in home.core.store.objects
-    return home, other, worker, kept
-
-
-@pytest.mark.parametrize("is_long", [False, True])
-def test_what_a_node_holds_is_not_freed_while_its_line_is_made_anew(is_long: bool) -> None:
-    """Also if the home has given the old line up by then: the node lives, and so does its hold."""
-    cluster = Cluster()
-    home, other, worker, kept = keeper(cluster)
-    cluster.held.add(("b", "h"))
-    if is_long:
-        cluster.line_ends("b", "h")
-    cluster.cut("b", "h")
-    assert kept in home.core.store.objects
-    cluster.held.clear()
-    cluster.run()
-    assert kept in home.core.store.objects
-    other.say(worker, m.Release([kept]))
-    cluster.run()
-    assert kept not in home.core.store.objects
-
-
-def test_what_a_node_let_go_while_its_line_was_down_is_freed() -> None:
-    cluster = Cluster()
-    home, other, worker, kept = keeper(cluster)
-    cluster.held.add(("b", "h"))
-    other.say(worker, m.Release([kept]))
-    cluster.run()
-    assert cluster.on_its_way("b", "h") == ["Release"]
-    cluster.line_ends("b", "h")
-    cluster.cut("b", "h")  # what was on its way is lost
-    assert kept in home.core.store.objects
-    cluster.held.clear()
-    cluster.run()
-    assert kept not in home.core.store.objects
-
-
-def test_what_a_dead_node_held_is_freed_though_its_line_had_ended_before() -> None:
-    cluster = Cluster()
-    home, _, _, kept = keeper(cluster)
-    cluster.held.add(("b", "h"))
-    cluster.line_ends("b", "h")
-    cluster.cut("b", "h")
-    assert kept in home.core.store.objects
-    cluster.die("b")
-    assert kept not in home.core.store.objects
-
-
-def test_a_task_returns_though_the_node_cannot_reach_the_home_of_what_it_held_before() -> None:
-    cluster = Cluster()
-    _, other, _, kept = keeper(cluster)
-    third = cluster.add("p")
-    driver = Client(third)
-    cluster.run()
-    cluster.held.add(("b", "h"))
-    cluster.cut("b", "h")  # the home has to be told anew what is held
-    result = driver.submit(strategy=to_node(other), name="other")
-    cluster.run()
-    second = other.came_up()
-    assert runs(other, second) == [result[:16]]
-    other.say(second, done(result))
-    cluster.run()
-    assert third.state_of(result) == "INLINE"
-    assert kept in other.core.store.objects
-
-
-def test_a_task_does_not_return_before_what_came_with_it_is_registered() -> None:
-    """Its submitter would let go of the ref, which nobody else holds."""
-    cluster = Cluster()
-    home, other = cluster.add("h"), cluster.add("b")
-    third = cluster.add("p")
-    owner, driver = Client(home), Client(third)
-    cluster.run()
-    ref = owner.put()
-    driver.node.say(driver.peer, m.Hold([ref]))
-    cluster.run()
-    owner.release(ref)
-    cluster.held.add(("b", "h"))
-    result = driver.submit(nested=[ref], strategy=to_node(other), name="keep")
-    driver.release(ref)
-    cluster.run()
-    worker = other.came_up()
-    assert runs(other, worker) == [result[:16]]
-    other.say(worker, m.Hold([ref]), done(result))
-    cluster.run()
-    assert third.state_of(result) == "PENDING" and ref in home.core.store.objects
-    cluster.held.clear()
-    cluster.run()
-    assert third.state_of(result) == "INLINE" and ref in home.core.store.objects
-    other.say(worker, m.Release([ref]))
-    cluster.run()
-    assert ref not in home.core.store.objects
 
 
 def test_a_proxy_goes_though_its_caller_has_let_go_of_the_actor_before() -> None:

@@ -12,7 +12,7 @@ from sim.group_workload import GroupSettings
 
 RUNS = 60
 
-# Runs that failed when this was wrong in the cores: seed and number of nodes.
+# Runs that failed when this was wrong in the cores, or in the simulation: seed, number of nodes.
 TELLING_SEEDS = {
     (701254, 4): "nobody asked the home of an input that was lost with the task's node",
     (712274, 4): "the same, by another way",
@@ -20,6 +20,7 @@ TELLING_SEEDS = {
     (720664, 2): "the end of an orphan freed the space into which its result was being copied",
     (720703, 6): "the same, on six nodes",
     (720694, 2): "a proxy to a dead actor stayed, as its handle had come and gone before",
+    (700132, 3): "a driver bound tasks to one of the first nodes before that had joined",
 }
 
 

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from skate.node.node_core import NodeCore
 
 
-_EVER = float("-inf")
-
-
 class _Waiting:
     """What may leave once all Holds that were sent before it are registered."""
 
@@ -43,11 +40,11 @@ class _Waiting:
 
 
 class _Return(NamedTuple):
-    """That a task or an actor has ended, for its home; it came here at ``since``."""
+    """That a task or an actor has ended, for its home; it came here after so many new Holds."""
 
     peer: Peer
     message: m.Returned | m.ActorNews
-    since: float
+    since: int
 
 
 class Borrowing:
@@ -56,6 +53,7 @@ class Borrowing:
     def __init__(self, core: NodeCore) -> None:
         self._core = core
         self._store = core.store
+        self.new_holds = 0  # Holds of what their homes had not been told before
         self.returns: list[_Return] = []  # of this turn
         self.releases: list[tuple[Neighbour, list[bytes]]] = []  # of results kept elsewhere
         self._waiting: deque[_Waiting] = deque()
@@ -72,10 +70,11 @@ class Borrowing:
 
     # ------------------------------------------------------------------ holding and letting go
 
-    def leave(self, peer: Peer, message: m.Returned | m.ActorNews, since: float = _EVER) -> None:
+    def leave(self, peer: Peer, message: m.Returned | m.ActorNews, since: int = -1) -> None:
         """Tell a home, at the end of the turn, what lets go of what it holds for it here.
 
-        ``since``: when that came here; nothing that was held before came with it.
+        ``since``: how many ``new_holds`` there were when that came here. Nothing that was held
+        before came with it.
         """
         self.returns.append(_Return(peer, message, since))
 
@@ -96,7 +95,7 @@ class Borrowing:
         for peer, message, since in returns:
             # A task lets go of what came with it: only Holds that are younger can be of that. What
             # was held before is held for others as well, whose Returned waits.
-            self._leave({h: n for h, n in barrier.items() if h.new_hold_at >= since}, peer, message)
+            self._leave({h: n for h, n in barrier.items() if h.new_hold > since}, peer, message)
         for home, release in leave:
             self._leave(barrier, home, release)
 
@@ -127,7 +126,8 @@ class Borrowing:
                     release.object_ids.remove(object_id)
                     self._told[object_id] = None
         for home, ids in self._by_home(new):
-            home.new_hold_at = self._core.now
+            self.new_holds += 1
+            home.new_hold = self.new_holds
             self._hold(home, ids)
         releases = []
         for home, ids in self._by_home(gone):

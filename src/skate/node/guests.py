@@ -17,8 +17,9 @@ from skate import messages as m
 from skate.ids import job_of, return_id
 from skate.node.peer import Job, Peer
 from skate.node.validity import check_call
-from skate.objects.object_store import INLINE, PENDING, SEALED, StoredObject
+from skate.objects.object_store import PENDING, SEALED, StoredObject
 from skate.scheduler.local_scheduler import Task
+from skate.spec import FORMAT_ERROR
 from skate.states import (
     TASK_FAILED,
     TASK_MOVES,
@@ -92,6 +93,7 @@ class Guests:
 
     def adopt_returns(self, peer: Peer, task: Task) -> None:
         """The home holds each return of the task, which is made here."""
+        task.came_after = self._core.borrowing.new_holds
         for index in range(task.template.spec.num_returns):
             object_id = return_id(task.id, index)
             if object_id not in peer.held:
@@ -129,16 +131,30 @@ class Guests:
             object_id = return_id(task.id, index)
             stored = core.store.objects.get(object_id)
             if stored is not None and object_id in home.held:
-                if stored.state is INLINE and not stored.contains:
-                    done.append(object_id)
-                elif stored.state is SEALED:
-                    result = m.Result(m.Value(b"", 0, stored.size), result.contains)
+                result = self._as_stored(stored, result)
+                if not result.value.size and not result.contains:
+                    done.append(object_id)  # its home has all of it, and will not ask for more
             told.append(result)
         returned = m.Returned(task.id, task.attempt, told, failed)
-        core.borrowing.leave(home, returned, task.submitted_at)
+        core.borrowing.leave(home, returned, task.came_after)
         for object_id in done:
             home.held.discard(object_id)
             core.store.release(object_id, borrowed=True)
+
+    def _as_stored(self, stored: StoredObject, result: m.Result) -> m.Result:
+        """What the home is told: it is to have the value that others here have read.
+
+        An earlier attempt may have made it, if its home lost sight of this node before it returned.
+        """
+        if stored.state is SEALED:
+            return m.Result(m.Value(b"", 0, stored.size), stored.contains)
+        value = result.value
+        if stored.is_error and not value.size and value.data[:1] != FORMAT_ERROR:
+            # All that was known here was that it is lost. The home need not know that.
+            if result.contains:
+                self._core.store.take_contents(stored, result.contains)
+            return result
+        return m.Result(m.Value(stored.data), stored.contains)
 
     def give_back(self, task: Task, reason: str, node_id: bytes) -> None:
         """It will not run here; its home finds another place (``node_id``, if there is one)."""

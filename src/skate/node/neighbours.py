@@ -39,7 +39,7 @@ class Neighbour:
         "jobs",
         "lines",
         "link",
-        "new_hold_at",
+        "new_hold",
         "node_id",
         "numbers",
         "outbox",
@@ -56,6 +56,7 @@ class Neighbour:
         self.outbox: list[Any] = []
         self.cut_at = -1e9  # when it was last found unreachable
         self.tasks: dict[bytes, Task] = {}  # forwarded there and not returned
+        self.new_hold = 0  # the number of the last Hold of something new, on whatever line
         self.start_afresh()
 
     def start_afresh(self) -> None:
@@ -67,7 +68,6 @@ class Neighbour:
         self.templates: dict[Template, int] = {}
         self.numbers = 0  # given to templates on this line
         self.holds_sent = 0  # Hold messages
-        self.new_hold_at = float("-inf")  # when the last was sent of what it had not been told
         self.holds_registered = 0
         self.lines: dict[tuple[bytes, bytes], int] = {}  # next call per (actor, caller)
         self.calls: dict[bytes, Task] = {}  # of actors hosted there, not returned

@@ -168,7 +168,7 @@ class ObjectStore:
         stored.nodes = list(nodes)
         stored.is_shared = True
         if contains:
-            self._take_contents(stored, contains)
+            self.take_contents(stored, contains)
 
     def fulfil_inline(
         self, stored: StoredObject, data: bytes, contains: list[bytes] | None
@@ -180,7 +180,7 @@ class ObjectStore:
         stored.nodes = None
         self.inline_bytes += len(data)
         if contains:
-            self._take_contents(stored, contains)
+            self.take_contents(stored, contains)
 
     def seal(self, stored: StoredObject, contains: list[bytes] | None) -> None:
         """The extent created for this object is written. KeyError if there is none."""
@@ -193,7 +193,7 @@ class ObjectStore:
         stored.offset = creation.offset
         stored.size = creation.size
         if contains:
-            self._take_contents(stored, contains)
+            self.take_contents(stored, contains)
 
     def prefer(self, object_ids: Container[bytes]) -> None:
         """Who waits for space for these goes first."""
@@ -223,7 +223,8 @@ class ObjectStore:
         self.space_freed = True
         self.dropped[stored.id] = None
 
-    def _take_contents(self, stored: StoredObject, contains: list[bytes]) -> None:
+    def take_contents(self, stored: StoredObject, contains: list[bytes]) -> None:
+        """The value has these refs in it: they are held as long as it is kept."""
         stored.contains = [inner for inner in contains if self.hold(inner, idle=True)]
 
     # ------------------------------------------------------------------ holds and pins

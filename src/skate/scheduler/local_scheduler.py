@@ -106,6 +106,7 @@ class Task:
         "actor",
         "arguments",
         "attempt",
+        "came_after",
         "dependencies",
         "depth",
         "expected_s",
@@ -162,6 +163,7 @@ class Task:
         self.gpus: list[int] | None = None
         self.expected_s = 0.0  # its part of its worker's load_s
         self.submitted_at = now
+        self.came_after = 0  # from another node: after so many new Holds (node/borrowing.py)
         self.ready_at = 0.0
         self.sent_at = 0.0
 

@@ -1,0 +1,180 @@
+"""References between nodes whose lines to each other are given up, though all of them live."""
+
+from __future__ import annotations
+
+import pytest
+
+from skate import messages as m
+from skate.config import LINK_GIVE_UP_S
+from skate.node.peer import Peer
+from tests.node.played_cluster import Cluster, ClusterNode, to_node
+from tests.node.played_node import Client, done, runs
+
+
+def holder(driver: Client, where: ClusterNode, object_id: bytes) -> Peer:
+    """A process of that node that comes to hold the object, as nobody else does there."""
+    task = driver.submit(nested=[object_id], strategy=to_node(where), name="keep")
+    where.cluster.run()
+    process = where.came_up()
+    where.cluster.run()
+    assert runs(where, process) == [task[:16]]
+    where.say(process, m.Hold([object_id]), done(task))
+    where.cluster.run()
+    driver.release(task)
+    return process
+
+
+def read(node: ClusterNode, process: Peer, object_id: bytes) -> bytes:
+    node.say(process, m.Want([object_id]))
+    node.cluster.run()
+    return [x.data for x in node.said(process) if isinstance(x, m.Ready)][-1]
+
+
+@pytest.mark.parametrize("end", ["as it opens a new one", "before"])
+def test_a_node_whose_line_is_given_up_still_holds_what_it_held(end: str) -> None:
+    """Until its home has read the first Hold on the new line."""
+    cluster = Cluster()
+    home, other = cluster.add("h"), cluster.add("a")
+    driver = Client(home)
+    cluster.run()
+    object_id = driver.put()
+    process = holder(driver, other, object_id)
+    driver.release(object_id)
+    cluster.held.add(("a", "h"))
+    cluster.cut("a", "h")
+    if end == "before":
+        cluster.line_ends("a", "h")
+    cluster.held.clear()
+    cluster.run()
+    assert read(other, process, object_id) == b"\x03put"
+    other.say(process, m.Release([object_id]))
+    cluster.run()
+    assert object_id not in home.core.store.objects
+
+
+@pytest.mark.parametrize("when", ["on its way", "during the cut"])
+def test_what_a_node_lets_go_of_around_a_cut_is_freed(when: str) -> None:
+    cluster = Cluster()
+    home, other = cluster.add("h"), cluster.add("a")
+    driver = Client(home)
+    cluster.run()
+    object_id = driver.put()
+    process = holder(driver, other, object_id)
+    driver.release(object_id)
+    cluster.held.add(("a", "h"))
+    if when == "on its way":
+        other.say(process, m.Release([object_id]))
+    cluster.cut("a", "h")
+    cluster.line_ends("a", "h")
+    if when == "during the cut":
+        other.say(process, m.Release([object_id]))
+    cluster.cut("a", "h")  # and once more, with nothing held
+    assert object_id in home.core.store.objects
+    cluster.held.clear()
+    cluster.run()
+    assert object_id not in home.core.store.objects
+    assert not home.core.desk.parked and other.core.borrowing.is_idle()
+
+
+@pytest.mark.parametrize("order", ["line first", "GCS first"])
+def test_what_is_kept_for_a_node_goes_with_the_node(order: str) -> None:
+    cluster = Cluster()
+    home, other = cluster.add("h"), cluster.add("a")
+    driver = Client(home)
+    cluster.run()
+    object_id = driver.put()
+    holder(driver, other, object_id)
+    driver.release(object_id)
+    if order == "line first":
+        cluster.line_ends("a", "h")
+    assert object_id in home.core.store.objects
+    cluster.die("a")
+    assert object_id not in home.core.store.objects
+
+
+def test_a_result_does_not_wait_for_ever_for_a_home_that_cannot_be_reached() -> None:
+    """Two nodes cannot reach each other; a third reaches both, and waits for one of them."""
+    cluster = Cluster()
+    home, host, third = cluster.add("h"), cluster.add("a"), cluster.add("c")
+    driver, client = Client(home), Client(third)
+    cluster.run()
+    object_id = driver.put()
+    process = holder(driver, host, object_id)
+    cluster.held.add(("a", "h"))
+    cluster.cut("a", "h")
+    task = client.submit(strategy=to_node(host), name="other")
+    cluster.run()
+    second = host.came_up()
+    cluster.run()
+    assert runs(host, second) == [task[:16]]
+    host.say(second, done(task))
+    cluster.pass_time(LINK_GIVE_UP_S)
+    cluster.cut("a", "h")
+    assert third.state_of(task) == "INLINE"
+    # From now on nothing waits at all, until that home answers.
+    again = client.submit(strategy=to_node(host), name="other")
+    cluster.run()
+    assert runs(host, second) == [again[:16]]
+    host.say(second, done(again))
+    cluster.run()
+    assert third.state_of(again) == "INLINE"
+    cluster.held.clear()
+    cluster.run()
+    assert read(host, process, object_id) == b"\x03put"
+
+
+def test_a_result_waits_for_the_new_line_to_a_home_that_was_lost_for_a_moment() -> None:
+    """What its task has handed over is registered before the giver may let go."""
+    cluster = Cluster()
+    home, host, giver = cluster.add("h"), cluster.add("a"), cluster.add("c")
+    driver = Client(home)
+    cluster.run()
+    object_id = driver.put()
+    between = Client(giver, holder(driver, giver, object_id))
+    driver.release(object_id)
+    task = between.submit(nested=[object_id], strategy=to_node(host), name="take")
+    cluster.run()
+    process = host.came_up()
+    cluster.run()
+    assert runs(host, process) == [task[:16]]
+    cluster.held.add(("a", "h"))
+    host.say(process, m.Hold([object_id]))
+    cluster.cut("a", "h")
+    host.say(process, done(task))
+    between.release(object_id)
+    cluster.run()
+    assert giver.state_of(task) == "PENDING"
+    cluster.held.clear()
+    cluster.run()
+    assert giver.state_of(task) == "INLINE"
+    assert read(host, process, object_id) == b"\x03put"
+
+
+def test_what_an_attempt_made_before_a_cut_is_what_its_home_gets_and_lets_go_of() -> None:
+    """Its ``Returned`` is lost with the line; the next attempt, on the same node, makes another."""
+    cluster = Cluster()
+    home, host = cluster.add("h"), cluster.add("a", 2)
+    driver = Client(home)
+    cluster.run()
+    inner = driver.put()
+    task = driver.submit(nested=[inner], strategy=to_node(host), name="twice")
+    cluster.run()
+    process = host.came_up()
+    cluster.run()
+    assert runs(host, process) == [task[:16]]
+    reader = holder(driver, host, task)
+    host.say(process, m.Hold([inner]))
+    cluster.run()
+    cluster.held.add(("a", "h"))
+    result = m.Result(m.Value(b"\x03first"), [inner])
+    host.say(process, m.Done(task[:16], 0, 1.0, 1.001, results=[result]), m.Release([inner]))
+    cluster.cut("h", "a")
+    assert runs(host, process) == [task[:16]]
+    host.say(process, done(task, 1, b"\x03second"))
+    cluster.held.clear()
+    cluster.run()
+    assert read(host, reader, task) == driver.values()[task] == b"\x03first"
+    host.say(reader, m.Release([task]))
+    driver.release(task, inner)
+    cluster.run()
+    assert not home.core.store.objects and not host.core.store.objects
