@@ -16,24 +16,24 @@ from dataclasses import dataclass
 class Costs:
     """Seconds; CPU time unless it says otherwise."""
 
-    frame_s: float = 34e-6  # of the node daemon, to read or write one frame of a local process
-    line_frame_s: float = 42e-6  # likewise, of another node
-    submit_s: float = 3.5e-6  # likewise, to take in one submitted task, beside its frames,
-    run_s: float = 8.9e-6  # and to have it run by a worker and its result told
-    forward_s: float = 0.5e-6  # instead, to send it to another node, and
-    returned_s: float = 4.8e-6  # to take its result in, and tell
-    guest_s: float = 4.6e-6  # of the node that it was sent to, to take it in, and
-    guest_run_s: float = 8.5e-6  # to have it run and send its result back
-    tick_s: float = 560e-6  # of a node daemon, for one heartbeat and what comes with it
-    relay_s: float = 27e-6  # of the head's node, for one message of another node to or from the GCS
-    gcs_heartbeat_s: float = 34e-6  # of the GCS
-    gcs_offer_s: float = 16e-6  # likewise, for an offer, and
-    gcs_offer_node_s: float = 0.15e-6  # for each node that it may choose, and
-    gcs_offer_place_s: float = 5.5e-6  # for each that it does choose
-    gcs_events_s: float = 2.0e-6  # likewise, for a batch of task events, and
+    frame_s: float = 45e-6  # of the node daemon, to read or write one frame of a local process
+    line_frame_s: float = 49e-6  # likewise, of another node
+    submit_s: float = 3.7e-6  # likewise, to take in one submitted task, beside its frames,
+    run_s: float = 7.4e-6  # and to have it run by a worker and its result told
+    forward_s: float = 0.9e-6  # instead, to send it to another node, and
+    returned_s: float = 5.7e-6  # to take its result in, and tell
+    guest_s: float = 5.0e-6  # of the node that it was sent to, to take it in, and
+    guest_run_s: float = 11e-6  # to have it run and send its result back
+    tick_s: float = 600e-6  # of a node daemon, for one heartbeat and what comes with it
+    relay_s: float = 24e-6  # of the head's node, for one message of another node to or from the GCS
+    gcs_heartbeat_s: float = 35e-6  # of the GCS
+    gcs_offer_s: float = 15e-6  # likewise, for an offer, and
+    gcs_offer_node_s: float = 0.14e-6  # for each node that it may choose, and
+    gcs_offer_place_s: float = 2.8e-6  # for each that it does choose
+    gcs_events_s: float = 2.1e-6  # likewise, for a batch of task events, and
     gcs_event_s: float = 0.08e-6  # for each of its events
-    submitter_s: float = 9.2e-6  # of the program that submits, for one task
-    worker_s: float = 136e-6  # of a worker, beside the task itself
+    submitter_s: float = 8.0e-6  # of the program that submits, for one task
+    worker_s: float = 157e-6  # of a worker, beside the task itself
 
     # Not CPU time, and not measured but chosen: a local socket with its two context switches, and
     # a network within one building.

@@ -66,7 +66,7 @@ FULL_STORE_GRACE_S = 2.0  # a creator waits so long without any space being free
 TRIM_AFTER_S = 10.0  # pages of freed extents go back to the machine after this much quiet
 
 # -- many nodes ----------------------------------------------------------------------------------
-SPILL_WAIT_S = 0.1  # a task that would wait longer here is offered to the global scheduler
+SPILL_WAIT_S = 0.05  # a task that would wait longer here is offered to the global scheduler
 SPILL_LOOK_S = 0.01  # how often queues are looked at for that: soon after a burst's first tasks end
 SPILL_RETRY_MAX_S = 0.5  # an offer in vain is repeated, ever later but at least this often
 OFFER_TASKS_MAX = 10_000  # of one class in one offer: bounds the GCS's work in one turn
