@@ -79,8 +79,12 @@ class JobDesk:
     def _end_workers(self, job_id: bytes) -> None:
         core = self._core
         for worker in list(core.scheduler.workers.values()):
-            if worker.pool.job_id == job_id and not core.actors.is_own_job(worker.actor):
+            if worker.pool.job_id != job_id:
+                continue
+            if not core.actors.is_own_job(worker.actor):
                 core.workers.end(worker)
+            elif worker.peer is not None and worker.peer.alive:
+                worker.peer.role = "over"  # its actor is dead, and it ends; what it says comes late
 
     def _forget(self, job: Job) -> None:
         core = self._core

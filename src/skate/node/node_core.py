@@ -94,6 +94,13 @@ class Shell(Protocol):
         """Whether the shell itself answers this (now or later)."""
 
 
+class _Unheard(dict[type, Callable[[Peer, Any], None]]):
+    """The handlers of who may still say anything, and nobody listens."""
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return lambda peer, message: None
+
+
 class NodeCore:
     """See the module's docstring."""
 
@@ -196,6 +203,7 @@ class NodeCore:
             "driver": driver,
             "worker": worker,
             "node": node,
+            "over": _Unheard(),
         }
         self.gcs_handlers: dict[type, Callable[[Any], None]] = {
             m.Answer: self.questions.on_gcs_answer,

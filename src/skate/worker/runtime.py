@@ -611,13 +611,14 @@ class Runtime:
         At once, if it is here already.
         """
         self._forget_troubles([object_id])
-        self.want([object_id])
         due = []
         with self.connection.lock:
             self._callbacks.setdefault(object_id, []).append(callback)
             # Looked for after the entry, while a reader stores it before it looks for entries.
             if object_id in self.values:
                 due = self._callbacks.pop(object_id)
+        if not due:  # after the entry: what has come and was forgotten meanwhile is asked for again
+            self.want([object_id])
         for ready in due:
             if self.call_soon is not None:
                 self.call_soon(ready)
