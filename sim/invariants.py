@@ -158,7 +158,9 @@ class Ledger:
         """A worker has begun a task: at most once, unless it died with it or it was retried."""
         node = process.node
         runs = self.runs.setdefault(task_id, [])
-        excused = any(run.process.node in self.disturbed for run in runs)
+        # Who was cut off runs what it has, though its home may have had it run elsewhere since.
+        nodes = [node, *(run.process.node for run in runs)]
+        excused = any(one in self.disturbed for one in nodes)
         key = (node, task_id, attempt)
         assert key not in self.attempts or excused, f"an attempt ran twice: {task_id.hex()}"
         self.attempts.add(key)

@@ -291,15 +291,16 @@ class Want(msgspec.Struct, array_like=True, tag=26):
     object_ids: list[bytes]
 
 
+ELSEWHERE = -1
 TROUBLE = -2
 
 
 class Ready(msgspec.Struct, array_like=True, tag=27, gc=False):
     """A value, to who submitted its task or wanted it.
 
-    ``offset`` is -1 for one that lies on another node: who wants it here has to say so (``Want``).
-    So it is for any large one to a driver without shared memory: what it wants comes as ``Chunk``.
-    It is TROUBLE if ``data`` is an error that tells why the value cannot be had here now.
+    ``offset`` is ELSEWHERE for one that lies on another node: who wants it here has to say so
+    (``Want``). So it is for any large one to a driver without shared memory: what it wants comes as
+    ``Chunk``. It is TROUBLE if ``data`` is an error that tells why it cannot be had here now.
     """
 
     object_id: bytes

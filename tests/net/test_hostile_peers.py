@@ -365,12 +365,18 @@ def test_a_peer_that_never_reads_costs_a_bounded_amount_of_memory(session: Sessi
     session.check()
     # Once it reads, it is heard again.
     peer.socket.settimeout(30)
-    rest = threading.Thread(target=peer.socket.sendall, args=(questions[sent:],))
+
+    def ask_the_rest() -> None:
+        with contextlib.suppress(OSError):  # until the connection is shut below
+            peer.socket.sendall(questions[sent:])
+
+    rest = threading.Thread(target=ask_the_rest)
     rest.start()
     reader = FrameReader(m.decode_to_client)
     answers = 0
     while answers < 100_000:
         answers += len(reader.feed(peer.socket.recv(1 << 20)))
+    peer.socket.shutdown(socket.SHUT_RDWR)
     rest.join()
     peer.close()
 

@@ -156,6 +156,21 @@ def test_a_process_that_ends_knows_nothing_any_more(fixture: Fixture) -> None:
     assert fixture.wants(4)
 
 
+def test_who_does_not_answer_holds_up_no_other_copies(fixture: Fixture) -> None:
+    copies = fixture.store.copies
+    for object_id, peer in ((A, ONE), (B, TWO)):
+        fixture.copy(object_id)
+        copies.told(object_id, peer)
+    assert not fixture.wants(2)
+    assert copies.take_questions()[1] == {ONE: [A]}
+    assert not fixture.wants(2, now=1.0 + ASK_AGAIN_S)
+    number, asked = copies.take_questions()
+    assert asked == {ONE: [A], TWO: [B]}
+    copies.forgotten(B, TWO, number)
+    assert fixture.wants(2, now=1.0 + ASK_AGAIN_S)
+    assert (fixture.state(A), fixture.state(B)) == (SEALED, REMOTE)
+
+
 def test_no_more_are_asked_for_than_are_needed(fixture: Fixture) -> None:
     copies = fixture.store.copies
     for object_id in (A, B, C):

@@ -306,10 +306,8 @@ class ObjectDesk:
         """Tell everyone who waits for an object that it is there; whether its owner was told."""
         owner = stored.owner
         told = owner is not None and owner.alive and not owner.node_id and stored.id in owner.held
-        if stored.id in self._store.copies:
-            told = (
-                False  # that there is a value it knows; where the copy lies who has asked is told
-            )
+        if stored.id in self._store.copies:  # that there is a value it knows; the place, if it asks
+            told = False
         if told:
             self._push(owner, stored)
             if owner.is_remote and stored.size:
@@ -354,7 +352,7 @@ class ObjectDesk:
         if not peer.outbox:
             self._core.dirty.append(peer)
         if not peer.node_id:
-            offset = -1 if stored.state is REMOTE else stored.offset
+            offset = m.ELSEWHERE if stored.state is REMOTE else stored.offset
             if stored.state is SEALED:
                 self._store.copies.told(stored.id, peer)
             peer.outbox.append(m.Ready(stored.id, stored.data, offset, stored.size))
@@ -372,7 +370,7 @@ class ObjectDesk:
             peer.pins[stored.id] = peer.pins.get(stored.id, 0) + 1
             self._core.send(peer, m.Ready(stored.id, b"", stored.offset, stored.size))
         else:
-            self._core.send(peer, m.Ready(stored.id, b"", -1, stored.size))
+            self._core.send(peer, m.Ready(stored.id, b"", m.ELSEWHERE, stored.size))
 
     def locations(self, stored: StoredObject) -> list[bytes]:
         """The nodes that have it in their arena, as far as is known here; this one first."""

@@ -9,16 +9,16 @@ of. A copy goes only if no process has it mapped, no task uses it, and nobody kn
     UNKNOWN   all have (``forgotten``), or have gone: it may go, the one used longest ago first
 
 Who needs the value keeps it: a get of many waits for the others. It is asked again after a while,
-if space is still wanted. A mapping that was made before the question came is known here before the
-answer, as both come on one line; and who is told the place once more behind a question is KNOWN
-again, whatever it answers to that. So nothing that is read is ever overwritten.
+if space is still wanted, and is counted on no more: nor is a process that computes, and reads late.
+A mapping that was made before the question came is known here before the answer, as both come on
+one line; and who is told the place once more behind a question is KNOWN again, whatever it answers
+to that. So nothing that is read is ever overwritten.
 
 Invariant (``check``): a copy is sealed, and held or mapped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -57,14 +57,8 @@ class Copies:
         self._number = 1  # of these
         self._refused_at = _NEVER
 
-    def __len__(self) -> int:
-        return len(self._copies)
-
     def __contains__(self, object_id: bytes) -> bool:
         return object_id in self._copies
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._copies)
 
     def add(self, object_id: bytes) -> None:
         """A copy has arrived, or one that was cached is held again."""
@@ -130,8 +124,12 @@ class Copies:
             if not self._may_go(object_id):
                 self.used(object_id)
                 continue
-            size -= self._store.objects[object_id].size
-            if copy.told and now - copy.asked_at >= ASK_AGAIN_S:
+            is_late = now - copy.asked_at >= ASK_AGAIN_S
+            if not is_late or copy.asked_at == _NEVER:
+                size -= self._store.objects[object_id].size
+            else:
+                self.used(object_id)
+            if copy.told and is_late:
                 copy.asked_at = now
                 for peer in copy.told:
                     copy.told[peer] = self._number

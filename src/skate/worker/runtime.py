@@ -124,15 +124,17 @@ class Runtime:
     def _on_ready(self, message: m.Ready) -> None:
         object_id = message.object_id
         self.promised.discard(object_id)
-        if message.offset < 0:
-            if message.offset != m.TROUBLE:
-                self._on_elsewhere(object_id)
-                return
-            self._troubles.add(object_id)
+        if message.offset == m.ELSEWHERE:
+            self._on_elsewhere(object_id)
+            return
         if self.wanted:
             self.wanted.discard(object_id)
         if object_id not in self.references.counts:
             return  # the last ref went while it was under way
+        if message.offset == m.TROUBLE:
+            self._troubles.add(object_id)
+        elif self._troubles:
+            self._troubles.discard(object_id)
         if self.elsewhere:
             self.elsewhere.discard(object_id)
         self.values[object_id] = message
