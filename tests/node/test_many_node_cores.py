@@ -313,6 +313,7 @@ def test_the_next_host_of_an_actor_remembers_what_it_has_called_at_the_last() ->
     cluster.held.add(("gcs", "c"))
     cluster.die("a")
     assert not caller.core.actors.router.actors[actor_id].is_proxy
+    assert handle_id(actor_id) not in caller.core.store.watched  # its home counts handles, and says
     cluster.held.clear()
     cluster.run()
     process = comes_alive(caller, actor_id, 1)

@@ -410,6 +410,7 @@ class RemoteActors:
         if old is None or not old.is_proxy:
             return
         self._unknown.pop(actor.id, None)
+        core.store.watched.discard(handle_id(actor.id))  # its home counts handles, and says
         core.gcs.append(m.WatchActor(actor.id, False))
         actor.lines, actor.backlog = old.lines, old.backlog
         for line in actor.lines.values():
