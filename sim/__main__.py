@@ -7,10 +7,17 @@ import sys
 import time
 import traceback
 
-from sim.cluster_workload import ClusterSettings, run_cluster
-from sim.group_workload import GroupSettings
+from sim.cluster_workload import ClusterSettings, CutSettings, run_cluster
+from sim.group_workload import GroupCutSettings, GroupSettings
 from sim.simulator import Simulator
 from sim.workload import run
+
+KINDS: dict[tuple[bool, bool], type[ClusterSettings]] = {  # with groups, with long cuts
+    (False, False): ClusterSettings,
+    (True, False): GroupSettings,
+    (False, True): CutSettings,
+    (True, True): GroupCutSettings,
+}
 
 
 def main() -> int:
@@ -20,17 +27,19 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=1, help="how many seeds, one after the other")
     parser.add_argument("--nodes", type=int, default=0, help="of a cluster; 0: one node alone")
     parser.add_argument("--groups", action="store_true", help="with placement groups, too")
+    parser.add_argument("--cuts", action="store_true", help="nodes that are cut off for long")
     parser.add_argument("--lines", type=int, default=120, help="of a failed run's story")
     parser.add_argument("--grep", default="", help="only lines of the story with this in it")
     parser.add_argument("--quiet", action="store_true", help="print only what fails")
     options = parser.parse_args()
+    kind = KINDS[options.groups, options.cuts]
     for seed in range(options.seed, options.seed + options.runs):
         began = time.perf_counter()
         try:
-            simulator = one_run(seed, options.nodes, groups=options.groups)
+            simulator = one_run(seed, options.nodes, kind)
         except Exception:
             print(f"seed {seed} FAILED")
-            tell(seed, options.nodes, options.lines, options.grep, groups=options.groups)
+            tell(seed, options.nodes, options.lines, options.grep, kind)
             return 1
         if not options.quiet:
             ledger = simulator.ledger
@@ -42,16 +51,15 @@ def main() -> int:
     return 0
 
 
-def one_run(seed: int, nodes: int, *, tell: bool = False, groups: bool = False) -> Simulator:
+def one_run(seed: int, nodes: int, kind: type[ClusterSettings], *, tell: bool = False) -> Simulator:
     """A run on so many nodes."""
-    kind = GroupSettings if groups else ClusterSettings
     return run_cluster(seed, nodes, tell=tell, kind=kind) if nodes else run(seed, tell=tell)
 
 
-def tell(seed: int, nodes: int, lines: int, grep: str, *, groups: bool) -> None:
+def tell(seed: int, nodes: int, lines: int, grep: str, kind: type[ClusterSettings]) -> None:
     """Run the seed once more, and print how it came to its end."""
     try:
-        one_run(seed, nodes, tell=True, groups=groups)
+        one_run(seed, nodes, kind, tell=True)
     except Exception as error:
         story = [line for line in error.simulator.story if grep in line]  # type: ignore[attr-defined]
         print("\n".join(story[-lines:]))

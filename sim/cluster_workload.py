@@ -12,7 +12,7 @@ from random import Random
 import msgspec
 
 from sim.cluster_invariants import check_cluster_empty, check_cluster_idle
-from sim.faults import Faults
+from sim.faults import ENDLESS_KINDS, KINDS, Faults
 from sim.invariants import check_empty, check_idle, check_programs
 from sim.node import SimulatedNode, node_id_of
 from sim.process import DriverProcess, Fiber, Process, Program, WorkerProcess
@@ -24,12 +24,15 @@ from skate.spec import CallTemplate, Strategy, demand_of
 _encode = msgspec.msgpack.Encoder().encode
 NAMES = ("ada", "bob", "eve")
 UNIT = 10_000
+BEGUN_S = 4.0  # by then all drivers have begun, and all faults
+ENDLESS_S = 300.0  # so long may programs need to end while nodes cannot reach each other
 
 
 class ClusterSettings(Settings):
     """One run's machines, programs and faults, drawn from a seed."""
 
     is_cluster = True
+    fault_kinds: tuple[str, ...] = KINDS
 
     def __init__(self, random: Random, nodes: int) -> None:
         super().__init__(random)
@@ -51,7 +54,7 @@ class ClusterSettings(Settings):
         if self.is_busy:
             self.tasks_left += 200
             self.task_s = random.choice([1e-2, 3e-2])
-        self.faults = Faults(random, nodes, is_calm=self.is_calm)
+        self.faults = Faults(random, nodes, self.fault_kinds, is_calm=self.is_calm)
         self.frozen = self.faults.frozen
         self.first_nodes = nodes - self.faults.joins
         self.cpu_actors_left = 0
@@ -78,7 +81,9 @@ class ClusterSettings(Settings):
 
     def _make_bound_actors(self, random: Random) -> list[CallTemplate]:
         # As many with a CPU of their own as leave their node two.
-        made = []
+        made: list[CallTemplate] = []
+        if self.faults.endless_cuts:
+            return made  # they would wait for a node that cannot be reached, and rightly so
         for number, machine in enumerate(self.machines[: self.first_nodes]):
             strategy = Strategy("NODE", node_id_of(number))
             spec = CallTemplate(
@@ -91,6 +96,10 @@ class ClusterSettings(Settings):
     def resources_of(self, number: int) -> dict[str, int]:
         """What a node has."""
         return self.machines[number]
+
+    def add_machine(self, number: int, like: int) -> None:
+        """A node with this number will join, on the machine of another; later ones follow."""
+        self.machines.insert(number, self.machines[like])
 
     def is_cut(self, one: SimulatedNode, other: SimulatedNode) -> bool:
         """Whether no connection can be made between two nodes now."""
@@ -160,7 +169,8 @@ class ClusterSettings(Settings):
             return _bound(ACTOR, Strategy("SPREAD"))
         if chance < 0.4:
             node_id = node_id_of(random.randrange(self.first_nodes))
-            return _bound(ACTOR, Strategy("NODE", node_id, soft=random.random() < 0.5))
+            soft = random.random() < 0.5 or self.faults.endless_cuts > 0
+            return _bound(ACTOR, Strategy("NODE", node_id, soft=soft))
         if chance < 0.5 and self._bound_actors:
             return self._bound_actors.pop()
         return super()._actor_template(random)
@@ -186,8 +196,23 @@ class ClusterSettings(Settings):
         return super()._size(random)
 
 
+class CutSettings(ClusterSettings):
+    """Nodes cannot reach each other for long or without end, or lose the GCS."""
+
+    fault_kinds = ENDLESS_KINDS
+
+
 def _bound(template: CallTemplate, strategy: Strategy) -> CallTemplate:
     return msgspec.structs.replace(template, strategy=strategy)
+
+
+def _is_busy(simulator: Simulator) -> bool:
+    """Whether a fault or a driver is still to come, or a program still runs."""
+    assert isinstance(simulator.settings, ClusterSettings)
+    if simulator.now < 1_000.0 + BEGUN_S:
+        return True
+    living = [process for process in simulator.processes.values() if not process.dead]
+    return any(process.fibers or getattr(process, "queue", None) for process in living)
 
 
 def run_cluster(
@@ -219,6 +244,10 @@ def run_cluster(
         for number in range(settings.drivers):
             simulator.at(random.random() * 0.1, start_driver, number)
         settings.faults.begin(simulator)
+        if settings.faults.endless_cuts:
+            simulator.run_while(lambda: _is_busy(simulator), ENDLESS_S)
+            check_programs(list(simulator.processes.values()))
+            settings.faults.mend_all()
         simulator.run_until_quiet()
         check_programs(list(simulator.processes.values()))
         closer = settings.close(simulator, settings.drivers)

@@ -1,7 +1,8 @@
 """The GCS of a simulated cluster: the core that ships, and its connection to each node.
 
-A connection never breaks while both live, as a node whose connection breaks is given up; but it may
-stall for so long that the node is given up for its silence.
+A node whose connection breaks is given up, and ends its work as soon as it reads of that itself; it
+comes back as another node (node/rejoin.py). A connection may also stall for so long that the node
+is given up for its silence.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ class GcsLink:
         self._gcs = gcs
         self.node = node
         self.number = number
-        self.up = Line(gcs.simulator, lambda item: gcs.arrived(self, item))
-        self.down = Line(gcs.simulator, node.from_gcs)
+        self.up = Line(gcs.simulator, self._arrived_at_gcs)
+        self.down = Line(gcs.simulator, self._arrived_at_node)
         self.is_over = False
+        self._is_broken = False
 
     def send(self, batch: list[Any]) -> None:
         """From the node."""
@@ -35,6 +37,23 @@ class GcsLink:
                 self._gcs.simulator.tell(self.node.name, "-> GCS", message)
         is_background = all(isinstance(message, m.Heartbeat) for message in batch)
         self.up.send(m.decode_to_gcs(m.encode(batch)), is_background=is_background)
+
+    def _arrived_at_gcs(self, batch: list[Any] | None) -> None:
+        if not self._is_broken:
+            self._gcs.arrived(self, batch)
+
+    def _arrived_at_node(self, batch: list[Any]) -> None:
+        if not self._is_broken:
+            self.node.from_gcs(batch)
+
+    def break_up(self, gcs_reads_s: float, node_reads_s: float) -> None:
+        """What is under way is lost; each side reads of it after so long."""
+        if self.is_over or self._is_broken:
+            return
+        self._is_broken = True
+        simulator = self._gcs.simulator
+        simulator.at(gcs_reads_s, self._gcs.arrived, self, None)
+        simulator.at(node_reads_s, self.node.lost_gcs)
 
     def name(self) -> str:
         """Whose it is, for the story."""

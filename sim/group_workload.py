@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from sim.cluster_workload import ClusterSettings
+from sim.faults import LONG_KINDS
 from sim.process import DriverProcess, Fiber, Program, WorkerProcess
 from sim.simulator import Simulator
 from skate import messages as m
@@ -206,3 +207,12 @@ def _in_group(
         group=group_id,
         bundle=index,
     )
+
+
+class GroupCutSettings(GroupSettings):
+    """The same where nodes cannot reach each other for long, or lose the GCS.
+
+    Not without end: what is bound to a bundle would rightly wait as long.
+    """
+
+    fault_kinds = LONG_KINDS

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sim.simulator import Simulator
 
 LOSSES = ("ObjectLostError", "OwnerDiedError")
+OUT_OF_REACH = "ObjectFetchTimedOutError"
 OF_NODE_DEATHS = (
     "NodeDiedError",
     "ActorDiedError",
@@ -242,7 +243,7 @@ class Ledger:
 
     def _is_excused(self, object_id: bytes, kind: str, record: ErrorRecord) -> bool:
         if self.cuts:
-            return kind in OF_NODE_DEATHS or kind in LOSSES
+            return kind in OF_NODE_DEATHS or kind in LOSSES or kind == OUT_OF_REACH
         if kind in OF_NODE_DEATHS:
             return self.node_deaths > 0
         if kind == "OwnerDiedError" and self._simulator.settings.jobs_meet and self.node_deaths:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 
 REDIAL_S = 0.1  # of a transfer
+REJOIN_S = 0.5  # as in node/rejoin.py
 
 
 def node_id_of(number: int) -> bytes:
@@ -140,6 +141,12 @@ class SimulatedNode:
                 return
             self.core.gcs_handlers[type(message)](message)
         self.turn_soon()
+
+    def lost_gcs(self) -> None:
+        """Its connection to the GCS has ended: it ends its work, and comes back as another."""
+        if not self.dead:
+            self.die()
+            self.simulator.at(REJOIN_S, self.simulator.rejoin, self)
 
     def worker_exited(self, worker: Worker, status: int) -> None:
         """The zygote has reaped a worker."""

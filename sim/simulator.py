@@ -65,6 +65,7 @@ class Simulator:
         self.events = 0
         self._heap: list[tuple[float, int, Timer]] = []
         self._count = 0
+        self._next_tick = self.now + HEARTBEAT_S
         self._pending = 0  # timers that are not in the background
         self.nodes: list[SimulatedNode] = []
         self.by_id: dict[bytes, SimulatedNode] = {}
@@ -77,6 +78,11 @@ class Simulator:
         self.by_id[node.core.node_id] = node
         node.start()
         return node
+
+    def rejoin(self, node: SimulatedNode) -> None:
+        """The machine of a node that has ended its work is another node now."""
+        self.settings.add_machine(len(self.nodes), node.number)
+        self.add_node()
 
     @property
     def alive(self) -> list[SimulatedNode]:
@@ -120,26 +126,35 @@ class Simulator:
 
     def run_until_quiet(self) -> None:
         """Let everything happen that is going to happen by itself."""
-        next_tick = self.now + HEARTBEAT_S
         quiet = 0
         while quiet < QUIET_TICKS or (quiet < PATIENT_TICKS and self._something_is_due()):
-            if self._heap and self._heap[0][0] <= next_tick:
-                self.now, _, timer = heappop(self._heap)
-                if timer.call is None:
-                    continue
-                self.events += 1
-                call, timer.call = timer.call, None
-                if not timer.is_background:
-                    self._pending -= 1
-                    quiet = 0
-                call(*timer.arguments)
-            else:
-                self.now = next_tick
-                next_tick += HEARTBEAT_S
-                quiet += not self._pending
-                self._tick()
-                if self.now > 1_000.0 + LONGEST_RUN_S:
-                    raise AssertionError("the run does not come to an end")
+            quiet = 0 if self._run_to_tick() else quiet + (not self._pending)
+            if self.now > 1_000.0 + LONGEST_RUN_S:
+                raise AssertionError("the run does not come to an end")
+
+    def run_while(self, condition: Callable[[], bool], most_s: float) -> None:
+        """Let everything happen until this holds no more, or for so long."""
+        end = self.now + most_s
+        while self.now < end and condition():
+            self._run_to_tick()
+
+    def _run_to_tick(self) -> bool:
+        """Up to the next tick, and that; whether anything has happened but by the clock."""
+        has_happened = False
+        while self._heap and self._heap[0][0] <= self._next_tick:
+            self.now, _, timer = heappop(self._heap)
+            if timer.call is None:
+                continue
+            self.events += 1
+            call, timer.call = timer.call, None
+            if not timer.is_background:
+                self._pending -= 1
+                has_happened = True
+            call(*timer.arguments)
+        self.now = self._next_tick
+        self._next_tick += HEARTBEAT_S
+        self._tick()
+        return has_happened
 
     def _something_is_due(self) -> bool:
         return any(node.core.remote_actors.is_waiting for node in self.alive)

@@ -103,6 +103,9 @@ class Settings:
         """What a node has."""
         return self.resources
 
+    def add_machine(self, number: int, like: int) -> None:
+        """A node with this number will join, on the machine of another."""
+
     def is_cut(self, one: SimulatedNode, other: SimulatedNode) -> bool:
         """Whether no connection can be made between two nodes now."""
         return False

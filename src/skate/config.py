@@ -75,6 +75,7 @@ ACTOR_UNKNOWN_S = 10.0  # a call to an actor that nobody has heard of fails afte
 AVOID_S = 5.0  # a node that could not be reached gets no tasks from here for so long
 PENDING_ROWS = 20  # kinds of waiting work that a node lists in a heartbeat, for people
 DEAD_NODES_KEPT = 1_000  # by a node: their lines are refused
+SILENT_NODE_S = 60.0  # one that lives, but cannot be reached, is waited for so long
 HOME_FETCHES_MAX = 3  # how often an object's home is asked to be the source of one pull
 ENDED_JOBS_KEPT = 1_000  # by a node: long enough for all that is under way to arrive
 UNKNOWN_TASK_S = 0.1  # a task of unknown run time: it is offered after SPILL_WAIT_S, not over yet

@@ -35,19 +35,19 @@ class ClusterNode(Node):
         self.number = len(cluster.nodes) + 1  # as a peer of the GCS
         self.openers: dict[str, Peer] = {}  # who has opened a line to this node
         self.is_dead = False
-        self.fetches: list[tuple[bytes, int]] = []  # objects that are to be brought: id, size
+        self.fetches: list[tuple[bytes, int, bytes]] = []  # under way: object, size, from whom
 
     def fetch(self, object_id: bytes, offset: int, size: int, node_id: bytes) -> None:
-        self.fetches.append((object_id, size))
+        self.fetches.append((object_id, size, node_id))
 
     def fetched(self) -> list[bytes]:
         """All that is under way to this node arrives; what that was."""
         fetches, self.fetches = self.fetches, []
-        for object_id, size in fetches:
+        for object_id, size, _ in fetches:
             self.core.pulls.fetched(object_id, "ok", size, 0.001)
             self.turn()
         self.cluster.run()
-        return [object_id for object_id, _ in fetches]
+        return [object_id for object_id, _, _ in fetches]
 
     def cancel_fetch(self, object_id: bytes) -> None: ...
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from skate import messages as m
-from skate.config import LINK_GIVE_UP_S
+from skate.config import LINK_GIVE_UP_S, SILENT_NODE_S
 from skate.node.peer import Peer
 from tests.node.played_cluster import Cluster, ClusterNode, to_node
-from tests.node.played_node import Client, done, runs
+from tests.node.played_node import PAGE, Client, done, runs
 
 
 def holder(driver: Client, where: ClusterNode, object_id: bytes) -> Peer:
@@ -150,6 +150,33 @@ def test_a_result_waits_for_the_new_line_to_a_home_that_was_lost_for_a_moment() 
     assert read(host, process, object_id) == b"\x03put"
 
 
+def test_nor_does_what_its_task_has_handed_over_wait_without_end() -> None:
+    """For a home that is out of reach; who has it reads an error then, if it was the last."""
+    cluster = Cluster()
+    home, host, giver = cluster.add("h"), cluster.add("a"), cluster.add("c")
+    driver = Client(home)
+    cluster.run()
+    object_id = driver.put()
+    between = Client(giver, holder(driver, giver, object_id))
+    task = between.submit(nested=[object_id], strategy=to_node(host), name="take")
+    cluster.run()
+    process = host.came_up()
+    cluster.run()
+    assert runs(host, process) == [task[:16]]
+    cluster.held.add(("a", "h"))
+    host.say(process, m.Hold([object_id]))
+    cluster.cut("a", "h")
+    host.say(process, done(task))
+    since = cluster.now
+    while cluster.now < since + SILENT_NODE_S - LINK_GIVE_UP_S:
+        cluster.pass_time(LINK_GIVE_UP_S)
+        cluster.cut("a", "h")
+        assert giver.state_of(task) == "PENDING"
+    cluster.pass_time(LINK_GIVE_UP_S)
+    cluster.cut("a", "h")
+    assert giver.state_of(task) == "INLINE"
+
+
 def test_what_an_attempt_made_before_a_cut_is_what_its_home_gets_and_lets_go_of() -> None:
     """Its ``Returned`` is lost with the line; the next attempt, on the same node, makes another."""
     cluster = Cluster()
@@ -178,3 +205,107 @@ def test_what_an_attempt_made_before_a_cut_is_what_its_home_gets_and_lets_go_of(
     driver.release(task, inner)
     cluster.run()
     assert not home.core.store.objects and not host.core.store.objects
+
+
+def large_result(host: ClusterNode, process: Peer, task: bytes) -> None:
+    """The process returns a value of a page in the arena of its node."""
+    host.say(process, m.CreateExtent(task, PAGE))
+    offset = next(x.offset for x in host.said(process) if isinstance(x, m.Extent))
+    result = m.Result(m.Value(b"", offset, PAGE))
+    host.say(process, m.Done(task[:16], 0, 1.0, 1.001, results=[result]))
+    host.cluster.run()
+
+
+def test_a_value_whose_home_cannot_be_reached_is_not_waited_for_without_end() -> None:
+    cluster = Cluster()
+    home, other = cluster.add("h"), cluster.add("a")
+    driver = Client(home)
+    cluster.run()
+    process = holder(driver, other, driver.put())
+    pending = driver.submit(demand=(("none", 10_000),), name="waits")
+    other.say(process, m.Hold([pending]), m.Want([pending]))
+    cluster.run()
+    cluster.held |= {("a", "h")}
+    since = cluster.now
+    while cluster.now < since + SILENT_NODE_S:
+        assert not other.said(process)
+        cluster.pass_time(LINK_GIVE_UP_S)
+        cluster.cut("a", "h")
+    cluster.pass_time(LINK_GIVE_UP_S)
+    cluster.cut("a", "h")
+    assert Client(other, process).errors() == {pending: "ObjectFetchTimedOutError"}
+    # It is this node that has trouble, not the object.
+    assert home.state_of(pending) == "PENDING"
+
+
+def test_a_copy_is_read_if_the_home_cannot_be_reached() -> None:
+    cluster = Cluster()
+    home, maker, reader = cluster.add("h"), cluster.add("a"), cluster.add("b")
+    driver = Client(home)
+    cluster.run()
+    task = driver.submit(strategy=to_node(maker), name="large")
+    cluster.run()
+    made_by = maker.came_up()
+    cluster.run()
+    process = holder(driver, reader, task)
+    large_result(maker, made_by, task)
+    cluster.held |= {("b", "h")}
+    reader.say(process, m.Want([task]))
+    for _ in range(2):
+        cluster.cut("b", "h")
+    assert [fetch[2] for fetch in reader.fetches] == [maker.core.node_id]
+
+
+def test_a_home_passes_on_what_lies_on_a_node_that_is_cut_off_from_the_reader() -> None:
+    """However often their line is given up meanwhile: it began anew each time."""
+    cluster = Cluster()
+    home, maker, reader = cluster.add("h"), cluster.add("a"), cluster.add("b")
+    driver = Client(home)
+    cluster.run()
+    task = driver.submit(strategy=to_node(maker), name="large")
+    cluster.run()
+    made_by = maker.came_up()
+    cluster.run()
+    process = holder(driver, reader, task)
+    large_result(maker, made_by, task)
+    reader.say(process, m.Want([task]))
+    cluster.run()
+    cluster.cut("b", "a")
+    assert [fetch[2] for fetch in reader.fetches] == [maker.core.node_id]
+    assert [fetch[2] for fetch in home.fetches] == [maker.core.node_id]
+
+
+def test_a_copy_of_what_a_lost_attempt_made_goes_with_the_object() -> None:
+    """Its home was never told of that value: it runs the task again, and frees its own."""
+    cluster = Cluster()
+    home, host, reader = cluster.add("h"), cluster.add("a", 2), cluster.add("b")
+    driver = Client(home)
+    cluster.run()
+    task = driver.submit(strategy=to_node(host, soft=True), name="large")
+    cluster.run()
+    made_by = host.came_up()
+    cluster.run()
+    assert runs(host, made_by) == [task[:16]]
+    process = holder(driver, host, task)
+    cluster.held |= {("a", "h"), ("h", "a")}
+    large_result(host, made_by, task)
+    reading = Client(host, process).submit([task], strategy=to_node(reader), name="reads")
+    cluster.run()
+    assert reader.fetched() == [task]
+    reads = reader.came_up()
+    cluster.run()
+    assert runs(reader, reads) == [reading[:16]]
+    reader.say(reads, done(reading))
+    cluster.cut("h", "a")
+    cluster.line_ends("h", "a")
+    again = home.came_up()
+    home.say(again, done(task, 1))
+    assert home.state_of(task) == "INLINE"
+    cluster.cut("a", "h")
+    cluster.held.clear()
+    cluster.run()
+    host.say(process, m.Release([task, reading]))
+    driver.release(task)
+    cluster.run()
+    for node in (home, host, reader):
+        assert task not in node.core.store.objects

@@ -297,6 +297,55 @@ def test_a_call_at_a_node_that_the_actor_has_left_is_made_again_when_that_dies()
     assert caller.state_of(call) == "INLINE"
 
 
+@pytest.mark.parametrize("end", ["answers", "dies", "is killed"])
+@pytest.mark.parametrize("lost", ["in flight", "waiting"])
+def test_a_call_made_again_waits_for_its_older_attempt(lost: str, end: str) -> None:
+    """Its caller has lost the host for a moment; the actor is still at what it was given."""
+    cluster = Cluster()
+    host, caller = cluster.add("h"), cluster.add("a")
+    driver = Client(host)
+    argument = driver.put()
+    actor_id = create(driver, RESTARTS, strategy=to_node(host))
+    cluster.run()
+    process = comes_alive(host, actor_id)
+    user = user_of(actor_id, driver, caller)
+    host.core.actors.router.actors[actor_id].window = 1
+    first = user.call(actor_id, [argument], max_retries=-1)
+    second = user.call(actor_id, [argument], max_retries=-1)
+    cluster.run()
+    assert runs(host, process) == [first[:16]]
+    lost_call = first if lost == "in flight" else second
+    if lost == "waiting":
+        host.say(process, done(first))
+        cluster.run()
+        assert runs(host, process) == [second[:16]]
+    cluster.cut("a", "h")
+    assert runs(host, process) == []
+    if end == "answers":
+        host.say(process, done(lost_call))
+    elif end == "dies":
+        host.lose(process)
+        cluster.run()
+        process = comes_alive(host, actor_id, 1)
+    else:
+        host.say(driver.peer, m.KillActor(actor_id, True))
+        cluster.run()
+        host.lose(process)
+    if end != "is killed":
+        again = [first, second] if lost == "in flight" else [second]
+        while again:
+            for task_id in runs(host, process):
+                call = again.pop(0)
+                assert task_id == call[:16]
+                host.say(process, done(call, 1))
+            cluster.run()
+    assert caller.state_of(first) == caller.state_of(second) == "INLINE"
+    caller.say(user.peer, m.Release([first, second, handle_id(actor_id)]))
+    driver.release(argument)
+    cluster.run()
+    assert argument not in host.core.store.objects
+
+
 def test_the_next_host_of_an_actor_remembers_what_it_has_called_at_the_last() -> None:
     """It gets the actor before it reads of the death of the node that hosted it."""
     cluster = Cluster()

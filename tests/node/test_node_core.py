@@ -671,6 +671,23 @@ def test_a_killed_actor_fails_its_calls_and_keeps_its_resources_until_it_is_gone
     assert node.is_clean()
 
 
+def test_what_a_killed_actor_writes_to_is_its_own_until_it_is_gone() -> None:
+    node, driver, _ = setting()
+    actor_id, host = actor_of(node, driver)
+    call = driver.call(actor_id)
+    node.said(host)
+    node.say(host, m.CreateExtent(call, LARGE))
+    [extent] = node.said(host)
+    node.say(driver.peer, m.KillActor(actor_id))
+    put = driver.ids.next_put()
+    node.say(driver.peer, m.CreateExtent(put, LARGE))
+    given = next(x for x in node.said(driver.peer) if isinstance(x, m.Extent))
+    assert given.offset != extent.offset
+    node.lose(host)
+    node.say(driver.peer, m.Seal(put), m.Release([put, call, handle_id(actor_id)]))
+    assert node.is_clean()
+
+
 @pytest.mark.parametrize("stage", ["waits for an argument", "starts", "constructs"])
 def test_an_actor_that_is_killed_before_it_lives_never_does(stage: str) -> None:
     node, driver, worker = setting()

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from sim.cluster_workload import run_cluster
-from sim.group_workload import GroupSettings
+from sim.cluster_workload import CutSettings, run_cluster
+from sim.group_workload import GroupCutSettings, GroupSettings
 
 RUNS = 60
 
@@ -38,6 +38,15 @@ def test_what_once_went_wrong(seed: int, nodes: int) -> None:
     run_cluster(seed, nodes)
 
 
+@pytest.mark.parametrize("nodes", [3, 4])
+def test_no_run_with_nodes_out_of_reach_breaks_a_rule(nodes: int) -> None:
+    for seed in range(RUNS):
+        try:
+            run_cluster(seed, nodes, kind=CutSettings)
+        except Exception as error:
+            raise AssertionError(f"python -m sim --cuts --nodes {nodes} --seed {seed}") from error
+
+
 # The same, of runs with placement groups and detached actors.
 TELLING_SEEDS_OF_GROUPS = {
     (71, 4): "who had let go of an actor and got it again was not noticed to let go of it",
@@ -47,12 +56,18 @@ TELLING_SEEDS_OF_GROUPS = {
 
 
 @pytest.mark.parametrize("nodes", [2, 3, 4])
-def test_no_run_with_groups_and_detached_actors_breaks_a_rule(nodes: int) -> None:
+@pytest.mark.parametrize("kind", [GroupSettings, GroupCutSettings])
+def test_no_run_with_groups_and_detached_actors_breaks_a_rule(
+    nodes: int, kind: type[GroupSettings]
+) -> None:
+    cuts = "--cuts " if kind is GroupCutSettings else ""
     for seed in range(RUNS):
         try:
-            run_cluster(seed, nodes, kind=GroupSettings)
+            run_cluster(seed, nodes, kind=kind)
         except Exception as error:
-            raise AssertionError(f"python -m sim --groups --nodes {nodes} --seed {seed}") from error
+            raise AssertionError(
+                f"python -m sim --groups {cuts}--nodes {nodes} --seed {seed}"
+            ) from error
 
 
 @pytest.mark.parametrize(

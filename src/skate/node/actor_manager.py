@@ -300,7 +300,7 @@ class ActorManager:
         call = actor.in_flight.get(done.task_id)
         if call is None or call.attempt != done.attempt:
             return
-        if done.retry and call.retries_left != 0:
+        if done.retry and call.retries_left != 0 and not self.core.guests.is_orphan(call):
             call.retries_left -= call.retries_left > 0
             call.attempt += 1
             call.state = advance(TASK_MOVES, call.state, TaskState.READY)
@@ -344,6 +344,14 @@ class ActorManager:
         self.router.now_alive(actor)
         if not actor.has_handles:
             self.end_if_drained(actor)
+
+    def undelivered_lost(self, calls: list[Task]) -> None:
+        """These were taken out, as nobody waits for them."""
+        for actor in {call.actor.id: call.actor for call in calls}.values():
+            if actor.fetching in calls:
+                self._go_on(actor)
+            if not actor.has_handles:
+                self.end_if_drained(actor)
 
     def task_failed(self, task: Task, payload: bytes, was_waiting: bool) -> None:
         """A call (or a constructor) failed before it ran: arguments failed, or the actor died."""
@@ -497,7 +505,9 @@ class ActorManager:
         """Calls that were in flight when their process was lost: again, if that is allowed."""
         again = []
         for call in calls:
-            if call.retries_left != 0:
+            if self.core.guests.is_orphan(call):
+                self.core.guests.orphan_ended(call)
+            elif call.retries_left != 0:
                 call.retries_left -= call.retries_left > 0
                 call.attempt += 1
                 if call.state is not TaskState.READY:

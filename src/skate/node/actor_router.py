@@ -179,12 +179,19 @@ class ActorRouter:
                 line.closed = True
                 self._forget_if_over(actor, caller, line)
 
-    def node_gone(self, peer: Any) -> None:
-        """So is another node's: the lines of all callers that it spoke for, (peer, caller)."""
+    def take_node(self, peer: Any) -> list[Task]:
+        """Another node's line is closed: the undelivered calls of all callers that it spoke for,
+        (peer, caller)."""
+        taken: list[Task] = []
         for actor in self.actors.values():
+            undelivered = [call for call in actor.backlog if call.owner is peer]
+            if undelivered:
+                taken += undelivered
+                rest = [call for call in actor.backlog if call.owner is not peer]
+                actor.backlog = deque(rest)
             for key in [k for k in actor.lines if type(k) is tuple and k[0] is peer]:
-                actor.lines[key].closed = True
-                self._forget_if_over(actor, key, actor.lines[key])
+                taken += [call for call in actor.lines.pop(key).early.values() if call]
+        return taken
 
     def take_job(self, actor: Actor, job_id: bytes) -> list[Task]:
         """The undelivered calls of a job that is over; their numbers are closed.
@@ -284,8 +291,8 @@ class ActorRouter:
                 for sequence, early in line.early.items():
                     if actor.options.in_order:
                         assert sequence >= line.next
-                    if early is not None:
-                        assert early.id not in seen
+                    if early is not None:  # it may wait for an older attempt to end
+                        assert early.id not in seen or early.missing
                         seen.add(early.id)
             if actor.in_flight:  # the answers of a dead proxy's host are still to come
                 is_dead_proxy = actor.is_proxy and actor.state is ActorState.DEAD

@@ -6,6 +6,11 @@ release. The rule for every hand-over, that the giver keeps its hold until the r
 registered, is kept by one queue: what lets go of something elsewhere (a task's ``Returned``, a
 ``Release``) leaves only after every ``Hold`` that was sent before it is acknowledged.
 
+A home that lives but cannot be reached is told of all that is held here on each new line, and what
+waits for a Hold on the old one waits for that one; but not without end. One that is out of reach is
+waited for no more until it answers: what is handed over meanwhile may be lost (who reads it is
+told), and who waits here for a value that no other node has gets an error.
+
 A task from another home brings refs that its home holds until the task has returned: for those
 nothing is told, unless a process, a task or an object of this node comes to hold them as well.
 
@@ -91,7 +96,8 @@ class Borrowing:
             leave += self._tell_homes(list(changed))
         leave += [(home, m.Release(object_ids)) for home, object_ids in self.releases]
         self.releases = []
-        barrier = {home: home.holds_sent for home in self._unregistered}
+        is_out_of_reach = self._core.neighbours.is_out_of_reach
+        barrier = {h: h.holds_sent for h in self._unregistered if not is_out_of_reach(h)}
         for peer, message, since in returns:
             # A task lets go of what came with it: only Holds that are younger can be of that. What
             # was held before is held for others as well, whose Returned waits.
@@ -245,17 +251,20 @@ class Borrowing:
         held = [stored.id for stored in mine if stored.is_registered]
         if home.is_alive and (held or was_told):
             self._hold(home, held)  # on a new line, where it tells that this is all
+        is_hopeless = not home.is_alive or self._core.neighbours.is_out_of_reach(home)
         for entry in self._waiting:
             if home in entry.barrier:
                 entry.barrier = {**entry.barrier, home: home.holds_sent}
+                if is_hopeless:
+                    del entry.barrier[home]
         for stored in mine:
             if stored.is_asked:
                 stored.is_asked = False
                 self.ask_home(stored)
+                if home.is_alive:
+                    self._core.pulls.home_silent(stored, is_hopeless)
         if not home.is_alive:
             self._store.drop_home(prefix)
-            for entry in self._waiting:
-                entry.barrier = {h: sent for h, sent in entry.barrier.items() if h is not home}
         self._let_go()
 
     def orphan(self, stored: StoredObject) -> None:

@@ -6,7 +6,8 @@ any process that submits: what is large, or contains refs, is kept here until it
 
 When that peer is lost its home is dead, or has given this node up and runs its tasks elsewhere:
 those that have not begun are dropped, and nobody is told of the others (*orphans*). If one of these
-comes back as a new attempt, its process is killed, and the new attempt waits until it is gone.
+comes back as a new attempt, its process is killed, and the new attempt waits until it is gone; that
+of an actor's call waits until the actor is done with the old one.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Guests:
     def __init__(self, core: NodeCore) -> None:
         self._core = core
         self.received = 0  # tasks forwarded here, ever: the global scheduler compares
-        self._orphans: dict[bytes, Task] = {}  # at workers
+        self._orphans: dict[bytes, Task] = {}  # at workers and actors
         self._behind: dict[bytes, Task] = {}  # new attempts, behind orphans
 
     def on_introduce(self, peer: Peer, message: m.Introduce) -> None:
@@ -189,13 +190,24 @@ class Guests:
     def orphan_ended(self, task: Task) -> None:
         """It has run, or its worker is dead, or will not run it: it is over."""
         core = self._core
-        core.desk.abandon_results(task)
         task.state = TASK_FAILED
         core.drop_arguments(task)
         self._orphans.pop(task.id, None)
         behind = self._behind.pop(task.id, None)
-        if behind is not None and behind.state is TASK_WAITING:
+        if behind is None or behind.state is not TASK_WAITING:
+            return
+        if behind.actor is None:
             core.forwarder.take(behind)
+            return
+        behind.missing -= 1
+        if not behind.missing:
+            core.actors.arguments_ready(behind)
+
+    def stand_behind(self, call: Task) -> None:
+        """A call to an actor that is still at an older attempt of it: that ends first."""
+        if call.id in self._orphans:
+            self._behind[call.id] = call
+            call.missing += 1  # so what its caller calls next waits as well
 
     def drop_orphans(self, task_ids: list[bytes]) -> None:
         """A worker has handed these back: nobody wants the orphans among them to be run."""
@@ -225,6 +237,12 @@ class Guests:
             for task in worker.tasks.values():
                 if task.owner is peer:
                     self._orphans[task.id] = task
+        for actor in core.actors.router.actors.values():
+            for call in actor.in_flight.values():
+                if call.owner is peer:
+                    self._orphans[call.id] = call
+        calls = core.actors.router.take_node(peer)
+        dropped += calls
         for queue in list(core.scheduler.ready):
             for task in [t for t in queue if t.owner is peer]:
                 queue.take_out(task)
@@ -239,6 +257,7 @@ class Guests:
             if task.state in (TASK_WAITING, TASK_READY, TASK_PULLING):
                 task.state = advance(TASK_MOVES, task.state, TASK_FAILED)
                 core.drop_arguments(task)
+        core.actors.undelivered_lost(calls)
         for stored in list(core.store.objects.values()):
             if stored.owner is peer:
                 stored.owner = None  # if it is made, then elsewhere

@@ -7,7 +7,8 @@ What the other wants of this node comes over the line that the other opened, as 
 
 A neighbour is *dead* when the GCS says so, and *cut off* when it cannot be reached though the GCS
 has not given it up. In both cases all that was under way there is lost (``lost``); to one that is
-cut off a new line is opened as soon as there is something to say again.
+cut off a new line is opened as soon as there is something to say again. One that is not heard on
+any of them for ``SILENT_NODE_S`` is *out of reach*: what can do without it waits for it no more.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from skate import messages as m
-from skate.config import AVOID_S, DEAD_NODES_KEPT
+from skate.config import AVOID_S, DEAD_NODES_KEPT, LINK_KEPT_S, SILENT_NODE_S
 from skate.ids import HOME_BYTES, home_of, job_of
 from skate.net.frame import PartReader
 from skate.scheduler.local_scheduler import Task, Template
@@ -44,6 +45,7 @@ class Neighbour:
         "numbers",
         "outbox",
         "parts",
+        "silent_since",
         "tasks",
         "templates",
     )
@@ -55,6 +57,7 @@ class Neighbour:
         self.link: Any = None  # the shell's own
         self.outbox: list[Any] = []
         self.cut_at = -1e9  # when it was last found unreachable
+        self.silent_since = 0.0  # when it was first found so, if it has not been heard since
         self.tasks: dict[bytes, Task] = {}  # forwarded there and not returned
         self.new_hold = 0  # the number of the last Hold of something new, on whatever line
         self.start_afresh()
@@ -134,7 +137,11 @@ class Neighbours:
     def cut_off(self, neighbour: Neighbour) -> None:
         """It cannot be reached, though it may be alive."""
         if neighbour.is_alive:
-            neighbour.cut_at = self._core.now
+            now = self._core.now
+            # A line that was not given up for longer was well, if nothing came back on it.
+            if not neighbour.silent_since or now - neighbour.cut_at > LINK_KEPT_S:
+                neighbour.silent_since = now
+            neighbour.cut_at = now
             self.lost(neighbour, "it cannot be reached")
 
     def lost(self, neighbour: Neighbour, why: str) -> None:
@@ -145,6 +152,7 @@ class Neighbours:
         neighbour.start_afresh()
         core = self._core
         core.borrowing.home_lost(neighbour, was_told=was_told)
+        core.desk.may_have_run([*tasks.values(), *calls.values()])
         core.forwarder.node_lost(neighbour, tasks, why)
         core.remote_actors.node_lost(neighbour, calls, why)
 
@@ -152,6 +160,11 @@ class Neighbours:
         """Those that could not be reached a short while ago."""
         since = self._core.now - AVOID_S
         return [n.node_id for n in self.by_id.values() if n.cut_at > since]
+
+    def is_out_of_reach(self, neighbour: Neighbour) -> bool:
+        """Whether it lives, and has not been heard for so long that it is waited for no more."""
+        since = neighbour.silent_since
+        return bool(since) and self._core.now - since >= SILENT_NODE_S
 
     def home_of(self, any_id: bytes) -> Neighbour | None:
         """The living home of a foreign task, actor or object."""
@@ -169,6 +182,7 @@ class Neighbours:
     def handle(self, neighbour: Neighbour, message: Any) -> None:
         """What a neighbour says on the line that this node opened."""
         if neighbour.is_alive:
+            neighbour.silent_since = 0.0
             self.handlers[type(message)](neighbour, message)
 
     def _on_part(self, neighbour: Neighbour, part: m.Part) -> None:

@@ -374,9 +374,7 @@ class NodeCore:
         peer.outbox.clear()
         peer.deferred.clear()
         self.peers.pop(peer, None)
-        if peer.node_id:
-            self.actors.router.node_gone(peer)
-        else:
+        if not peer.node_id:
             self.actors.router.caller_gone(peer)
             self.remote_actors.caller_gone()
         self.actors.creator_gone(peer)
@@ -640,6 +638,7 @@ class NodeCore:
     def complete(self, task: Task, done: m.Done, worker: Worker) -> None:
         """Store the results of a task that has run."""
         if self.guests.is_orphan(task):
+            self.desk.abandon_results(task)
             self.guests.orphan_ended(task)
             return
         state = TASK_FAILED if done.failed else TASK_FINISHED
@@ -706,7 +705,7 @@ class NodeCore:
             if task.actor is not None:
                 self.actors.task_failed(task, payload, was_waiting)
             return
-        self.desk.abandon_results(task)
+        # What a process has begun to write of them stays its own until it is reaped.
         for index in range(task.template.spec.num_returns):
             self.desk.store_result(return_id(task.id, index), m.Value(payload), None)
         if task.owner.node_id:

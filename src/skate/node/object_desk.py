@@ -401,13 +401,23 @@ class ObjectDesk:
         elif not missing:
             self._core.forwarder.place(task)
 
+    def may_have_run(self, tasks: list[Task]) -> None:
+        """Tasks and calls that were under way at a node that is lost. Others may have copies of
+        what they returned there, of which this home was not told: if so, the GCS was."""
+        for task in tasks:
+            for index in range(task.template.spec.num_returns):
+                stored = self._store.objects.get(return_id(task.id, index))
+                if stored is not None:
+                    stored.is_shared = True
+
     def copies_lost(self, host: Neighbour) -> None:
-        """A node is gone, and what lay in its arena with it."""
+        """A node is gone, and what lay in its arena with it; or it cannot be reached."""
+        cut_off = [host.node_id] if host.is_alive else []
         for stored in list(self._store.objects.values()):
             if stored.nodes and host.node_id in stored.nodes:
                 stored.nodes.remove(host.node_id)
                 if stored.state is REMOTE and not stored.nodes:
-                    self._core.pulls.nowhere(stored)
+                    self._core.pulls.nowhere(stored, cut_off)
 
     def resume(self, peer: Peer) -> None:
         """The peer reads again: push what was held back, as far as it is still wanted.

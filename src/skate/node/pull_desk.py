@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from skate import messages as m
-from skate.config import HOME_FETCHES_MAX
+from skate.config import HOME_FETCHES_MAX, SILENT_NODE_S
 from skate.node.error_payload import error_payload
 from skate.node.peer import Peer
 from skate.objects.object_store import PENDING, REMOTE, Creation, StoredObject
@@ -210,6 +210,11 @@ class PullDesk:
         stored = self._store.objects.get(object_id)
         if stored is None or stored.state is not REMOTE:
             return
+        self._have_home_fetch(stored, tried)
+
+    def _have_home_fetch(self, stored: StoredObject, tried: list[bytes]) -> None:
+        # The nodes that have it cannot be reached from here; from its home perhaps they can.
+        object_id = stored.id
         home = self._core.neighbours.home_of(object_id) if stored.is_foreign else None
         fetches = self._home_fetches.get(object_id, 0)
         if home is None or fetches >= HOME_FETCHES_MAX:
@@ -252,13 +257,50 @@ class PullDesk:
         else:
             self._core.borrowing.orphan(stored)
 
-    def nowhere(self, stored: StoredObject) -> None:
-        """No node that is known to have had it has it any more."""
+    def home_silent(self, stored: StoredObject, is_final: bool) -> None:
+        """Its home lives, but cannot be reached from here: does another node have a copy?
+
+        If not, and if ``is_final``, whoever waits for it here is told.
+        """
+        self._ask_for_copies(stored.id, lambda body: self._sought(stored.id, body, is_final))
+
+    def _sought(self, object_id: bytes, body: object, is_final: bool) -> None:
+        stored = self._store.objects.get(object_id)
+        if stored is None or stored.state is not PENDING or not stored.is_asked:
+            return
+        others = self._within_reach(body)
+        if others and isinstance(body, dict):
+            self._core.borrowing.value_known(object_id, b"", body["size"], others)
+        elif is_final:
+            stored.is_asked = False
+            self._tell(stored, self._home_payload(stored))
+
+    def _within_reach(self, body: object) -> list[bytes]:
+        neighbours = self._core.neighbours
+        lost = neighbours.unreachable()
+        told = body["nodes"] if isinstance(body, dict) else []
+        return [n for n in told if n in neighbours.by_id and n not in lost]
+
+    def _home_payload(self, stored: StoredObject) -> bytes:
+        return error_payload(
+            "ObjectFetchTimedOutError",
+            f"Object {stored.id.hex()} could not be fetched: its home, the node whose process "
+            f"created its ref, lives but could not be reached for {SILENT_NODE_S:g} s, and no "
+            "other node within reach has a copy.",
+            object_ref_hex=stored.id.hex(),
+        )
+
+    def nowhere(self, stored: StoredObject, cut_off: Sequence[bytes] = ()) -> None:
+        """No node that is known to have had it has it any more, or those that have it are cut off
+        from here."""
         if stored.state is not REMOTE:
             return
         self._manager.drop(stored.id)
         self._act()
         stored.nodes = None
+        if cut_off and stored.is_foreign and (stored.waiters or stored.subscribers):
+            self._have_home_fetch(stored, list(cut_off))
+            return
         if stored.is_foreign:
             stored.state = advance(OBJECT_MOVES, stored.state, ObjectState.PENDING)
             stored.size = 0
@@ -273,10 +315,7 @@ class PullDesk:
         stored = self._store.objects.get(object_id)
         if stored is None or stored.state is not REMOTE or stored.nodes:
             return
-        neighbours = self._core.neighbours
-        lost = neighbours.unreachable()
-        told = body["nodes"] if isinstance(body, dict) else []
-        stored.nodes = [n for n in told if n in neighbours.by_id and n not in lost] or None
+        stored.nodes = self._within_reach(body) or None
         if stored.nodes:
             if stored.waiters or stored.subscribers:
                 self.want(stored)

@@ -460,6 +460,7 @@ class RemoteActors:
         if actor.state is DEAD:
             core.fail_task(task, actor.cause)
         elif core.wait_for_inputs_here(task):
+            core.guests.stand_behind(task)
             core.actors.router.arrived(actor, task.line, task)
 
     def _refuse_call(self, peer: Peer, message: m.ForwardCall) -> None:
