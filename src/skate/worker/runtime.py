@@ -217,13 +217,14 @@ class Runtime:
                 values, promised, wanted = self.values, self.promised, self.wanted
                 if self._troubles:
                     self._troubles.difference_update(gone)
+                if self.fetching:  # also those that came at once to where they are wanted
+                    self.fetching.difference_update(gone)
                 for object_id in gone:
                     # If a ref to it comes back, its value has to be asked for.
                     if values.pop(object_id, None) is None:
                         promised.discard(object_id)
                         wanted.discard(object_id)
                         self.elsewhere.discard(object_id)
-                        self.fetching.discard(object_id)
         dead = self.mapping.dead
         if dead:
             outbox.append(m.Unpin([dead.popleft() for _ in range(len(dead))]))

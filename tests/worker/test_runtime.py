@@ -1,0 +1,60 @@
+"""The engine of a client, against the other end of its connection."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from skate import messages as m
+from skate.objects.reference_counter import process_journal
+from skate.spec import FORMAT_RAW
+from skate.worker.connection import Connection
+from skate.worker.runtime import Runtime
+from tests.worker.test_connection import Node, in_threads
+
+PAGE = 4096
+
+
+@pytest.fixture
+def ends(tmp_path: Path) -> Iterator[tuple[Runtime, Node]]:
+    arena = tmp_path / "arena"
+    arena.write_bytes(bytes(PAGE))
+    ours, theirs = socket.socketpair()
+    node = Node(theirs)
+    runtime = Runtime(
+        Connection(ours),
+        job_id=b"jobs",
+        node_id=b"n" * 16,
+        submitter=b"process",
+        session="s",
+        arena_path=str(arena),
+        arena_bytes=PAGE,
+        namespace="",
+        is_driver=True,
+    )
+    yield runtime, node
+    runtime.connection.close("the test is over")
+    node.socket.close()
+
+
+def test_nothing_is_left_of_a_result_that_was_waited_for(ends: tuple[Runtime, Node]) -> None:
+    runtime, node = ends
+    (ref,) = runtime.submit(0, b"", None, None, 1)
+
+    def step(number: int) -> object:
+        if number == 0:
+            return runtime.get([ref], 10.0)
+        while ref not in runtime.fetching:  # until the other thread waits
+            time.sleep(0.001)
+        node.send(m.Ready(ref, FORMAT_RAW + b"value"))
+        return None
+
+    assert in_threads(2, step)[0] == [b"value"]
+    process_journal.append(ref)  # what the end of its last ref does
+    runtime.connection.flush()
+    left = (runtime.values, runtime.promised, runtime.wanted, runtime.elsewhere, runtime.fetching)
+    assert not any(left)
