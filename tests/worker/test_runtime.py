@@ -17,6 +17,7 @@ from skate.worker.runtime import Runtime
 from tests.worker.test_connection import Node, in_threads
 
 PAGE = 4096
+PLACE = b"o" * 20
 
 
 @pytest.fixture
@@ -58,3 +59,28 @@ def test_nothing_is_left_of_a_result_that_was_waited_for(ends: tuple[Runtime, No
     runtime.connection.flush()
     left = (runtime.values, runtime.promised, runtime.wanted, runtime.elsewhere, runtime.fetching)
     assert not any(left)
+
+
+class _GetThatEnds(list[bytes]):
+    """What a get of another thread needs, which is over as this one is looked at."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__([b"x" * 20])
+        self._runtime = runtime
+
+    def __contains__(self, object_id: object) -> bool:
+        self._runtime._gets.remove(self)
+        return False
+
+
+def test_a_get_that_ends_meanwhile_hides_no_other_from_a_question(
+    ends: tuple[Runtime, Node],
+) -> None:
+    runtime, node = ends
+    runtime.references.counts[PLACE] = 1
+    ready = runtime.values[PLACE] = m.Ready(PLACE, b"", 0, PAGE)
+    runtime._gets += [_GetThatEnds(runtime), [PLACE]]
+    node.send(m.Revoke(1, [PLACE]))
+    runtime.connection.try_read()
+    assert runtime.values == {PLACE: ready}
+    assert not runtime.connection.outbox

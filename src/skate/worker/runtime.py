@@ -174,7 +174,8 @@ class Runtime:
                     seen.add(object_id)
             ready = self.values.pop(object_id, None)
             if ready is not None:
-                if any(object_id in needed for needed in self._gets):
+                # A copy of the list: if another thread's get ends meanwhile, none is passed over.
+                if any(object_id in needed for needed in list(self._gets)):
                     self.values[object_id] = ready
                     continue
                 self.elsewhere.add(object_id)
