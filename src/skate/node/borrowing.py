@@ -207,6 +207,9 @@ class Borrowing:
         self._core.neighbours.send(home, m.Want([stored.id]))
 
     def _on_ready(self, home: Neighbour, message: m.Ready) -> None:
+        if message.offset == m.TROUBLE:  # of its home now: no value, and nothing to keep
+            self._core.pulls.home_failed(message.object_id, message.data)
+            return
         self.value_known(message.object_id, message.data, 0, ())
 
     def _on_located(self, home: Neighbour, message: m.Located) -> None:

@@ -230,6 +230,14 @@ class PullDesk:
         stored.is_asked = True
         self._core.neighbours.send(home, m.Unreachable(object_id, tried))
 
+    def home_failed(self, object_id: bytes, payload: bytes) -> None:
+        """Its home, which was asked to be the source, cannot have it now."""
+        self._home_fetches.pop(object_id, None)
+        stored = self._store.objects.get(object_id)
+        if stored is not None and stored.state is PENDING:
+            stored.is_asked = False
+            self._tell(stored, payload)
+
     def _unreachable_payload(self, stored: StoredObject, tried: list[bytes]) -> bytes:
         names = ", ".join(node_id.hex() for node_id in tried) or "none"
         return error_payload(

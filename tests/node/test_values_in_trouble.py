@@ -1,0 +1,60 @@
+"""Node cores as event lists: values that cannot be had for a while, or go while they are told."""
+
+from __future__ import annotations
+
+from skate import messages as m
+from skate.node.peer import Peer
+from tests.node.played_cluster import Cluster, ClusterNode, to_node
+from tests.node.played_node import PAGE, Client, done, runs
+
+PAGES = 40
+"""Of each result: more than fits a message."""
+
+
+def make(node: ClusterNode, worker: Peer, ref: bytes) -> None:
+    """The worker makes the large result."""
+    assert runs(node, worker) == [ref[:16]]
+    node.say(worker, m.CreateExtent(ref, PAGES * PAGE))
+    (extent,) = [x for x in node.said(worker) if isinstance(x, m.Extent)]
+    result = m.Result(m.Value(b"", extent.offset, PAGES * PAGE))
+    node.say(worker, done(ref, data=b"", results=[result]))
+    node.cluster.run()
+
+
+def test_a_home_whose_store_is_full_spoils_no_value_elsewhere() -> None:
+    cluster = Cluster()
+    home = cluster.add("h", pages=PAGES)
+    maker = cluster.add("m")
+    reader = cluster.add("r")
+    driver = Client(home)
+    cluster.run()
+    ref = driver.submit(strategy=to_node(maker))
+    cluster.run()
+    make(maker, maker.came_up(), ref)
+    assert home.state_of(ref) == "REMOTE"
+    # The home's store is full of something that stays.
+    put = driver.ids.next_put()
+    home.say(driver.peer, m.CreateExtent(put, PAGES * PAGE), m.Seal(put))
+    # A task on the reader's node wants the value; that cannot reach who has it.
+    driver.submit(nested=[ref], strategy=to_node(reader), name="reads")
+    cluster.run()
+    worker = reader.came_up()
+    cluster.run()
+    assert runs(reader, worker)
+    reader.say(worker, m.Hold([ref]), m.Want([ref]))
+    cluster.run()
+    for _ in range(40):
+        for object_id, size, _ in reader.fetches:
+            reader.core.pulls.fetched(object_id, "unreachable", size, 0.001)
+        reader.fetches.clear()
+        reader.turn()
+        cluster.pass_time(0.1)
+    told = [x for x in reader.said(worker) if isinstance(x, m.Ready)]
+    assert [x.offset for x in told] == [m.TROUBLE]
+    assert reader.state_of(ref) == "PENDING"
+    # Later it can.
+    reader.say(worker, m.Want([ref]))
+    cluster.run()
+    assert reader.fetched() == [ref]
+    (ready,) = [x for x in reader.said(worker) if isinstance(x, m.Ready)]
+    assert ready.size == PAGES * PAGE and ready.offset >= 0
