@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from skate import messages as m
 from skate.node.peer import Peer
+from skate.spec import FORMAT_ERROR
 from tests.node.played_cluster import Cluster, ClusterNode, to_node
 from tests.node.played_node import PAGE, Client, done, runs
 
@@ -58,3 +59,37 @@ def test_a_home_whose_store_is_full_spoils_no_value_elsewhere() -> None:
     assert reader.fetched() == [ref]
     (ready,) = [x for x in reader.said(worker) if isinstance(x, m.Ready)]
     assert ready.size == PAGES * PAGE and ready.offset >= 0
+
+
+def test_a_value_that_is_lost_before_who_asked_reads_on_is_asked_for_anew() -> None:
+    cluster = Cluster()
+    home = cluster.add("h")
+    maker = cluster.add("m")
+    reader = cluster.add("r", pages=PAGES)
+    driver = Client(home)
+    cluster.run()
+    ref = driver.submit(strategy=to_node(maker))
+    cluster.run()
+    make(maker, maker.came_up(), ref)
+    driver.submit(nested=[ref], strategy=to_node(reader), name="reads")
+    cluster.run()
+    worker = reader.came_up()
+    cluster.run()
+    assert runs(reader, worker)
+    # It asks, and does not read what it is told.
+    reader.say(worker, m.Hold([ref]), m.Want([ref]))
+    cluster.run()
+    worker.paused = True
+    assert reader.fetched() == [ref]
+    assert list(worker.deferred) == [ref] and not reader.said(worker)
+    # Its space is wanted, and the node that it came from dies.
+    other = Client(reader)
+    reader.say(other.peer, m.CreateExtent(other.ids.next_put(), PAGES * PAGE))
+    cluster.die("m")
+    assert reader.state_of(ref) == "PENDING"
+    reader.core.desk.resume(worker)
+    reader.turn()
+    cluster.run()
+    cluster.pass_time(5.0)
+    (told,) = [x for x in reader.said(worker) if isinstance(x, m.Ready)]
+    assert told.data[:1] == FORMAT_ERROR

@@ -429,9 +429,13 @@ class ObjectDesk:
         left = WRITE_BACKLOG_BYTES
         while peer.deferred and left > 0:
             stored = self._store.objects.get(peer.deferred.popleft())
-            if stored is not None and stored.state is not PENDING:
-                self._push(peer, stored)
-                left -= PUSH_BYTES + len(stored.data)
+            if stored is None:
+                continue
+            if stored.state is PENDING:  # what was here made room, and where else it was is lost
+                self.on_want(peer, m.Want([stored.id]))
+                continue
+            self._push(peer, stored)
+            left -= PUSH_BYTES + len(stored.data)
 
     def values_of(self, object_ids: list[bytes]) -> list[m.Value]:
         """The values (or arena spans) of objects that are all here."""
