@@ -151,7 +151,6 @@ OBJECT_MOVES: dict[ObjectState, tuple[ObjectState, ...]] = {
     ObjectState.INLINE: (ObjectState.FREED,),
     ObjectState.SEALED: (
         ObjectState.REMOTE,  # a copy, whose space was wanted
-        ObjectState.PENDING,  # likewise; its home knows where the value lies
         ObjectState.FREED,
     ),
     ObjectState.FREED: (),

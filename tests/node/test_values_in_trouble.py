@@ -93,3 +93,33 @@ def test_a_value_that_is_lost_before_who_asked_reads_on_is_asked_for_anew() -> N
     cluster.pass_time(5.0)
     (told,) = [x for x in reader.said(worker) if isinstance(x, m.Ready)]
     assert told.data[:1] == FORMAT_ERROR
+
+
+def test_the_last_copy_of_a_value_stays_while_it_is_held() -> None:
+    cluster = Cluster()
+    home = cluster.add("h")
+    maker = cluster.add("m")
+    reader = cluster.add("r", pages=PAGES)
+    driver = Client(home)
+    cluster.run()
+    ref = driver.submit(strategy=to_node(maker))
+    cluster.run()
+    make(maker, maker.came_up(), ref)
+    driver.submit(nested=[ref], strategy=to_node(reader), name="reads")
+    cluster.run()
+    worker = reader.came_up()
+    cluster.run()
+    assert runs(reader, worker)
+    reader.say(worker, m.Hold([ref]), m.Want([ref]))
+    cluster.run()
+    assert reader.fetched() == [ref]
+    cluster.die("m")
+    cluster.pass_time(1.0)
+    # Space is wanted, and its place is forgotten: it lies nowhere else.
+    other = Client(reader)
+    reader.say(other.peer, m.CreateExtent(other.ids.next_put(), PAGES * PAGE))
+    for question in [x for x in reader.said(worker) if isinstance(x, m.Revoke)]:
+        reader.say(worker, m.Revoked(question.number, question.object_ids))
+    cluster.pass_time(5.0)
+    assert (home.state_of(ref), reader.state_of(ref)) == ("REMOTE", "SEALED")
+    assert home.core.store.objects[ref].nodes == [reader.core.node_id]

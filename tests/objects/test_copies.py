@@ -8,7 +8,7 @@ import pytest
 
 from skate.objects.arena import Arena
 from skate.objects.copies import ASK_AGAIN_S
-from skate.objects.object_store import PENDING, REMOTE, SEALED, ObjectStore
+from skate.objects.object_store import REMOTE, SEALED, ObjectStore
 
 PAGE = 4096
 HOME, OTHER = b"home", b"othr"
@@ -68,17 +68,9 @@ def test_a_copy_that_is_held_and_not_used_makes_room(fixture: Fixture) -> None:
     assert fixture.store.objects[B].holds == 1
 
 
-def test_a_copy_of_another_home_without_known_places_is_asked_for_anew(fixture: Fixture) -> None:
-    fixture.copy(FOREIGN, 4)
-    stored = fixture.store.objects[FOREIGN]
-    stored.nodes, stored.is_asked = None, True
-    assert fixture.wants(4)
-    assert stored.state is PENDING and not stored.is_asked
-
-
 @pytest.mark.parametrize("why", ["mapped", "task", "only copy", "home is dead", "forgotten"])
 def test_what_is_used_or_nowhere_else_stays(fixture: Fixture, why: str) -> None:
-    object_id = FOREIGN if why in ("home is dead", "forgotten") else A
+    object_id = A if why in ("mapped", "task") else FOREIGN
     fixture.copy(object_id, 4)
     stored = fixture.store.objects[object_id]
     match why:
@@ -89,7 +81,7 @@ def test_what_is_used_or_nowhere_else_stays(fixture: Fixture, why: str) -> None:
         case "only copy":
             stored.nodes = None
         case "home is dead":
-            stored.nodes, fixture.store.homes = None, set()
+            fixture.store.homes = set()
         case "forgotten":
             fixture.store.forget(object_id)
     assert not fixture.wants(1)

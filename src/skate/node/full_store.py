@@ -118,10 +118,7 @@ class FullStore:
         ]
         for task in stored.waiters:
             task.missing += 1
-        if stored.state is REMOTE:
-            self._core.pulls.want(stored)
-        else:
-            self._core.borrowing.ask_home(stored)
+        self._core.pulls.want(stored)
 
     def _waiting_workers(self) -> dict[bytes, Worker]:
         workers = (creation.creator.worker for creation in self._store.queue)

@@ -2,7 +2,8 @@
 
 Part of the object store. A copy that nothing holds is cached and may go at any time
 (``ObjectStore.cached``); this is about those that processes hold, and may have been told the place
-of. A copy goes only if no process has it mapped, no task uses it, and nobody knows its place:
+of. A copy goes only if it is known to lie elsewhere, no process has it mapped, no task uses it,
+and nobody knows its place:
 
     KNOWN     processes were told its place (``told``), and may map it at any time
     ASKED     space is wanted: they were asked to forget it (``messages.Revoke``)
@@ -167,4 +168,7 @@ class Copies:
 
 
 def _is_elsewhere(stored: StoredObject, store: ObjectStore) -> bool:
-    return bool(stored.nodes) or (stored.is_foreign and home_of(stored.id) in store.homes)
+    # If the nodes that had it are dead, its home may know of none but this copy. If its home is,
+    # other nodes keep the value only as long as something there holds it.
+    is_kept = not stored.is_foreign or home_of(stored.id) in store.homes
+    return bool(stored.nodes) and is_kept

@@ -210,12 +210,7 @@ class ObjectStore:
         """A copy goes, though it is held: it has to be fetched again before it is read."""
         stored = self.objects[object_id]
         self.copies.remove(object_id)
-        if stored.nodes:
-            stored.state = advance(OBJECT_MOVES, stored.state, REMOTE)
-        else:  # its home knows where it lies
-            stored.state = advance(OBJECT_MOVES, stored.state, PENDING)
-            stored.size = 0
-            stored.is_asked = False
+        stored.state = advance(OBJECT_MOVES, stored.state, REMOTE)
         self._space_is_free(stored)
 
     def _space_is_free(self, stored: StoredObject) -> None:
