@@ -339,7 +339,7 @@ def _check_nothing_stored(core: NodeCore) -> None:
         for stored in store.objects.values()
     ]
     assert not rows, f"{short(core.node_id)} keeps {rows}"
-    left = [short(i) for i in (*store.creations, *store.watched)]
+    left = [short(i) for i in (*store.creations, *store.arriving, *store.watched)]
     assert not left, f"{short(core.node_id)} has {left}"
     assert not store.arena.used_bytes and not store.queue
     assert not store.inline_bytes, f"{short(core.node_id)} counts {store.inline_bytes} bytes inline"

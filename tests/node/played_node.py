@@ -109,6 +109,7 @@ class Node:
             core.store.objects
             or len(core.store.arena)
             or core.store.creations
+            or core.store.arriving
             or core.actors.router.actors
             or core.scheduler.queued()
         ) and (core.scheduler.available == core.scheduler.total)

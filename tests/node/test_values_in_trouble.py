@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from skate import messages as m
 from skate.node.peer import Peer
 from skate.spec import FORMAT_ERROR
@@ -12,13 +14,13 @@ PAGES = 40
 """Of each result: more than fits a message."""
 
 
-def make(node: ClusterNode, worker: Peer, ref: bytes) -> None:
+def make(node: ClusterNode, worker: Peer, ref: bytes, attempt: int = 0) -> None:
     """The worker makes the large result."""
     assert runs(node, worker) == [ref[:16]]
     node.say(worker, m.CreateExtent(ref, PAGES * PAGE))
     (extent,) = [x for x in node.said(worker) if isinstance(x, m.Extent)]
     result = m.Result(m.Value(b"", extent.offset, PAGES * PAGE))
-    node.say(worker, done(ref, data=b"", results=[result]))
+    node.say(worker, done(ref, attempt, data=b"", results=[result]))
     node.cluster.run()
 
 
@@ -123,3 +125,40 @@ def test_the_last_copy_of_a_value_stays_while_it_is_held() -> None:
     cluster.pass_time(5.0)
     assert (home.state_of(ref), reader.state_of(ref)) == ("REMOTE", "SEALED")
     assert home.core.store.objects[ref].nodes == [reader.core.node_id]
+
+
+@pytest.mark.parametrize("first", ["the copy", "the task"])
+def test_a_value_comes_from_elsewhere_while_a_task_that_was_given_up_makes_it(first: str) -> None:
+    cluster = Cluster()
+    home, other = cluster.add("h"), cluster.add("a", cpus=2)
+    driver = Client(home)
+    cluster.run()
+    ref = driver.submit(strategy=to_node(other, soft=True))
+    cluster.run()
+    orphan = other.came_up()
+    cluster.run()
+    assert runs(other, orphan) == [ref[:16]]
+    driver.submit(nested=[ref], strategy=to_node(other), name="reads")
+    cluster.run()
+    reader = other.came_up()
+    cluster.run()
+    assert runs(other, reader)
+    other.say(reader, m.Hold([ref]), m.Want([ref]))
+    cluster.run()
+    if first == "the task":
+        other.say(orphan, m.CreateExtent(ref, PAGES * PAGE))
+    # Its home gives the other node up, and has the value made anew.
+    cluster.cut("h", "a")
+    cluster.line_ends("h", "a")
+    worker = home.came_up()
+    cluster.run()
+    make(home, worker, ref, attempt=1)
+    if first == "the copy":
+        other.say(orphan, m.CreateExtent(ref, PAGES * PAGE))
+    (extent,) = [x for x in other.said(orphan) if isinstance(x, m.Extent)]
+    assert other.fetched() == [ref]
+    (ready,) = [x for x in other.said(reader) if isinstance(x, m.Ready)]
+    assert ready.size and ready.offset >= 0 and ready.offset != extent.offset
+    result = m.Result(m.Value(b"", extent.offset, PAGES * PAGE))
+    other.say(orphan, done(ref, data=b"", results=[result]))
+    assert len(other.core.store.arena) == 1

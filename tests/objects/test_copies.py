@@ -36,7 +36,8 @@ class Fixture:
         self.held[object_id] += 1
         stored = self.store.objects[object_id]
         self.store.set_remote(stored, pages * PAGE, [NODE], None)
-        assert self.store.create("transfer", object_id, pages * PAGE, 0.0).offset is not None
+        creation = self.store.create("transfer", object_id, pages * PAGE, 0.0, is_copy=True)
+        assert creation.offset is not None
         self.store.seal_copy(stored)
 
     def wants(self, pages: int, now: float = 1.0) -> bool:

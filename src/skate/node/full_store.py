@@ -109,7 +109,7 @@ class FullStore:
         return sorted(tasks.values(), key=lambda task: (task.submitted_at, task.id))
 
     def _is_under_way(self, object_id: bytes) -> bool:
-        creation = self._store.creations.get(object_id)
+        creation = self._store.arriving.get(object_id)
         return creation is not None and creation.offset is not None
 
     def _wait_again(self, stored: StoredObject, waiting: list[Task]) -> None:

@@ -452,8 +452,7 @@ class ObjectDesk:
         """An attempt failed after it had taken space for (some of) its results."""
         for index in range(task.template.spec.num_returns):
             creation = self._store.creations.get(return_id(task.id, index))
-            # What comes from another node meanwhile (the task was given up here) is being written.
-            if creation is not None and creation.creator is not self._core.pulls.creator:
+            if creation is not None:
                 self._store.abandon(creation)
 
     def lost_payload(self, object_id: bytes) -> bytes:

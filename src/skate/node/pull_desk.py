@@ -87,11 +87,10 @@ class PullDesk:
                 del self._home_fetches[object_id]
         if not len(self._manager):
             return
-        for creation in list(self._store.creations.values()):
-            if creation.creator is self.creator:
-                stored = self._store.objects.get(creation.object_id)
-                if stored is None or not (stored.waiters or stored.subscribers):
-                    self._manager.drop(creation.object_id)
+        for object_id in list(self._store.arriving):
+            stored = self._store.objects.get(object_id)
+            if stored is None or not (stored.waiters or stored.subscribers):
+                self._manager.drop(object_id)
         self.retry()
 
     def retry(self) -> None:
@@ -168,14 +167,16 @@ class PullDesk:
         object_id = action.object_id
         match action:
             case MakeRoom():
-                creation = self._store.create(self.creator, object_id, action.size, core.now)
+                creation = self._store.create(
+                    self.creator, object_id, action.size, core.now, is_copy=True
+                )
                 if creation.offset is not None:
                     self.space_given(creation)
                 elif action.size > self._store.arena.capacity_bytes:
                     core.desk.refuse(creation)
             case AbandonExtent():
-                waiting = self._store.creations.get(object_id)
-                if waiting is not None and waiting.creator is self.creator:
+                waiting = self._store.arriving.get(object_id)
+                if waiting is not None:
                     self._store.abandon(waiting)
             case StartFetch():
                 core.shell.fetch(object_id, action.offset, action.size, action.node_id)
@@ -204,7 +205,7 @@ class PullDesk:
         if stored is not None and stored.state is REMOTE:
             self._core.desk.copy_arrived(stored)
         else:
-            self._store.abandon(self._store.creations[object_id])
+            self._store.abandon(self._store.arriving[object_id])
 
     def _on_failed(self, object_id: bytes, tried: list[bytes]) -> None:
         stored = self._store.objects.get(object_id)

@@ -90,10 +90,13 @@ class StoredObject:
 class Creation:
     """An extent that is being written, or waits for space (``offset`` is None)."""
 
-    __slots__ = ("creator", "explained", "object_id", "offset", "since", "size")
+    __slots__ = ("creator", "explained", "is_copy", "object_id", "offset", "since", "size")
 
-    def __init__(self, creator: Any, object_id: bytes, size: int, since: float) -> None:
+    def __init__(
+        self, creator: Any, object_id: bytes, size: int, since: float, is_copy: bool
+    ) -> None:
         self.creator = creator
+        self.is_copy = is_copy
         self.object_id = object_id
         self.size = size
         self.since = since
@@ -116,6 +119,8 @@ class ObjectStore:
         self.holders: Callable[[bytes], int] = lambda object_id: 0  # clients that hold an object
         self.objects: dict[bytes, StoredObject] = {}
         self.creations: dict[bytes, Creation] = {}  # unsealed, by object
+        # Likewise of copies from elsewhere: a task that its home has given up may make one of them.
+        self.arriving: dict[bytes, Creation] = {}
         self.queue: deque[Creation] = deque()  # creators that wait for space, in order
         self.space_freed = False  # since serve_queue last looked
         self.last_freed = 0.0  # when it last found that
@@ -184,16 +189,19 @@ class ObjectStore:
 
     def seal(self, stored: StoredObject, contains: list[bytes] | None) -> None:
         """The extent created for this object is written. KeyError if there is none."""
-        creation = self.creations[stored.id]
+        self._seal(stored, self.creations)
+        if contains:
+            self.take_contents(stored, contains)
+
+    def _seal(self, stored: StoredObject, table: dict[bytes, Creation]) -> None:
+        creation = table[stored.id]
         if creation.offset is None:
             raise KeyError("sealed before there was space for it")
-        del self.creations[stored.id]
+        del table[stored.id]
         self.dropped.pop(stored.id, None)  # it is here again before anybody heard that it was gone
         stored.state = SEALED
         stored.offset = creation.offset
         stored.size = creation.size
-        if contains:
-            self.take_contents(stored, contains)
 
     def prefer(self, object_ids: Container[bytes]) -> None:
         """Who waits for space for these goes first."""
@@ -203,7 +211,7 @@ class ObjectStore:
 
     def seal_copy(self, stored: StoredObject) -> None:
         """The extent for a copy of a value from elsewhere is written."""
-        self.seal(stored, None)
+        self._seal(stored, self.arriving)
         self.copies.add(stored.id)
 
     def evict(self, object_id: bytes) -> None:
@@ -362,21 +370,27 @@ class ObjectStore:
         self._uncache(self.objects[next(iter(self.cached))])
         return True
 
-    def create(self, creator: Any, object_id: bytes, size: int, now: float) -> Creation:
+    def create(
+        self, creator: Any, object_id: bytes, size: int, now: float, *, is_copy: bool = False
+    ) -> Creation:
         """Space for an object; ``offset`` stays None while there is none (first come, first
         served)."""
-        left = self.creations.get(object_id)
+        table = self._table(is_copy)
+        left = table.get(object_id)
         if left is not None:  # of an attempt that gave up half-way
             if left.creator is not creator:
                 raise ValueError(f"another process is making {object_id.hex()}")
             self.abandon(left)
-        creation = Creation(creator, object_id, size, now)
+        creation = Creation(creator, object_id, size, now, is_copy)
         if not self.queue:
             creation.offset = self._allocate(size, now)
         if creation.offset is None:
             self.queue.append(creation)
-        self.creations[object_id] = creation
+        table[object_id] = creation
         return creation
+
+    def _table(self, is_copy: bool) -> dict[bytes, Creation]:
+        return self.arriving if is_copy else self.creations
 
     def _allocate(self, size: int, now: float) -> int | None:
         offset = self.arena.allocate(size)
@@ -404,7 +418,7 @@ class ObjectStore:
 
     def abandon(self, creation: Creation) -> None:
         """The creator is gone or gave up: an unsealed extent is nobody's."""
-        self.creations.pop(creation.object_id, None)
+        self._table(creation.is_copy).pop(creation.object_id, None)
         if creation.offset is None:
             self.queue.remove(creation)
         else:
@@ -452,7 +466,7 @@ class ObjectStore:
             if stored.state is SEALED:
                 assert stored.offset not in extents
                 extents[stored.offset] = stored.size
-        for creation in self.creations.values():
+        for creation in (*self.creations.values(), *self.arriving.values()):
             if creation.offset is not None:
                 assert creation.offset not in extents
                 extents[creation.offset] = creation.size
