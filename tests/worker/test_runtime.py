@@ -84,3 +84,32 @@ def test_a_get_that_ends_meanwhile_hides_no_other_from_a_question(
     runtime.connection.try_read()
     assert runtime.values == {PLACE: ready}
     assert not runtime.connection.outbox
+
+
+def test_an_answer_from_before_a_ref_went_and_came_back_counts_for_nothing(
+    ends: tuple[Runtime, Node],
+) -> None:
+    runtime, node = ends
+
+    def tell(*entries: bytes | tuple[bytes]) -> None:
+        for entry in entries:  # what ends and births of refs do
+            process_journal.append(entry)
+            runtime.connection.flush()
+
+    tell((PLACE,))
+    runtime.want([PLACE])
+    tell(PLACE, (PLACE,))
+    runtime.want([PLACE])
+    runtime.connection.flush()
+    hold, want, release = m.Hold([PLACE]), m.Want([PLACE]), m.Release([PLACE])
+    assert node.read(5) == [hold, want, release, hold, want]
+    # Sent before the node has read of the end: what lies there is let go of then.
+    ready = m.Ready(PLACE, b"", 0, PAGE)
+    node.send(ready)
+    runtime.connection.try_read()
+    runtime.connection.flush()
+    assert not runtime.values
+    assert node.read(6)[5:] == [want]
+    node.send(ready)
+    runtime.connection.try_read()
+    assert runtime.values == {PLACE: ready}

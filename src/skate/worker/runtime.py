@@ -40,6 +40,9 @@ from skate.worker.connection import Connection
 
 _ERROR_TAG = FORMAT_ERROR[0]
 
+UNANSWERED_KEPT = 1_000
+"""Answers that may still come for what was let go; most of those that are not here yet never do."""
+
 # The Run message of the task that the current thread or coroutine executes; None in a driver.
 current_run: ContextVar[m.Run | None] = ContextVar("skate_run", default=None)
 
@@ -87,6 +90,7 @@ class Runtime:
         self.values: dict[bytes, m.Ready] = {}
         self.promised: set[bytes] = set()  # results of our own calls: they come unasked
         self.wanted: set[bytes] = set()  # asked for
+        self._unanswered: dict[bytes, None] = {}  # asked for when their last ref went
         self.elsewhere: set[bytes] = set()  # values that are there, on another node
         self.fetching: set[bytes] = set()  # promised ones that are to be fetched if they are
         self._troubles: set[bytes] = set()  # could not be had when they were asked for last
@@ -127,6 +131,8 @@ class Runtime:
         if message.offset == m.ELSEWHERE:
             self._on_elsewhere(object_id)
             return
+        if object_id in self._unanswered and self._is_old(message):
+            return
         if self.wanted:
             self.wanted.discard(object_id)
         if object_id not in self.references.counts:
@@ -152,6 +158,16 @@ class Runtime:
                     self.call_soon(callback)
                 else:
                     self._due.append(callback)
+
+    def _is_old(self, ready: m.Ready) -> bool:
+        # Its ref was let go of after it was asked for, and has come back since: the node may have
+        # sent this before it read of that, and given its place to another value behind it.
+        object_id = ready.object_id
+        is_old = bool(ready.size) and object_id in self.references.counts
+        if is_old and object_id in self.wanted:
+            self.connection.append(m.Want([object_id]))
+        self._unanswered.pop(object_id, None)
+        return is_old
 
     def _on_elsewhere(self, object_id: bytes) -> None:
         if object_id not in self.references.counts:
@@ -224,8 +240,13 @@ class Runtime:
                     # If a ref to it comes back, its value has to be asked for.
                     if values.pop(object_id, None) is None:
                         promised.discard(object_id)
-                        wanted.discard(object_id)
+                        if object_id in wanted:
+                            wanted.discard(object_id)
+                            self._unanswered[object_id] = None
                         self.elsewhere.discard(object_id)
+                if len(self._unanswered) > UNANSWERED_KEPT:
+                    young = list(self._unanswered)[UNANSWERED_KEPT // 2 :]
+                    self._unanswered = dict.fromkeys(young)
         dead = self.mapping.dead
         if dead:
             outbox.append(m.Unpin([dead.popleft() for _ in range(len(dead))]))
