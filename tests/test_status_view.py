@@ -16,7 +16,8 @@ import pytest
 from rich.console import Console
 
 from skate.api.session_folder import live_sessions
-from skate.status_view import format_bytes, node_table, pending_table, show_status
+from skate.spec import format_bytes
+from skate.status_view import node_table, pending_table, show_status
 
 
 @pytest.fixture

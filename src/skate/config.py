@@ -74,6 +74,7 @@ LOCALITY_BYTES = 1 << 20  # inputs elsewhere of at least so much: the global sch
 ACTOR_UNKNOWN_S = 10.0  # a call to an actor that nobody has heard of fails after this
 AVOID_S = 5.0  # a node that could not be reached gets no tasks from here for so long
 PENDING_ROWS = 20  # kinds of waiting work that a node lists in a heartbeat, for people
+DEAD_ACTORS_KEPT = 1_000  # by a node: of named ones, why they died
 DEAD_NODES_KEPT = 1_000  # by a node: their lines are refused
 SILENT_NODE_S = 60.0  # one that lives, but cannot be reached, is waited for so long
 HOME_FETCHES_MAX = 3  # how often an object's home is asked to be the source of one pull

@@ -9,6 +9,7 @@ import msgspec
 
 from skate.config import RESOURCE_UNITS
 
+BYTE_RESOURCES = ("memory", "object_store_memory")
 Demand = tuple[tuple[str, int], ...]  # sorted pairs of resource name and fixed-point units
 
 
@@ -22,6 +23,22 @@ def resources_of(demand: Demand | dict[str, int]) -> dict[str, float]:
     """The amounts of a fixed-point demand, as users write them."""
     pairs = demand.items() if isinstance(demand, dict) else demand
     return {name: units / RESOURCE_UNITS for name, units in pairs}
+
+
+def amount_text(name: str, amount: float) -> str:
+    """An amount of a resource for people: ``0.5``, or ``1.5 GiB`` of one that counts bytes."""
+    return format_bytes(amount) if name in BYTE_RESOURCES else f"{amount:g}"
+
+
+def format_bytes(count: float) -> str:
+    """Return a number of bytes in the largest unit that leaves at least one: ``1.5 GiB``."""
+    if count < 1024:
+        return f"{count:.0f} bytes"
+    for unit in ("KiB", "MiB", "GiB"):
+        count /= 1024
+        if count < 1024:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1024:.1f} TiB"
 
 
 def with_store(free: dict[str, int], used_bytes: int) -> dict[str, int]:

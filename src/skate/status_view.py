@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from skate.api.session_folder import BY_INIT, LiveSession, live_sessions, sessions_root, sweep
+from skate.spec import amount_text, format_bytes
 
-BYTE_RESOURCES = ("memory", "object_store_memory")
 ID_DIGITS_SHOWN = 12
 HIDDEN_RESOURCES = ("node:",)  # one of each on each node, for tasks that are bound to it
 
@@ -140,8 +140,8 @@ def totals(nodes: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], dict[s
 
 def _in_use(total: Mapping[str, float], available: Mapping[str, float]) -> list[str]:
     return [
-        f"{name} {_amount(name, amount - available.get(name, 0))} of {_amount(name, amount)}"
-        for name, amount in sorted(total.items())
+        f"{name} {amount_text(name, size - available.get(name, 0))} of {amount_text(name, size)}"
+        for name, size in sorted(total.items())
         if not name.startswith(HIDDEN_RESOURCES)
     ]
 
@@ -166,7 +166,9 @@ def pending_table(pending: Sequence[Mapping[str, Any]]) -> Table:
     """Lay out the work that waits for resources, and why it waits."""
     table = Table("waiting", "count", "each needs", "why", title="pending", title_justify="left")
     for row in pending:
-        needs = [f"{name} {_amount(name, value)}" for name, value in sorted(row["demand"].items())]
+        needs = [
+            f"{name} {amount_text(name, value)}" for name, value in sorted(row["demand"].items())
+        ]
         table.add_row(
             Text(str(row["name"])),
             str(row["count"]),
@@ -174,18 +176,3 @@ def pending_table(pending: Sequence[Mapping[str, Any]]) -> Table:
             Text(str(row["reason"])),
         )
     return table
-
-
-def format_bytes(count: float) -> str:
-    """Return a number of bytes in the largest unit that leaves at least one: ``1.5 GiB``."""
-    if count < 1024:
-        return f"{count:.0f} bytes"
-    for unit in ("KiB", "MiB", "GiB"):
-        count /= 1024
-        if count < 1024:
-            return f"{count:.1f} {unit}"
-    return f"{count / 1024:.1f} TiB"
-
-
-def _amount(resource: str, value: float) -> str:
-    return format_bytes(value) if resource in BYTE_RESOURCES else f"{value:g}"

@@ -136,9 +136,15 @@ class _Part:
 
     def _check_daemons(self, timeout_s: float = 0.0) -> None:
         """Wait for so long, and raise if a daemon has ended."""
+        if how := self._ended(timeout_s):
+            raise SystemFailureError(how)
+
+    def _ended(self, timeout_s: float = 0.0) -> str:
+        """Wait for so long; how a daemon has ended, "" if none has."""
         if ended := wait_for_end(self._daemons, timeout_s):
             how = "; ".join(f"the {role} daemon has ended: {how}" for role, how in ended.items())
-            raise SystemFailureError(f"{how}. Its log: {self._daemons.path / 'logs'}")
+            return f"{how}. Its log: {self._daemons.path / 'logs'}"
+        return ""
 
 
 class _Head(_Part):
@@ -195,11 +201,15 @@ class _Head(_Part):
             )
         except OSError as error:
             return complain(f"{self._command[0]} cannot be run: {error.strerror}", 127)
-        is_asked = False
+        is_asked = is_told = False
         while True:
             try:
                 status = program.wait(LOOK_AGAIN_S)
             except subprocess.TimeoutExpired:
+                # What uses the cluster fails now; what the program does about that is its affair.
+                if not is_told and (how := self._ended()):
+                    is_told = True
+                    _note(how)
                 if signal.SIGTERM in self._signals and not is_asked:
                     is_asked = True
                     program.terminate()

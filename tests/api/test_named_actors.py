@@ -12,6 +12,7 @@ import pytest
 
 import skate
 from skate import exceptions
+from skate.util import list_named_actors
 from tests.api.waiting import until, until_gone
 
 
@@ -274,3 +275,28 @@ def test_a_detached_actor_outlives_its_handle() -> None:
     assert skate.get(skate.get_actor("detached").add.remote()) == 4
     skate.kill(skate.get_actor("detached"))
     assert is_free("detached")
+
+
+def test_the_names_of_living_actors_are_listed() -> None:
+    before = list_named_actors()
+    kept = Counter.options(name="listed").remote()
+    elsewhere = Counter.options(name="listed", namespace="other").remote()
+    Counter.options(name="gone").remote()
+    here = sorted([*before, "listed"])
+    until(lambda: list_named_actors() == here)  # the one without a handle goes
+    everywhere = list_named_actors(all_namespaces=True)
+    assert {"name": "listed", "namespace": "other"} in everywhere
+    assert {"name": "listed", "namespace": "tests"} in everywhere
+    del kept, elsewhere
+
+
+def test_who_found_an_actor_by_its_name_is_told_why_it_died_however_late() -> None:
+    counter = Counter.options(name="doomed", lifetime="detached").remote()
+    pid = skate.get(counter.pid.remote())
+    found = skate.get_actor("doomed")
+    del counter
+    os.kill(pid, 9)
+    for _ in range(3):
+        with pytest.raises(exceptions.ActorDiedError, match="signal 9"):
+            skate.get(found.add.remote())
+        until(lambda: "doomed" not in list_named_actors())

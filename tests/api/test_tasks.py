@@ -18,7 +18,9 @@ import cloudpickle
 import pytest
 
 import skate
+from skate import exceptions
 from skate.config import MAX_FRAME_BYTES
+from skate.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from skate.worker.runtime import current
 from tests.conftest import RunProgram, eventually
 
@@ -610,6 +612,25 @@ def test_an_infeasible_demand_warns_at_once_naming_what_is_missing(
     eventually(lambda: warned("moonwalk", "moon", "64 CPU", "2 in all"), "the warning", 2.0)
     assert skate.wait([ref], timeout=0) == ([], [ref])
     assert skate.get(echo.remote("others run"), timeout=SOON_S) == "others run"
+
+
+def test_what_fails_at_once_is_not_said_to_wait(capfd: pytest.CaptureFixture[str]) -> None:
+    here = NodeAffinitySchedulingStrategy(skate.get_runtime_context().get_node_id(), soft=False)
+    bound = echo.options(num_cpus=64, scheduling_strategy=here, name="bound")
+    with pytest.raises(exceptions.TaskUnschedulableError, match="does not have CPU 64"):
+        skate.get(bound.remote(1), timeout=SOON_S)
+    greedy = echo.options(num_cpus=64, name="waits")
+    ref = greedy.remote(1)
+    seen = ""
+
+    def warned() -> bool:
+        nonlocal seen
+        seen += capfd.readouterr().err
+        return "waits cannot be scheduled" in seen
+
+    eventually(warned, "the warning of the other", 2.0)
+    assert "bound" not in seen
+    del ref
 
 
 def test_labels_that_no_node_has_are_warned_of_once(capfd: pytest.CaptureFixture[str]) -> None:

@@ -594,6 +594,31 @@ def test_another_cluster_on_that_port_is_not_mistaken_for_this_one(machine: Mach
     assert is_running(head.node_pid)
 
 
+def test_the_command_says_that_a_daemon_has_ended_while_its_program_runs(
+    machine: Machine, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    command = machine.begin(
+        *symmetric(free_address()), sys.executable, "-c",
+        "import os, time\nprint('runs', flush=True)\n"
+        f"while not os.path.exists({str(go)!r}): time.sleep(0.05)",
+    )  # fmt: skip
+    assert first_line(command) == "runs\n"
+    (node,) = (
+        child for child in psutil.Process(command.pid).children() if "node" in child.cmdline()
+    )
+    node.kill()
+    assert command.stderr is not None
+    said = ""
+    while "daemon has ended" not in said:
+        line = command.stderr.readline()
+        assert line, said
+        said += line
+    assert "signal 9" in said and "Its log: " in said
+    go.touch()
+    assert command.wait(TIMEOUT_S) == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_with_the_command_everything_ends(number: int, machine: Machine) -> None:
     command = machine.begin(

@@ -334,7 +334,7 @@ def test_a_task_for_one_node_goes_there_busy_or_not() -> None:
     ("strategy", "demand", "says"),
     [
         (Strategy("NODE", C), CPU, "is dead or was never part"),
-        (Strategy("NODE", A), GPU, "no node has GPU 1 (the most that one has is 0)"),
+        (Strategy("NODE", A), GPU, "that node does not have GPU 1 (it has 0)"),
         (Strategy("NODE", A, rules=(ZONE_A,)), CPU, "no node with label zone = a"),
     ],
 )

@@ -461,6 +461,20 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     return found
 
 
+def list_named_actors(all_namespaces: bool = False) -> list[str] | list[dict[str, str]]:
+    """The names of the living actors in this namespace, sorted.
+
+    With ``all_namespaces`` those of everywhere, as dicts of "name" and "namespace" (Ray).
+    """
+    runtime = connected()
+    pairs = runtime.ask(
+        "named_actors", {"namespace": None if all_namespaces else runtime.namespace}
+    )
+    if all_namespaces:
+        return [{"name": name, "namespace": namespace} for namespace, name in pairs]
+    return [name for _, name in pairs]
+
+
 def _find_actor(runtime: Runtime, name: str, namespace: str) -> ActorHandle | None:
     row = runtime.ask("get_actor", {"name": name, "namespace": namespace})
     if row is None or row["state"] == "DEAD" or not row["spec"]:

@@ -194,6 +194,10 @@ class ActorTable:
         actor_id = self._names.get((namespace, name))
         return None if actor_id is None else self.actors.get(actor_id)
 
+    def names(self, namespace: str | None = None) -> list[list[str]]:
+        """The names that living actors bear, as [namespace, name], sorted; None: everywhere."""
+        return sorted(list(pair) for pair in self._names if namespace in (None, pair[0]))
+
     def counts(self) -> dict[str, int]:
         """How many actors are in each state that any is in."""
         counts: dict[str, int] = {}

@@ -139,6 +139,7 @@ class GcsCore:
             "put_actor_spec": self._put_actor_spec,
             "get_actor": self._get_actor,
             "list_actors": self._list_actors,
+            "named_actors": lambda _p, _n, q: self.actors.names(q.namespace),
             "tasks": self._list_tasks,
             "objects": self._list_objects,
             "locate": self._locate,

@@ -81,6 +81,12 @@ class ListActors(msgspec.Struct):
     limit: Limit = ROWS_MAX
 
 
+class NamedActors(msgspec.Struct):
+    """A list of [namespace, name]: those that living actors bear, in one namespace or in all."""
+
+    namespace: str | None = None
+
+
 class Tasks(msgspec.Struct):
     """A list of dicts: the tasks under way that live longer than an event batch."""
 
@@ -249,6 +255,7 @@ BODIES: dict[str, type[msgspec.Struct]] = {
     "put_actor_spec": PutActorSpec,
     "get_actor": GetActor,
     "list_actors": ListActors,
+    "named_actors": NamedActors,
     "tasks": Tasks,
     "objects": ObjectRows,
     "locate": Locate,

@@ -13,12 +13,14 @@ from skate.gcs.node_view import NodeView
 from skate.messages import Offer
 from skate.scheduler.group_names import parse_name
 from skate.scheduler.label_rules import meets, rules_text
-from skate.spec import Demand, Strategy, resources_of
+from skate.spec import Demand, Strategy, amount_text, resources_of
 
 
 def demand_text(demand: Demand) -> str:
     """A demand in words: "CPU 4 and GPU 0.5"."""
-    return " and ".join(f"{name} {amount:g}" for name, amount in resources_of(demand).items())
+    return " and ".join(
+        f"{name} {amount_text(name, amount)}" for name, amount in resources_of(demand).items()
+    )
 
 
 def why_rules_unmet(offer: Offer, strategy: Strategy, nodes: Sequence[NodeView]) -> str:
@@ -62,15 +64,17 @@ def why_never(offer: Offer, strategy: Strategy, view: NodeView | None) -> str:
     if view is None:
         return f"{bound}, and that node is dead or was never part of this cluster"
     if not view.can_hold(offer.demand):
-        return f"{bound}, and there {_lacking(offer.demand, [view])}"
+        return f"{bound}, and {_lacking(offer.demand, [view], 'that node')}"
     if not meets(view.labels, strategy.rules):
         return f"{bound}, and that is no node {rules_text(strategy.rules)}"
     return ""
 
 
-def _lacking(demand: Demand, nodes: Sequence[NodeView]) -> str:
+def _lacking(demand: Demand, nodes: Sequence[NodeView], one: str = "") -> str:
+    # ``one``: how to call the only one that is asked about.
     if not nodes:
         return "there is no node"
+    lacks = f"{one} does not have" if one else "no node has"
     for name, units in demand:
         most = max(view.total.get(name, 0) for view in nodes)
         if most >= units:
@@ -79,12 +83,13 @@ def _lacking(demand: Demand, nodes: Sequence[NodeView]) -> str:
         if group is not None:
             which = "a bundle" if group[2] < 0 else f"bundle {group[2]}"
             return (
-                f"no node has {which} of placement group {group[1].hex()}"
+                f"{lacks} {which} of placement group {group[1].hex()}"
                 f" with {demand_text(((group[0], units),))}: the group is not ready yet, has been"
                 " removed, or its bundles are too small"
             )
+        there = amount_text(name, resources_of({name: most})[name])
         return (
-            f"no node has {demand_text(((name, units),))}"
-            f" (the most that one has is {resources_of({name: most})[name]:g})"
+            f"{lacks} {demand_text(((name, units),))}"
+            f" ({'it has' if one else 'the most that one has is'} {there})"
         )
     return f"no single node has {demand_text(demand)} together"

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from skate import messages as m
+from skate.config import DEAD_ACTORS_KEPT
 from skate.errors import ErrorRecord, decode_error, encode_error
 from skate.ids import handle_id
 from skate.node.actor_router import Actor, ActorRouter
@@ -54,6 +55,7 @@ class ActorManager:
         self.lent_cpu: set[bytes] = set()  # actors whose method waits in get/wait
         self.reserving: dict[int, dict[str, Any]] = {}  # questions for a name, under way
         self.unborn: dict[bytes, UnbornActor] = {}  # they have their name, and no CreateActor yet
+        self.dead_by_name: dict[bytes, bytes] = {}  # why the newest of these died
 
     # ------------------------------------------------------------------ birth
 
@@ -221,7 +223,9 @@ class ActorManager:
             self.router.caller_gone(call.owner)
 
     def unknown(self, actor_id: bytes) -> bytes:
-        """The cause of death of an actor that nobody knows."""
+        """The cause of death of an actor that nobody knows any more."""
+        if actor_id in self.dead_by_name:
+            return self.dead_by_name[actor_id]
         record = ErrorRecord(
             kind="ActorDiedError",
             message=f"Actor {actor_id.hex()} is not known to this cluster: the handle comes from "
@@ -397,7 +401,11 @@ class ActorManager:
         if actor.state is DEAD:
             if actor.host is not None:
                 self.core.neighbours.send(actor.host, m.EndActor(actor.id))
-            self.router.actors.pop(actor.id, None)  # nobody can ask for it any more
+            self.router.actors.pop(actor.id, None)
+            if actor.options.name:  # who got it by its name may ask, and is not counted
+                self.dead_by_name[actor.id] = actor.cause
+                if len(self.dead_by_name) > DEAD_ACTORS_KEPT:
+                    del self.dead_by_name[next(iter(self.dead_by_name))]
             if actor.options.detached:  # of others the lines go with their job
                 self.core.remote_actors.forget_lines(actor)
         elif actor.leaving or not actor.is_drained():
@@ -626,7 +634,7 @@ class ActorManager:
         name = f" named {options.name!r}" if options.name else ""
         record = ErrorRecord(
             kind="ActorDiedError",
-            message=f"The actor {options.class_name}{name} ({actor.id.hex()}) is dead: {why}",
+            message=f"The actor {options.class_name}{name} ({actor.id.hex()}) has died: {why}",
             fields={"actor_id": actor.id.hex(), **fields},
         )
         return FORMAT_ERROR + encode_error(record)

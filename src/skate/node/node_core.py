@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from skate import messages as m
-from skate.config import PROTOCOL_VERSION
+from skate.config import PROTOCOL_VERSION, RESOURCE_UNITS
 from skate.errors import encode_error, with_dependant
 from skate.ids import FIRST_RETURN, HOME_BYTES, SUBMITTER_BYTES, handle_id, return_id
 from skate.node.actor_manager import ActorManager
@@ -43,7 +43,7 @@ from skate.objects.arena import Arena
 from skate.objects.object_store import PENDING, REMOTE, ObjectStore, StoredObject
 from skate.scheduler.group_names import parse_name
 from skate.scheduler.local_scheduler import LocalScheduler, Task, Template, Worker
-from skate.spec import FORMAT_ERROR, CallTemplate, resources_of
+from skate.spec import FORMAT_ERROR, CallTemplate, amount_text
 from skate.states import (
     TASK_FAILED,
     TASK_FINISHED,
@@ -423,7 +423,10 @@ class NodeCore:
         missing = self.scheduler.missing(spec.demand)
         if missing:
             template.is_plain = False
-            if not spec.group and not self._fits_elsewhere(spec):
+            # What is bound to one node fails if that cannot hold it, with the reason.
+            where = spec.strategy
+            is_bound = where is not None and where.kind == "NODE" and not where.soft
+            if not spec.group and not is_bound and not self._fits_elsewhere(spec):
                 self._warn_infeasible(job, template, missing)
 
     def template_of(self, job: Job, spec: CallTemplate) -> Template:
@@ -446,19 +449,19 @@ class NodeCore:
         self, job: Job, template: Template, missing: dict[str, tuple[int, int]]
     ) -> None:
         what = "actor" if template.spec.kind == "actor" else "task"
-        everywhere = dict(self.scheduler.total)
+        most, everywhere = dict(self.scheduler.total), dict(self.scheduler.total)
         for other in self.neighbours.by_id.values():
             for name, units in other.info.resources.items():
+                most[name] = max(most.get(name, 0), units)
                 everywhere[name] = everywhere.get(name, 0) + units
+        where = "on any one node" if self.neighbours.alive else "in all"
         parts = ", ".join(
-            f"{asked / 10_000:g} {name} asked but {total / 10_000:g} on this node"
-            if self.neighbours.alive
-            else f"{asked / 10_000:g} {name} asked but {total / 10_000:g} in all"
-            for name, (asked, total) in missing.items()
+            f"{_amount(name, asked)} {name} asked but {_amount(name, most.get(name, 0))} {where}"
+            for name, (asked, _) in missing.items()
         )
         total_text = ", ".join(
-            f"{name}: {x:g}"
-            for name, x in resources_of(everywhere).items()
+            f"{name}: {_amount(name, units)}"
+            for name, units in everywhere.items()
             if not name.startswith("node:") and parse_name(name) is None
         )
         advice = (
@@ -812,3 +815,7 @@ class NodeCore:
         self.borrowing.check()
         self.pulls.check()
         self.forwarder.check()
+
+
+def _amount(name: str, units: int) -> str:
+    return amount_text(name, units / RESOURCE_UNITS)

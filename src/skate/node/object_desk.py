@@ -75,10 +75,15 @@ class ObjectDesk:
 
     def _full_store_payload(self, size: int) -> bytes:
         arena = self._store.arena
+        larger = (
+            "skate start --object-store-memory"
+            if self._core.is_cluster
+            else "init(object_store_memory=...)"
+        )
         lines = [
-            f"The object store is full: {size / 1e6:.1f} MB are needed in one piece, "
-            f"{arena.used_bytes / 1e6:.1f} of {arena.capacity_bytes / 1e6:.1f} MB are in use and "
-            f"the largest free piece has {arena.largest_hole_bytes / 1e6:.1f} MB. "
+            f"The object store is full: {size:,} bytes are needed in one piece, "
+            f"{arena.used_bytes:,} of {arena.capacity_bytes:,} are in use and "
+            f"the largest free piece has {arena.largest_hole_bytes:,}. "
             "The largest objects and who holds them:"
         ]
         for stored in self._store.largest(5):
@@ -86,8 +91,7 @@ class ObjectDesk:
                 f"    {stored.id.hex()}  {stored.size / 1e6:.1f} MB  {self._holders(stored)}"
             )
         lines.append(
-            "Drop references that are no longer needed (del), or start with a larger "
-            "init(object_store_memory=...)."
+            f"Drop references that are no longer needed (del), or have a larger store ({larger})."
         )
         return error_payload(
             "ObjectStoreFullError",
@@ -240,7 +244,8 @@ class ObjectDesk:
             else:
                 if stored.subscribers is None:
                     stored.subscribers = []
-                stored.subscribers.append(peer)
+                if peer not in stored.subscribers:  # it may have let go of it, and got it again
+                    stored.subscribers.append(peer)
                 self._core.notes.object(object_id, "WANTED", 0, peer.pid)
                 if stored.state is REMOTE:
                     self._core.pulls.want(stored)

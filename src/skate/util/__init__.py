@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from skate.api.actor_handle import list_named_actors
     from skate.util.placement_group import (
         get_current_placement_group,
         get_placement_group,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "get_current_placement_group": "skate.util.placement_group",
     "get_placement_group": "skate.util.placement_group",
+    "list_named_actors": "skate.api.actor_handle",
     "placement_group": "skate.util.placement_group",
     "placement_group_table": "skate.util.placement_group",
     "remove_placement_group": "skate.util.placement_group",
@@ -33,6 +35,7 @@ _SUBMODULES = ("scheduling_strategies",)
 __all__ = [
     "get_current_placement_group",
     "get_placement_group",
+    "list_named_actors",
     "placement_group",
     "placement_group_table",
     "remove_placement_group",
