@@ -398,6 +398,10 @@ class Heartbeat(msgspec.Struct, array_like=True, tag=41):
     attainable: dict[str, int] = {}
 
 
+class HeadAlive(msgspec.Struct, array_like=True, tag=94):
+    """Every ``HEAD_BEAT_S``, from the GCS to each node: what passes it on has not frozen."""
+
+
 class StillAlive(msgspec.Struct, array_like=True, tag=58):
     """Instead of heartbeats, from a thread of a node whose daemon is too busy to send them.
 
@@ -832,7 +836,7 @@ ToGcs = (
 )  # fmt: skip
 FromGcs = (
     Refused | Answer | Placed | NodesChanged | JobOver | Forget | ActorChanged | ReserveBundles
-    | CommitBundles | ReturnBundles
+    | CommitBundles | ReturnBundles | HeadAlive
 )  # fmt: skip
 
 ToSender = Fetch | Arrived

@@ -464,6 +464,33 @@ def test_a_driver_that_says_nothing_is_given_up_though_its_connection_stands(
     assert nodes.drivers() == [idle.pid]
 
 
+def test_a_node_whose_head_has_frozen_ends_its_work(nodes: Nodes, drive: Drive) -> None:
+    """Its connection stands, and only silence tells; who asks the GCS would wait for ever."""
+    source = """
+        import time
+        skate.init(ADDRESS)
+        assert len(skate.nodes()) == 2
+        print("ready")
+        try:
+            while True:
+                skate.nodes()
+                time.sleep(0.1)
+        except skate.exceptions.SkateError as error:
+            print(type(error).__name__, error)
+    """
+    head = nodes.add()
+    joined = nodes.add(head_silent_s=5.0)
+    program = drive(source, f"skate://{joined.description.address}")
+    await_line(program, "ready")
+    daemon = head.pids["node"]
+    os.kill(daemon, signal.SIGSTOP)
+    try:
+        out, _ = result(program)
+    finally:
+        os.kill(daemon, signal.SIGCONT)
+    assert "othing was heard of the cluster's head for 5 s" in out
+
+
 def test_a_node_that_ends_is_not_waited_for(nodes: Nodes, drive: Drive) -> None:
     source = """
         import time

@@ -101,6 +101,7 @@ class NodeSettings:
     tls_key: str = ""
     tls_ca: str = ""
     driver_kept_s: float = config.DRIVER_KEPT_S
+    head_silent_s: float = config.HEAD_SILENT_S
 
 
 class Daemons:
@@ -185,6 +186,7 @@ class Daemons:
             tls_key=settings.tls_key,
             tls_ca=settings.tls_ca,
             driver_kept_s=settings.driver_kept_s,
+            head_silent_s=settings.head_silent_s,
         )
 
     def _lifeline(self, stack: contextlib.ExitStack) -> int:

@@ -78,6 +78,7 @@ class NodeRequest:
     tls_key: str | None = None
     tls_ca: str | None = None
     driver_kept_s: float = config.DRIVER_KEPT_S  # a remote driver may be cut off for so long
+    head_silent_s: float = config.HEAD_SILENT_S  # nothing may be heard of the head for so long
     wait_s: float = 0.0  # for a head that does not listen yet
 
 
@@ -113,6 +114,7 @@ def launch(
                 _absolute(request.tls_key),
                 _absolute(request.tls_ca),
                 request.driver_kept_s,
+                request.head_silent_s,
             )
             daemons.start(settings, listener)
         if wait:

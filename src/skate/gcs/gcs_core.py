@@ -59,6 +59,7 @@ from skate.messages import (
     Events,
     Forget,
     FunctionStored,
+    HeadAlive,
     Heartbeat,
     JobChanged,
     JobOver,
@@ -222,6 +223,10 @@ class GcsCore:
         sends += self._take_sends()
         sends += self._answers_to_offers(self.scheduler.tick(now))
         return sends
+
+    def beat(self) -> list[Send]:
+        """A sign of life for every node, from time to time."""
+        return self._tell_nodes(HeadAlive())
 
     @property
     def is_tick_due(self) -> bool:

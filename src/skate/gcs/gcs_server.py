@@ -37,6 +37,7 @@ import uvloop
 from skate.config import (
     GCS_CLOSE_WITHIN_S,
     GCS_UNREAD_MAX_BYTES,
+    HEAD_BEAT_S,
     HEARTBEAT_S,
     HELLO_TIMEOUT_S,
     NODE_SILENCE_S,
@@ -194,6 +195,11 @@ class GcsServer:
         self.perform(self.core.tick(time.time()))
         self._loop.call_later(TICK_S, self.watch_silence)
 
+    def beat(self) -> None:
+        """Tell the nodes that the GCS is there, from now on."""
+        self.perform(self.core.beat())
+        self._loop.call_later(HEAD_BEAT_S, self.beat)
+
     def _tick(self) -> None:
         self._is_tick_coming = False
         self.perform(self.core.tick(time.time()))
@@ -288,6 +294,7 @@ async def _serve(listen_fd: int, lifeline_fd: int, session_dir: str, local: bool
     log.info("serving session %s", session_dir)
     if not local:
         server.watch_silence()
+        server.beat()
     reason = await server.end
     log.info("ends: %s", reason)
     listening.close()

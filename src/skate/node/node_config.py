@@ -8,7 +8,7 @@ import os
 
 import msgspec
 
-from skate.config import DRIVER_KEPT_S
+from skate.config import DRIVER_KEPT_S, HEAD_SILENT_S
 
 
 class NodeConfig(msgspec.Struct):
@@ -39,6 +39,7 @@ class NodeConfig(msgspec.Struct):
     tls_key: str = ""
     tls_ca: str = ""
     held_fds: list[int] = []
+    head_silent_s: float = HEAD_SILENT_S  # so long nothing may be heard of the head
     driver_kept_s: float = DRIVER_KEPT_S  # a driver on another machine may be cut off for so long
 
     def inherited_fds(self) -> list[int]:

@@ -150,7 +150,7 @@ class GcsLink(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Answers to forwarded questions."""
         core = self.shell.core
-        core.now = self.shell.clock()
+        core.now = self.shell.gcs_heard = self.shell.clock()
         for message in self.reader.feed(data):
             handler = core.gcs_handlers.get(type(message))
             if handler is not None:
@@ -209,6 +209,7 @@ class NodeShell:
         self.start_errors: dict[bytes, str] = {}  # of workers that there never was a process of
         self._zygote_backlog: deque[tuple[bytes, socket.socket | None]] = deque()
         self.gcs_transport: asyncio.Transport | None = None
+        self.gcs_heard = 0.0  # when, by ``clock``
         self.lines: Lines | None = None  # to other machines, if there are to be any
         self.transfers: Transfers | None = None  # of objects, from and to them
         self.pulse: Pulse | None = None  # if the GCS judges life by what it hears
@@ -482,6 +483,9 @@ class NodeShell:
                 core.notes.flush()
             if self.pulse is not None:
                 self.pulse.beat()
+            silent_s = core.now - self.gcs_heard
+            if self.cfg.head_address and silent_s > self.cfg.head_silent_s:
+                self.head_lost(f"nothing was heard of the cluster's head for {silent_s:.0f} s")
             load = load_of(core)
             if load != last_load or not self.cfg.local:
                 if load != last_load:
@@ -616,6 +620,7 @@ class NodeShell:
         self.end(reason)
 
     async def _join_gcs(self) -> None:
+        self.gcs_heard = self.clock()
         if self.lines is not None and self.cfg.head_address:
             self.gcs_transport = await self.lines.dial_gcs(
                 self.cfg.head_address, lambda: GcsLink(self)
