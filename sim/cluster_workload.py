@@ -101,6 +101,11 @@ class ClusterSettings(Settings):
         """A node with this number will join, on the machine of another; later ones follow."""
         self.machines.insert(number, self.machines[like])
 
+    @property
+    def is_lossy(self) -> bool:
+        """Whether a living node was given up, or one was out of reach for over a minute."""
+        return bool(self.frozen or self.faults.long_cuts or self.faults.endless_cuts)
+
     def is_cut(self, one: SimulatedNode, other: SimulatedNode) -> bool:
         """Whether no connection can be made between two nodes now."""
         return self.faults.is_cut(one, other)

@@ -246,7 +246,7 @@ class Fiber:
             ledger.read(object_id, written, contains)
         elif value.data[:1] == FORMAT_ERROR:
             record = decode_error(value.data[1:])
-            ledger.failed(object_id, record)
+            ledger.failed(object_id, record, self.run.task_id if self.run is not None else b"")
             return record.kind
         else:
             written, contains = _decode(value.data[1:])
@@ -276,6 +276,8 @@ class Fiber:
         simulator = self.process.simulator
         simulator.births[any_id] = number = len(simulator.births)
         run = self.run
+        if run is not None:
+            simulator.parents[any_id] = run.task_id
         simulator.roots[any_id] = number if run is None else simulator.roots[run.task_id]
 
     def drop(self, position: int) -> None:

@@ -61,6 +61,7 @@ class Simulator:
         self.wires: list[LastingWire] = []
         self.in_order: dict[bytes, bool] = {}  # of each actor
         self.births: dict[bytes, int] = {}  # of tasks, actors and puts: which came first
+        self.parents: dict[bytes, bytes] = {}  # the tasks and calls that made them
         self.roots: dict[bytes, int] = {}  # the births of the drivers' calls that led to them
         self.events = 0
         self._heap: list[tuple[float, int, Timer]] = []

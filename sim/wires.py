@@ -176,6 +176,9 @@ class LastingWire:
         if opener.core.node_id in acceptor.core.neighbours.dead:
             self._to_near.send((number, "no", "this node was given up by the cluster"))
             return
+        if opener.core.node_id not in acceptor.core.neighbours.by_id:
+            self.break_up()  # it is tried again
+            return
         if self._peer is None or self._far_is_over:
             if received:
                 self._to_near.send((number, "no", "this line is over"))

@@ -106,6 +106,11 @@ class Settings:
     def add_machine(self, number: int, like: int) -> None:
         """A node with this number will join, on the machine of another."""
 
+    @property
+    def is_lossy(self) -> bool:
+        """Whether nodes may give up what others still count on."""
+        return False
+
     def is_cut(self, one: SimulatedNode, other: SimulatedNode) -> bool:
         """Whether no connection can be made between two nodes now."""
         return False

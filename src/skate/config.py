@@ -77,6 +77,7 @@ PENDING_ROWS = 20  # kinds of waiting work that a node lists in a heartbeat, for
 DEAD_ACTORS_KEPT = 1_000  # by a node: of named ones, why they died
 DEAD_NODES_KEPT = 1_000  # by a node: their lines are refused
 SILENT_NODE_S = 60.0  # one that lives, but cannot be reached, is waited for so long
+REACH_AGAIN_S = 2.0  # between two tries to fetch a value from who keeps it and cannot be reached
 HOME_FETCHES_MAX = 3  # how often an object's home is asked to be the source of one pull
 ENDED_JOBS_KEPT = 1_000  # by a node: long enough for all that is under way to arrive
 UNKNOWN_TASK_S = 0.1  # a task of unknown run time: it is offered after SPILL_WAIT_S, not over yet

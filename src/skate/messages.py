@@ -248,9 +248,14 @@ class Seal(msgspec.Struct, array_like=True, tag=21):
 
 
 class Hold(msgspec.Struct, array_like=True, tag=22):
-    """This process has come to know these refs (0 -> 1)."""
+    """This process has come to know these refs (0 -> 1).
+
+    The first on a line between nodes that is not their first names all refs of that home, and in
+    ``kept`` the results of its own tasks that the other node is to keep.
+    """
 
     object_ids: list[bytes]
+    kept: list[bytes] = []
 
 
 class Release(msgspec.Struct, array_like=True, tag=23):

@@ -54,10 +54,29 @@ class Place:
         self.token = Path(self.cluster.token_file).read_bytes().strip()
         self.daemons = [psutil.Process(pid) for pid in self._pids()]
         self.errors: list[BaseException] = []
+        self._guest: socket.socket | None = None
         self.rounds = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work)
         self._thread.start()
+
+    def take_in(self, node_id: bytes) -> None:
+        """A node joins that is none; the one before it leaves."""
+        self.let_go()
+        hello = LineHello("gcs", node_id=node_id, session_id=node_id, pid=os.getpid())
+        self._guest = dial(self.head.address, hello, self.token).sock
+        joins = m.NodeJoins(config.PROTOCOL_VERSION, node_id, 1, "0.0.0.0:1", "x", {}, {}, 0)
+        self._guest.sendall(frame([joins]))
+        # The answer comes by way of the head's node, behind the news of the one that has joined.
+        eventually(
+            lambda: any(row["NodeID"] == node_id.hex() for row in skate.nodes()), "it has joined"
+        )
+
+    def let_go(self) -> None:
+        """The node that was taken in leaves."""
+        if self._guest is not None:
+            self._guest.close()
+            self._guest = None
 
     def _pids(self) -> list[int]:
         return [pid for node in (self.head, self.other) for pid in node.pids.values() if pid]
@@ -116,6 +135,7 @@ def place(running: Place) -> Iterator[Place]:
     """The cluster; afterwards its driver has noticed nothing and no daemon has grown."""
     before = [(one, one.memory_info().rss) for one in running.daemons]
     yield running
+    running.let_go()
     running.check()
     for process, rss in before:
         eventually(
@@ -216,6 +236,8 @@ def test_recordings_of_real_members_open_no_door(place: Place) -> None:
         recorded = b""
         own_id = os.urandom(16)
         hello = LineHello(purpose, node_id=own_id, session_id=own_id, pid=os.getpid())
+        if purpose == "node":
+            place.take_in(own_id)
         side = DialHandshake(place.token, os.urandom(32), hello, place.head.address)
         with connect(place.head.address) as sock:
             out = side.begin()
@@ -368,9 +390,27 @@ def as_nobody(function: Callable[[], list[bytes]]) -> list[bytes]:
 def member(place: Place, purpose: str, address: str = "") -> Dialled:
     own_id = os.urandom(16)
     hello = LineHello(purpose, node_id=own_id, session_id=own_id, pid=os.getpid())
-    line = dial(address or place.head.address, hello, place.token)
-    line.sock.settimeout(HEARD_WITHIN_S)
-    return line
+    if purpose == "node":
+        place.take_in(own_id)
+    until = time.monotonic() + HEARD_WITHIN_S
+    while True:
+        try:
+            line = dial(address or place.head.address, hello, place.token)
+        except RefusedError:
+            raise
+        except ConnectionError:  # that node has not heard yet that this one has joined
+            assert purpose == "node" and time.monotonic() < until
+        else:
+            line.sock.settimeout(HEARD_WITHIN_S)
+            return line
+
+
+def test_a_node_that_has_not_joined_opens_no_line(place: Place) -> None:
+    for address in (place.head.address, place.other.address):
+        own_id = os.urandom(16)
+        hello = LineHello("node", node_id=own_id, session_id=own_id, pid=os.getpid())
+        with pytest.raises(ConnectionError):
+            dial(address, hello, place.token)
 
 
 def test_a_member_who_wants_what_nobody_offers_is_told_so(place: Place) -> None:
@@ -455,6 +495,7 @@ def test_well_formed_nonsense_of_members(place: Place, purpose: str) -> None:
         with line.sock as sock, contextlib.suppress(OSError):
             sock.sendall(frame(first + [nonsense.message(rng.choice(kinds)) for _ in range(6)]))
     assert cases > 20
+    place.let_go()
     eventually(
         lambda: sum(row["Alive"] for row in skate.nodes()) == 2, "only the real nodes are left", 30
     )

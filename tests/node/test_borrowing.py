@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from skate import messages as m
-from skate.config import LINK_GIVE_UP_S, SILENT_NODE_S
+from skate.config import LINK_GIVE_UP_S, REACH_AGAIN_S, SILENT_NODE_S
 from skate.node.peer import Peer
 from tests.node.played_cluster import Cluster, ClusterNode, to_node
 from tests.node.played_node import PAGE, Client, done, runs
@@ -309,3 +309,90 @@ def test_a_copy_of_what_a_lost_attempt_made_goes_with_the_object() -> None:
     cluster.run()
     for node in (home, host, reader):
         assert task not in node.core.store.objects
+
+
+class Kept:
+    """A large result that its maker ``a`` keeps for its home ``h``; their lines are given up."""
+
+    def __init__(self) -> None:
+        self.cluster = Cluster()
+        self.home, self.maker = self.cluster.add("h"), self.cluster.add("a")
+        self.driver = Client(self.home)
+        self.cluster.run()
+        self.ref = self.driver.submit(strategy=to_node(self.maker), name="large")
+        self.cluster.run()
+        made_by = self.maker.came_up()
+        self.cluster.run()
+        assert runs(self.maker, made_by) == [self.ref[:16]]
+        large_result(self.maker, made_by, self.ref)
+        self.driver.values()
+
+    def cut(self) -> None:
+        self.cluster.held |= {("a", "h"), ("h", "a")}
+        self.cluster.cut("h", "a")
+        self.cluster.line_ends("h", "a")
+
+    def mend(self) -> None:
+        self.cluster.held.clear()
+        self.cluster.run()
+
+    def fetches_fail(self) -> None:
+        fetches, self.home.fetches = self.home.fetches, []
+        for object_id, size, _ in fetches:
+            self.home.core.pulls.fetched(object_id, "unreachable", size, 0.001)
+            self.home.turn()
+        self.cluster.run()
+
+
+def test_a_result_outlives_the_line_to_who_keeps_it() -> None:
+    scene = Kept()
+    scene.cut()
+    scene.home.say(scene.driver.peer, m.Want([scene.ref]))
+    scene.fetches_fail()
+    assert scene.home.state_of(scene.ref) == "REMOTE"
+    assert not scene.driver.values()
+    scene.cluster.cut("h", "a")  # and once more
+    scene.cluster.pass_time(REACH_AGAIN_S + 1.0)
+    scene.mend()
+    assert scene.home.fetched() == [scene.ref]
+    assert list(scene.driver.values()) == [scene.ref]
+    assert not scene.maker.core.desk.parked
+    scene.driver.release(scene.ref)
+    scene.cluster.run()
+    assert not scene.home.core.store.objects and not scene.maker.core.store.objects
+
+
+def test_a_result_that_is_let_go_of_during_a_cut_goes_where_it_is_kept() -> None:
+    scene = Kept()
+    scene.cut()
+    scene.driver.release(scene.ref)
+    scene.cluster.run()
+    assert scene.ref in scene.maker.core.store.objects
+    scene.mend()
+    assert not scene.home.core.store.objects and not scene.maker.core.store.objects
+    assert not scene.maker.core.desk.parked
+
+
+def test_a_result_whose_keeper_is_out_of_reach_is_not_waited_for_without_end() -> None:
+    scene = Kept()
+    scene.cut()
+    scene.home.say(scene.driver.peer, m.Want([scene.ref]))
+    since = scene.cluster.now
+    while not (errors := scene.driver.errors()):
+        assert scene.cluster.now < since + SILENT_NODE_S + 2 * REACH_AGAIN_S
+        scene.fetches_fail()
+        scene.cluster.pass_time(REACH_AGAIN_S)
+    assert scene.cluster.now > since + SILENT_NODE_S
+    assert errors == {scene.ref: "ObjectFetchTimedOutError"}
+    # It is this node's trouble, now: the next get asks anew.
+    scene.mend()
+    scene.home.say(scene.driver.peer, m.Want([scene.ref]))
+    assert scene.home.fetched() == [scene.ref]
+    assert list(scene.driver.values()) == [scene.ref]
+
+
+def test_a_result_is_lost_with_who_keeps_it() -> None:
+    scene = Kept()
+    scene.cut()
+    scene.cluster.die("a")
+    assert scene.driver.errors() == {scene.ref: "ObjectLostError"}

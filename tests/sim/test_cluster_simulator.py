@@ -20,6 +20,7 @@ TELLING_SEEDS = {
     (720664, 2): "the end of an orphan freed the space into which its result was being copied",
     (720703, 6): "the same, on six nodes",
     (720694, 2): "a proxy to a dead actor stayed, as its handle had come and gone before",
+    (31004, 3): "a node took the first tasks of another before it had heard of that node",
     (700132, 3): "a driver bound tasks to one of the first nodes before that had joined",
 }
 

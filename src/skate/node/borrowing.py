@@ -20,6 +20,7 @@ What it does not do: move bytes (pull_desk.py), count (objects/object_store.py).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from skate import messages as m
@@ -142,9 +143,9 @@ class Borrowing:
             releases.append((home, release))
         return releases
 
-    def _hold(self, home: Neighbour, object_ids: list[bytes]) -> None:
+    def _hold(self, home: Neighbour, object_ids: list[bytes], kept: Sequence[bytes] = ()) -> None:
         self._told.update(dict.fromkeys(object_ids))
-        self._core.neighbours.send(home, m.Hold(object_ids))
+        self._core.neighbours.send(home, m.Hold(object_ids, list(kept)))
         home.holds_sent += 1
         self._unregistered[home] = None
 
@@ -237,9 +238,9 @@ class Borrowing:
 
     # ------------------------------------------------------------------ homes that are gone
 
-    def home_lost(self, home: Neighbour, *, was_told: bool) -> None:
+    def home_lost(self, home: Neighbour, *, was_used: bool) -> None:
         """What it was asked for has to be found elsewhere. What it was told it keeps, if it lives,
-        until it is told on a new line what is held now."""
+        and what it made for this home, until it is told on a new line what of that is held now."""
         self._unregistered.pop(home, None)
         prefix = home.node_id[:HOME_BYTES]
         for object_id in [i for i in self._told if home_of(i) == prefix]:
@@ -252,8 +253,9 @@ class Borrowing:
             if stored.is_foreign and home_of(stored.id) == prefix
         ]
         held = [stored.id for stored in mine if stored.is_registered]
-        if home.is_alive and (held or was_told):
-            self._hold(home, held)  # on a new line, where it tells that this is all
+        if home.is_alive and was_used:
+            # On a new line, where it tells that this is all.
+            self._hold(home, held, self._core.forwarder.kept_at(home))
         is_hopeless = not home.is_alive or self._core.neighbours.is_out_of_reach(home)
         for entry in self._waiting:
             if home in entry.barrier:

@@ -51,7 +51,10 @@ GCS_AGAIN_S = 0.02
 log = logging.getLogger("skate.node")
 
 Admission = tuple[LineOk, Callable[[], asyncio.Protocol]] | str
-"""What a route says: come in, with whom to talk to from now on; or why not."""
+"""What a route says: come in, with whom to talk to from now on; or why not. ``NOT_YET``: close it
+without an answer, so that the other side tries again."""
+
+NOT_YET = ""
 
 
 @dataclass(frozen=True)
@@ -248,7 +251,8 @@ class Doorman:
             return
         admission = self._admission(hello, pipe)
         if isinstance(admission, str):
-            transport.write(handshake.answer(admission))
+            if admission != NOT_YET:
+                transport.write(handshake.answer(admission))
             transport.close()
             return
         ok, factory = admission

@@ -521,6 +521,10 @@ class Forwarder:
         if kept:
             self._core.borrowing.releases.append((host, kept))
 
+    def kept_at(self, host: Neighbour) -> list[bytes]:
+        """The results that this node keeps for this home."""
+        return [object_id for object_id, maker in self.kept_elsewhere.items() if maker is host]
+
     def freed(self, object_ids: list[bytes]) -> None:
         """Nobody holds these any more: their makers need not keep them."""
         for object_id in object_ids:
@@ -548,11 +552,15 @@ class Forwarder:
     # ------------------------------------------------------------------ ends
 
     def node_lost(self, host: Neighbour, tasks: dict[bytes, Task], why: str) -> None:
-        """Its tasks are run again elsewhere if they may be; its copies are gone."""
+        """Its tasks are run again elsewhere if they may be; its copies are gone.
+
+        But for the results that it keeps for this home, if it lives.
+        """
         core = self._core
+        if not host.is_alive:
+            for object_id in self.kept_at(host):
+                del self.kept_elsewhere[object_id]
         core.desk.copies_lost(host)
-        for object_id in [i for i, maker in self.kept_elsewhere.items() if maker is host]:
-            del self.kept_elsewhere[object_id]
         for task in tasks.values():
             task.host = None
             task.is_bound = False

@@ -26,7 +26,7 @@ from skate.net.frame import BadFrame, FrameReader, frame
 from skate.net.handshake import Identity, LineHello, LineOk
 from skate.net.lasting import LastingLine, LineBroken
 from skate.net.tls import Tls
-from skate.node.doorman import Admission, Doorman, Routes
+from skate.node.doorman import NOT_YET, Admission, Doorman, Routes
 from skate.node.far_values import FarValues
 from skate.node.neighbours import Neighbour
 from skate.node.peer import Peer
@@ -454,6 +454,8 @@ class Lines:
         core = self.shell.core
         if hello.node_id in core.neighbours.dead:
             return "this node was given up by the cluster: it has to join anew"
+        if hello.node_id not in core.neighbours.by_id:
+            return NOT_YET  # the GCS has told it of this node first: a home has to be known
         line = self.incoming.get(hello.session_id)
         if line is None:
             if hello.received:

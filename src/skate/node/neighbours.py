@@ -148,10 +148,10 @@ class Neighbours:
         """All that was under way there will not come back."""
         tasks, neighbour.tasks = neighbour.tasks, {}
         calls = neighbour.calls
-        was_told = neighbour.holds_sent > 0
+        was_used = neighbour.holds_sent > 0 or neighbour.numbers > 0
         neighbour.start_afresh()
         core = self._core
-        core.borrowing.home_lost(neighbour, was_told=was_told)
+        core.borrowing.home_lost(neighbour, was_used=was_used)
         core.desk.may_have_run([*tasks.values(), *calls.values()])
         core.forwarder.node_lost(neighbour, tasks, why)
         core.remote_actors.node_lost(neighbour, calls, why)

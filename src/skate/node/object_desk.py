@@ -128,9 +128,9 @@ class ObjectDesk:
         """
         if peer.node_id in self.parked and not peer.holds_heard:
             parked = self.parked.pop(peer.node_id)
-            peer.held |= parked.intersection(message.object_ids)
-            for object_id in sorted(parked.difference(message.object_ids)):
-                self._store.release(object_id)
+            named = {*message.object_ids, *message.kept}
+            peer.held |= parked & named
+            self._release_parked(parked - named)
         for object_id in message.object_ids:
             if object_id not in peer.held and self._store.hold(object_id):
                 peer.held.add(object_id)
@@ -177,17 +177,23 @@ class ObjectDesk:
         # A node that lives holds what it held, though its line has ended: it will make another.
         if peer.node_id not in self._core.neighbours.by_id:
             return
-        own = {object_id for object_id in peer.held if not self._store.is_foreign(object_id)}
-        peer.held -= own
+        objects = self._store.objects
+        made = {i for i in peer.held if i in objects and objects[i].state is not PENDING}
+        left = {i for i in peer.held if not self._store.is_foreign(i)} | made
+        peer.held -= left
         parked = self.parked.setdefault(peer.node_id, set())
-        for object_id in sorted(own & parked):
-            self._store.release(object_id)  # one hold is enough
-        parked |= own
+        self._release_parked(left & parked)  # one hold is enough
+        parked |= left
+
+    def _release_parked(self, object_ids: set[bytes]) -> None:
+        self._release_for_home(sorted(i for i in object_ids if self._store.is_foreign(i)))
+        for object_id in sorted(object_ids):
+            if not self._store.is_foreign(object_id):
+                self._store.release(object_id)
 
     def node_died(self, node_id: bytes) -> None:
         """The GCS has given a node up: it holds nothing any more."""
-        for object_id in sorted(self.parked.pop(node_id, ())):
-            self._store.release(object_id)
+        self._release_parked(self.parked.pop(node_id, set()))
 
     def memory_lost(self, peer: Peer) -> None:
         """A client can neither read nor write the arena any more."""
@@ -416,10 +422,12 @@ class ObjectDesk:
                     stored.is_shared = True
 
     def copies_lost(self, host: Neighbour) -> None:
-        """A node is gone, and what lay in its arena with it; or it cannot be reached."""
+        """A node is gone, and what lay in its arena with it; or it cannot be reached: what it keeps
+        for this home will be there when it can."""
+        kept = self._core.forwarder.kept_elsewhere
         cut_off = [host.node_id] if host.is_alive else []
         for stored in list(self._store.objects.values()):
-            if stored.nodes and host.node_id in stored.nodes:
+            if stored.nodes and host.node_id in stored.nodes and kept.get(stored.id) is not host:
                 stored.nodes.remove(host.node_id)
                 if stored.state is REMOTE and not stored.nodes:
                     self._core.pulls.nowhere(stored, cut_off)

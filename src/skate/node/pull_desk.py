@@ -8,11 +8,12 @@ known to have a value can be reached, its home is asked to fetch it and to be th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from skate import messages as m
-from skate.config import HOME_FETCHES_MAX, SILENT_NODE_S
+from skate.config import HOME_FETCHES_MAX, REACH_AGAIN_S, SILENT_NODE_S
 from skate.node.error_payload import error_payload
 from skate.node.peer import Peer
 from skate.objects.object_store import PENDING, REMOTE, Creation, StoredObject
@@ -44,6 +45,8 @@ class PullDesk:
         self.creator.role = "transfer"
         self._manager = PullManager(core.node_id, self._choose)
         self._home_fetches: dict[bytes, int] = {}  # how often a home was asked to be the source
+        # Values of this home whose keeper lives and cannot be reached: since when, when again.
+        self._unreached: dict[bytes, tuple[float, float]] = {}
         self._is_acting = False
 
     @property
@@ -85,6 +88,7 @@ class PullDesk:
             stored = self._store.objects.get(object_id)
             if stored is None or stored.state not in (PENDING, REMOTE):
                 del self._home_fetches[object_id]
+        self._reach_again()
         if not len(self._manager):
             return
         for object_id in list(self._store.arriving):
@@ -92,6 +96,16 @@ class PullDesk:
             if stored is None or not (stored.waiters or stored.subscribers):
                 self._manager.drop(object_id)
         self.retry()
+
+    def _reach_again(self) -> None:
+        for object_id, (since, due) in list(self._unreached.items()):
+            stored = self._store.objects.get(object_id)
+            is_remote = stored is not None and stored.state is REMOTE
+            if stored is None or not is_remote or not (stored.waiters or stored.subscribers):
+                del self._unreached[object_id]
+            elif due <= self._core.now:
+                self._unreached[object_id] = (since, math.inf)  # until that has failed as well
+                self.want(stored)
 
     def retry(self) -> None:
         """Try again what is due."""
@@ -201,6 +215,7 @@ class PullDesk:
 
     def _on_arrived(self, object_id: bytes) -> None:
         self._home_fetches.pop(object_id, None)
+        self._unreached.pop(object_id, None)
         stored = self._store.objects.get(object_id)
         if stored is not None and stored.state is REMOTE:
             self._core.desk.copy_arrived(stored)
@@ -221,15 +236,29 @@ class PullDesk:
         if home is None or fetches >= HOME_FETCHES_MAX:
             self._home_fetches.pop(object_id, None)
             if home is None:
-                self.nowhere(stored)
+                self._keeper_unreachable(stored, tried)
             else:
-                self._tell(stored, self._unreachable_payload(stored, tried))
+                how = "cannot be reached from this one, and its home could not pass it on"
+                self._tell(stored, self._unreachable_payload(stored, tried, how))
             return
         self._home_fetches[object_id] = fetches + 1
         stored.nodes = None
         stored.state = advance(OBJECT_MOVES, stored.state, ObjectState.PENDING)
         stored.is_asked = True
         self._core.neighbours.send(home, m.Unreachable(object_id, tried))
+
+    def _keeper_unreachable(self, stored: StoredObject, tried: list[bytes]) -> None:
+        if stored.id not in self._core.forwarder.kept_elsewhere:
+            self.nowhere(stored)
+            return
+        now = self._core.now
+        since, _ = self._unreached.get(stored.id, (now, now))
+        if now - since < SILENT_NODE_S:
+            self._unreached[stored.id] = (since, now + REACH_AGAIN_S)
+            return
+        del self._unreached[stored.id]
+        how = f"could not be reached for {SILENT_NODE_S:g} s"
+        self._tell(stored, self._unreachable_payload(stored, tried, how))
 
     def home_failed(self, object_id: bytes, payload: bytes) -> None:
         """Its home, which was asked to be the source, cannot have it now."""
@@ -239,12 +268,12 @@ class PullDesk:
             stored.is_asked = False
             self._tell(stored, payload)
 
-    def _unreachable_payload(self, stored: StoredObject, tried: list[bytes]) -> bytes:
+    def _unreachable_payload(self, stored: StoredObject, tried: list[bytes], how: str) -> bytes:
         names = ", ".join(node_id.hex() for node_id in tried) or "none"
         return error_payload(
             "ObjectFetchTimedOutError",
             f"Object {stored.id.hex()} could not be fetched: the nodes that have it ({names}) "
-            "cannot be reached from this one, and its home could not pass it on.",
+            f"{how}.",
             object_ref_hex=stored.id.hex(),
         )
 
@@ -343,7 +372,7 @@ class PullDesk:
 
     def is_idle(self) -> bool:
         """Whether nothing is under way."""
-        return not len(self._manager) and not self._home_fetches
+        return not len(self._manager) and not self._home_fetches and not self._unreached
 
     def check(self) -> None:
         """Assert the invariants; for tests and the simulator."""
