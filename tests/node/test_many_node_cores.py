@@ -428,3 +428,35 @@ def test_a_proxy_goes_though_its_caller_has_let_go_of_the_actor_before() -> None
     user.release(handle_id(actor_id))
     cluster.run()
     assert not actors and not caller.core.store.watched
+
+
+@pytest.mark.parametrize("is_called", [False, True])
+def test_an_actor_that_came_too_late_for_its_room_goes_to_a_node_that_has_it(
+    is_called: bool,
+) -> None:
+    cluster = Cluster()
+    home, busy = cluster.add("h"), cluster.add("a", 3, r=1)
+    driver, other = Client(home), Client(busy)
+    while busy.started:
+        busy.came_up()  # those for tasks of the other driver
+    cluster.run()
+    wants = (("r", 10_000),)
+    cluster.held.add(("a", "gcs"))
+    first = create(other, demand=wants, running_demand=wants)
+    comes_alive(busy, first)
+    actor_id = create(driver, demand=wants, running_demand=wants)
+    caller = user_of(actor_id, driver, busy) if is_called else None
+    call = caller.call(actor_id, max_retries=-1) if caller else driver.call(actor_id)
+    cluster.pass_time(0.2)
+    assert home.core.actors.router.actors[actor_id].host is cluster.neighbour("h", "a")
+    assert not busy.core.actors.router.actors[actor_id].is_proxy
+    cluster.held.clear()
+    cluster.run()
+    cluster.pass_time(1.0)
+    room = cluster.add("c", r=1)
+    cluster.pass_time(1.0)
+    process = comes_alive(room, actor_id)
+    assert runs(room, process) == [call[:16]]
+    room.say(process, done(call))
+    cluster.run()
+    assert (busy if is_called else home).state_of(call) == "INLINE"

@@ -301,7 +301,10 @@ class Forwarder:
                 continue
             for task in ready[:count]:
                 placing.remove(task)
-                self.forward(task, host)
+                if task.owner.node_id:
+                    self._core.remote_actors.give_back(task, node_id)
+                else:
+                    self.forward(task, host)
             del ready[:count]
 
     def _spill_what_waits(self) -> None:
@@ -372,9 +375,11 @@ class Forwarder:
         self._core.gcs.append(m.Offer(number, (), 0, 0, 0.0))
 
     def _waits_for_long(self, task: Task) -> bool:
-        """Whether an actor of this home may go to another node now."""
+        """Whether an actor may go to another node now. It was sent here for the room that there
+        was, and others may have taken that first."""
         waited_s = self._core.now - task.ready_at
-        return may_leave(task) and not task.owner.node_id and waited_s > SPILL_WAIT_S
+        is_free = task.template.may_move if task.owner.node_id else may_leave(task)
+        return is_free and waited_s > SPILL_WAIT_S
 
     def _wait_s(self, queue: SchedulingClass) -> float:
         average = queue.head().template.average_s

@@ -23,9 +23,17 @@ from skate.node.error_payload import error_payload
 from skate.node.neighbours import Neighbour
 from skate.node.peer import Peer
 from skate.node.validity import check_call
-from skate.scheduler.local_scheduler import Task
+from skate.scheduler.local_scheduler import Task, Template
 from skate.spec import FORMAT_ERROR, ActorOptions
-from skate.states import TASK_FAILED, TASK_FINISHED, TASK_FORWARDED, TASK_READY, ActorState
+from skate.states import (
+    TASK_FAILED,
+    TASK_FINISHED,
+    TASK_FORWARDED,
+    TASK_MOVES,
+    TASK_READY,
+    ActorState,
+    advance,
+)
 
 if TYPE_CHECKING:
     from skate.node.node_core import NodeCore
@@ -46,12 +54,15 @@ class RemoteActors:
 
     def proxy(self, actor_id: bytes, call: Task, in_order: bool) -> Actor | None:
         """A stand-in for an actor of another home; None if its id is of this home."""
-        core = self._core
-        if not core.store.is_foreign(actor_id):
+        if not self._core.store.is_foreign(actor_id):
             return None
+        return self._stand_in(actor_id, call.template, call.owner, in_order)
+
+    def _stand_in(self, actor_id: bytes, template: Template, owner: Peer, in_order: bool) -> Actor:
         # Of its creation nothing is known here but the id, and nothing is asked.
-        creation = Task(actor_id, call.template, b"", None, None, call.owner, 0, core.now)
-        actor = Actor(creation, ActorOptions(in_order=in_order), call.owner)
+        core = self._core
+        creation = Task(actor_id, template, b"", None, None, owner, 0, core.now)
+        actor = Actor(creation, ActorOptions(in_order=in_order), owner)
         actor.is_proxy = True
         core.actors.router.add(actor)
         core.store.watched.add(handle_id(actor_id))  # from its first call on it is held here
@@ -424,6 +435,25 @@ class RemoteActors:
         for call in lost:
             call.actor = actor
         core.actors.resubmit(actor, lost, "The node that hosted the actor is lost.")
+
+    def give_back(self, task: Task, node_id: bytes) -> None:
+        """An actor of another home waits here for room, and that node has it: its home sends it
+        there. What is called from here goes to it as before it came."""
+        core = self._core
+        actor: Actor = task.actor
+        core.send(actor.creator, m.GivenBack([task.id], "another node has room for it", node_id))
+        task.state = advance(TASK_MOVES, task.state, TASK_FAILED)
+        core.drop_arguments(task)
+        del core.actors.router.actors[actor.id]
+        calls = [*actor.backlog, *(c for x in actor.lines.values() for c in x.early.values() if c)]
+        if not actor.lines and not calls:
+            return
+        proxy = self._stand_in(actor.id, task.template, task.owner, actor.options.in_order)
+        proxy.lines, proxy.backlog = actor.lines, actor.backlog
+        for call in calls:
+            call.actor = proxy
+            if not call.holds_handle:
+                self.hold_handle(call, proxy)
 
     def on_forward_call(self, peer: Peer, message: m.ForwardCall) -> None:
         """A call from another node to an actor that is hosted here."""
