@@ -31,8 +31,9 @@ from skate.errors import AuthenticationError
 from skate.ids import FIRST_RETURN
 from skate.net.dialing import Dialled, RefusedError, dial
 from skate.net.frame import frame
-from skate.net.handshake import NO, PURPOSES, AcceptHandshake, DialHandshake, LineHello
+from skate.net.handshake import NO, PURPOSES, AcceptHandshake, DialHandshake, LineHello, LineOk
 from skate.spec import CallTemplate, JobConfig
+from skate.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.conftest import eventually
 from tests.net.house import receive_all
 from tests.net.test_hostile_peers import TO_GCS, TO_NODE, Nonsense
@@ -60,12 +61,12 @@ class Place:
         self._thread = threading.Thread(target=self._work)
         self._thread.start()
 
-    def take_in(self, node_id: bytes) -> None:
+    def take_in(self, node_id: bytes, address: str = "0.0.0.0:1") -> None:
         """A node joins that is none; the one before it leaves."""
         self.let_go()
         hello = LineHello("gcs", node_id=node_id, session_id=node_id, pid=os.getpid())
         self._guest = dial(self.head.address, hello, self.token).sock
-        joins = m.NodeJoins(config.PROTOCOL_VERSION, node_id, 1, "0.0.0.0:1", "x", {}, {}, 0)
+        joins = m.NodeJoins(config.PROTOCOL_VERSION, node_id, 1, address, "x", {}, {}, 0)
         self._guest.sendall(frame([joins]))
         # The answer comes by way of the head's node, behind the news of the one that has joined.
         eventually(
@@ -499,3 +500,48 @@ def test_well_formed_nonsense_of_members(place: Place, purpose: str) -> None:
     eventually(
         lambda: sum(row["Alive"] for row in skate.nodes()) == 2, "only the real nodes are left", 30
     )
+
+
+def let_in(listener: socket.socket, token: bytes, node_id: bytes) -> socket.socket:
+    """Accept a line, whoever opens it, and say that nothing has come over it so far."""
+    sock, _ = listener.accept()
+    sock.settimeout(HEARD_WITHIN_S)
+    side = AcceptHandshake(token, os.urandom(32))
+    while side.peer_hello is None:
+        assert not side.refused, side.refused
+        sock.sendall(side.feed(_exactly(sock, side.wants)))
+    sock.sendall(side.answer(LineOk(node_id, side.peer_hello.session_id)))
+    return sock
+
+
+@pytest.mark.parametrize("how", ["forgets the line", "is another cluster's"])
+def test_a_node_that_does_not_know_its_own_line_any_more_costs_that_line_alone(
+    place: Place, how: str
+) -> None:
+    """It has acknowledged messages, and knows nothing of them when the line is resumed."""
+
+    @skate.remote(num_cpus=0, max_retries=0)
+    def f() -> None: ...
+
+    node_id = os.urandom(16)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(HEARD_WITHIN_S)
+        place.take_in(node_id, f"127.0.0.1:{listener.getsockname()[1]}")
+        there = NodeAffinitySchedulingStrategy(node_id.hex(), soft=False)
+        ref = f.options(scheduling_strategy=there).remote()
+        with let_in(listener, place.token, node_id) as sock:
+            first = _exactly(sock, struct.unpack("<I", _exactly(sock, 4))[0])
+            sock.sendall(frame([m.Seen(len(m.decode_to_node(first)))]))
+        if how == "is another cluster's":
+            sock, _ = listener.accept()
+            with sock:
+                side = AcceptHandshake(b"another token of another cluster", os.urandom(32))
+                with contextlib.suppress(OSError, AssertionError):
+                    while not side.refused:
+                        sock.sendall(side.feed(_exactly(sock, side.wants)))
+        else:
+            with let_in(listener, place.token, node_id) as sock:
+                receive_all(sock)
+        with pytest.raises(skate.exceptions.NodeDiedError):
+            skate.get(ref, timeout=HEARD_WITHIN_S)
+    assert all(process.is_running() for process in place.daemons)

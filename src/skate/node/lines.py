@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from skate import config
 from skate import messages as m
+from skate.errors import AuthenticationError
 from skate.net import unix_socket
 from skate.net.dialing import RefusedError, dial, dial_async
 from skate.net.frame import BadFrame, FrameReader, frame
@@ -99,8 +100,8 @@ class OutgoingLine:
                         tls=lines.tls,
                         timeout_s=max(0.1, deadline - loop.time()),
                     )
-                except RefusedError as error:
-                    self._give_up(str(error))
+                except (RefusedError, AuthenticationError, LineBroken) as error:
+                    self._give_up(str(error))  # it is another node, or has forgotten the line
                     return
                 except OSError as error:
                     if loop.time() + pause_s > deadline:
@@ -293,8 +294,7 @@ class IncomingLine:
             self.connection.cut()
             self.connection = None
         if self._lines.incoming.pop(self.session_id, None) is not None:
-            if self.peer.is_remote:
-                self._lines.gave_up(self.session_id, why)
+            self._lines.gave_up(self.session_id, why)
             log.info("gave up the line from %s %d: %s", self.peer.role, self.peer.pid, why)
             shell = self._lines.shell
             shell.turn(lambda: shell.core.peer_lost(self.peer))
@@ -304,8 +304,11 @@ class IncomingLine:
         self._lines.incoming.pop(self.session_id, None)
         if self._expiry is not None:
             self._expiry.cancel()
-        if self.connection is not None:
-            self.connection.close()
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.close()
+        shell = self._lines.shell
+        shell.loop.call_soon(shell.turn, lambda: shell.core.peer_lost(self.peer))
 
 
 class _Accepted(asyncio.Protocol):
@@ -406,7 +409,7 @@ class Lines:
         self.tls = tls
         self.identity = Identity(shell.core.node_id, shell.cfg.session)
         self.incoming: dict[bytes, IncomingLine] = {}
-        self._given_up: dict[bytes, str] = {}  # lines of drivers, the newest, and why
+        self._given_up: dict[bytes, str] = {}  # the newest lines that have ended, and why
         self._doorman: Doorman | None = None
         self._pinging: asyncio.TimerHandle | None = None
 
@@ -458,7 +461,7 @@ class Lines:
             return NOT_YET  # the GCS has told it of this node first: a home has to be known
         line = self.incoming.get(hello.session_id)
         if line is None:
-            if hello.received:
+            if hello.received or hello.session_id in self._given_up:
                 return "this line is over: the other side was away for too long"
             for old in [x for x in self.incoming.values() if x.peer.node_id == hello.node_id]:
                 old.end("it has opened a new one")
@@ -472,7 +475,7 @@ class Lines:
     def _on_driver(self, hello: LineHello) -> Admission:
         line = self.incoming.get(hello.session_id)
         if line is None:
-            if hello.received:
+            if hello.received or hello.session_id in self._given_up:
                 why = self._given_up.get(hello.session_id, "this node does not know it (any more)")
                 return f"this driver's line is over, and with it its job: {why}"
             peer = Peer()
@@ -481,7 +484,8 @@ class Lines:
         return self._admit(line, hello)
 
     def gave_up(self, session_id: bytes, why: str) -> None:
-        """A driver's line has ended; should the driver come back, it is told why."""
+        """A line has ended: whoever comes back to it is told so, even if it was told nothing yet
+        that it could count, and a driver is told why."""
         self._given_up[session_id] = why
         if len(self._given_up) > config.ENDED_JOBS_KEPT:
             del self._given_up[next(iter(self._given_up))]

@@ -17,6 +17,7 @@ import time
 import msgspec
 
 from skate import config
+from skate.errors import AuthenticationError
 from skate.net.cluster_token import read_token
 from skate.net.dialing import dial
 from skate.net.handshake import LineHello
@@ -73,7 +74,7 @@ def _head_answers(cfg: NodeConfig) -> bool:
             dial(
                 cfg.head_address, hello, read_token(cfg.token_file), tls=tls, timeout_s=AGAIN_S * 4
             ).sock.close()
-        except OSError as error:
+        except (OSError, AuthenticationError) as error:  # another cluster may be there meanwhile
             log.info("the head does not answer: %s", error)
             time.sleep(AGAIN_S)
         else:
