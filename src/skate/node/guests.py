@@ -249,10 +249,13 @@ class Guests:
                 dropped.append(task)
             if not queue.count:
                 del core.scheduler.ready[queue]
-        for stored in core.store.objects.values():
-            for task in stored.waiters or ():
-                if task.owner is peer and task.state is TASK_PULLING and task not in dropped:
-                    dropped.append(task)
+        pulling = {
+            task.id: task  # it may wait for several inputs
+            for stored in core.store.objects.values()
+            for task in stored.waiters or ()
+            if task.owner is peer and task.state is TASK_PULLING
+        }
+        dropped += pulling.values()
         for task in dropped:
             if task.state in (TASK_WAITING, TASK_READY, TASK_PULLING):
                 task.state = advance(TASK_MOVES, task.state, TASK_FAILED)
