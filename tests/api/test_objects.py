@@ -537,7 +537,7 @@ def test_a_full_store_names_sizes_and_holders_and_breaks_nothing(run_program: Ru
                 make()
             except skate.exceptions.ObjectStoreFullError as error:
                 text = str(error)
-                assert "30.0 MB" in text and "80.0 MB" in text, text
+                assert "30,000,192 bytes" in text and "79,998,976" in text, text
                 assert "50.0 MB" in text and "20.0 MB" in text, text
                 assert big.hex() in text and f"driver {os.getpid()}" in text, text
             else:
@@ -582,7 +582,7 @@ def test_an_object_larger_than_the_store_is_refused_at_once(run_program: RunProg
         try:
             skate.put(np.ones(10_000_000))
         except skate.exceptions.ObjectStoreFullError as error:
-            assert "80.0 MB" in str(error) and "78.6 MB" in str(error), error
+            assert "80,000,192 bytes" in str(error) and "78,643,200" in str(error), error
         assert time.monotonic() - started < 1.5
         print(skate.get(skate.put(1)))
         """
