@@ -18,11 +18,13 @@ from pathlib import Path
 
 import pytest
 
+from skate.config import LINK_KEPT_S
 from tests.conftest import eventually
 
 SOURCES = str(Path(__file__).resolve().parents[2] / "src")
 HEAD_PORT = 6379
 NETWORK = "10.213.77"
+CUT_S = LINK_KEPT_S + 3.0  # a cut that outlives the lines, on both sides
 
 
 def run(*command: str) -> None:
@@ -234,6 +236,33 @@ print(len(skate.get(both, timeout=30)) == 2, flush=True)
     (net.hosts[0].folder / "cut").touch()
     said = finish(program, said)
     assert "fetched 5000000" in said and "alive 3" in said and "True" in said
+
+
+@pytest.mark.slow
+def test_a_result_on_the_other_side_of_a_cut_is_there_once_the_cable_is_mended(net: Net) -> None:
+    """The cut is longer than a line is kept; whoever waits is told nothing worse than to wait."""
+    flag = net.hosts[1].folder / "cut"
+    program = net.hosts[1].program(
+        PROLOGUE
+        + """
+made = ones.options(resources=W1).remote(5_000_000)
+skate.wait([made], fetch_local=False)
+print("made", flush=True)
+until(lambda: __import__("os").path.exists(FLAG), "the cable is cut", 30)
+try:
+    skate.get(made, timeout=CUT_S)
+except skate.exceptions.GetTimeoutError:
+    print("waits", flush=True)
+print("fetched", len(skate.get(made, timeout=50)), flush=True)
+""".replace("FLAG", repr(str(flag))).replace("CUT_S", str(CUT_S))
+    )
+    said = read_until(program, "made")
+    net.unreachable(net.hosts[1], net.hosts[2], is_cut=True)
+    flag.touch()
+    said += read_until(program, "waits")
+    net.unreachable(net.hosts[1], net.hosts[2], is_cut=False)
+    said = finish(program, said)
+    assert "fetched 5000000" in said
 
 
 @pytest.mark.slow
