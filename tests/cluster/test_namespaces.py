@@ -249,11 +249,13 @@ made = ones.options(resources=W1).remote(5_000_000)
 skate.wait([made], fetch_local=False)
 print("made", flush=True)
 until(lambda: __import__("os").path.exists(FLAG), "the cable is cut", 30)
+late = where.options(resources=W1).remote()  # what the line breaks on
 try:
     skate.get(made, timeout=CUT_S)
 except skate.exceptions.GetTimeoutError:
     print("waits", flush=True)
 print("fetched", len(skate.get(made, timeout=50)), flush=True)
+print("late", len(skate.get(late, timeout=50)), flush=True)
 """.replace("FLAG", repr(str(flag))).replace("CUT_S", str(CUT_S))
     )
     said = read_until(program, "made")
@@ -262,7 +264,7 @@ print("fetched", len(skate.get(made, timeout=50)), flush=True)
     said += read_until(program, "waits")
     net.unreachable(net.hosts[1], net.hosts[2], is_cut=False)
     said = finish(program, said)
-    assert "fetched 5000000" in said
+    assert "fetched 5000000" in said and "late 32" in said
 
 
 @pytest.mark.slow
