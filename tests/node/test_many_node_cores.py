@@ -8,7 +8,7 @@ import pytest
 
 from skate import messages as m
 from skate.config import AVOID_S
-from skate.ids import JOB_ID_BYTES, handle_id
+from skate.ids import JOB_ID_BYTES, handle_id, return_id
 from skate.scheduler.group_names import GROUP_ID_BYTES, wildcard_name
 from tests.node.played_cluster import (
     Cluster,
@@ -460,3 +460,91 @@ def test_an_actor_that_came_too_late_for_its_room_goes_to_a_node_that_has_it(
     room.say(process, done(call))
     cluster.run()
     assert (busy if is_called else home).state_of(call) == "INLINE"
+
+
+WANTS = (("r", 10_000),)
+
+
+def test_an_actor_that_restarts_where_it_lived_waits_there_for_room() -> None:
+    """Its home and its callers take that node for its host."""
+    cluster = Cluster()
+    home, host = cluster.add("h"), cluster.add("a", 3, r=1)
+    driver, other = Client(home), Client(host)
+    actor_id = create(driver, RESTARTS, demand=WANTS)
+    cluster.run()
+    process = comes_alive(host, actor_id)
+    blocker = comes_alive(host, create(other, demand=WANTS, running_demand=WANTS))
+    host.lose(process)
+    cluster.add("c", r=1)
+    cluster.pass_time(1.0)
+    call = driver.call(actor_id, max_retries=-1)
+    host.lose(blocker)
+    cluster.pass_time(1.0)
+    process = comes_alive(host, actor_id, 1)
+    assert runs(host, process) == [call[:16]]
+
+
+def test_an_actor_that_other_nodes_have_called_waits_for_room_where_they_did() -> None:
+    """Home and host were cut off from each other for a moment, the caller from neither."""
+    cluster = Cluster()
+    home, host, caller = cluster.add("h"), cluster.add("a", 3, r=1), cluster.add("c")
+    driver, other = Client(home), Client(host)
+    actor_id = create(driver, RESTARTS, demand=WANTS)
+    cluster.run()
+    comes_alive(host, actor_id)
+    user = user_of(actor_id, driver, caller)
+    user.call(actor_id, max_retries=-1)
+    cluster.run()
+    assert cluster.neighbour("c", "a").calls
+    cluster.held.add(("gcs", "c"))
+    cluster.cut("h", "a")
+    cluster.pass_time(AVOID_S - 2.0)
+    cluster.held.add(("a", "gcs"))
+    blocker = comes_alive(host, create(other, demand=WANTS, running_demand=WANTS))
+    cluster.pass_time(3.0)
+    assert not host.core.actors.router.actors[actor_id].is_proxy
+    call = user.call(actor_id, max_retries=-1)
+    cluster.run()
+    cluster.held.clear()
+    cluster.add("d", r=1)
+    cluster.pass_time(1.0)
+    host.lose(blocker)
+    cluster.pass_time(1.0)
+    process = comes_alive(host, actor_id, 1)
+    for task_id in runs(host, process):
+        host.say(process, done(task_id))
+    cluster.run()
+    assert caller.state_of(call) == "INLINE"
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_calls_at_a_former_host_follow_an_actor_that_finds_its_room_taken(in_order: bool) -> None:
+    cluster = Cluster()
+    home, former = cluster.add("h"), cluster.add("f", r=1)
+    driver = Client(home)
+    actor_id = create(driver, {**RESTARTS, "in_order": in_order}, demand=WANTS)
+    cluster.run()
+    process = comes_alive(former, actor_id)
+    create(Client(former), demand=WANTS, running_demand=WANTS)
+    busy = cluster.add("a", 3, r=1)
+    user = user_of(actor_id, driver, busy)
+    number, task_id = user.number("method", max_retries=-1), user.ids.next_task()
+    busy.say(user.peer, m.CallActor(task_id, actor_id, 0, number, b"", None, in_order=in_order))
+    cluster.run()
+    assert runs(former, process) == [task_id]
+    cluster.pass_time(0.3)
+    cluster.held |= {("h", "f"), ("a", "gcs")}
+    comes_alive(busy, create(Client(busy), demand=WANTS, running_demand=WANTS))
+    cluster.cut("h", "f")
+    cluster.pass_time(0.5)
+    assert not busy.core.actors.router.actors[actor_id].is_proxy
+    cluster.held.discard(("a", "gcs"))
+    room = cluster.add("d", r=1)
+    cluster.pass_time(1.0)
+    process = comes_alive(room, actor_id, 1)
+    cluster.die("f")
+    assert runs(room, process) == [task_id]
+    room.say(process, done(return_id(task_id, 0), 1))
+    cluster.run()
+    assert busy.state_of(return_id(task_id, 0)) == "INLINE"
+    assert not busy.core.actors.router.actors[actor_id].in_flight

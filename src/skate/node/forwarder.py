@@ -378,7 +378,9 @@ class Forwarder:
         """Whether an actor may go to another node now. It was sent here for the room that there
         was, and others may have taken that first."""
         waited_s = self._core.now - task.ready_at
-        is_free = task.template.may_move if task.owner.node_id else may_leave(task)
+        is_free = may_leave(task)
+        if task.owner.node_id:
+            is_free = task.template.may_move and not self._core.remote_actors.is_called_here(task)
         return is_free and waited_s > SPILL_WAIT_S
 
     def _wait_s(self, queue: SchedulingClass) -> float:

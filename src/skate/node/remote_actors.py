@@ -429,12 +429,22 @@ class RemoteActors:
                 if early is not None:
                     early.actor = actor
         # Those in flight at its former host come back from there, or are lost with it.
-        for call in [*actor.backlog, *old.in_flight.values()]:
+        for call in [*actor.backlog, *self._away(old)]:
             call.actor = actor
         lost = self._limbo.pop(actor.id, [])
         for call in lost:
             call.actor = actor
         core.actors.resubmit(actor, lost, "The node that hosted the actor is lost.")
+
+    def is_called_here(self, creation: Task) -> bool:
+        """Whether other nodes take this one for the actor's host: it has lived here, or has been
+        called from there, as it had lived here before its home placed it anew."""
+        actor: Actor = creation.actor
+        return (
+            actor.state is ActorState.RESTARTING
+            or any(call.owner.node_id for call in actor.backlog)
+            or any(type(caller) is tuple for caller in actor.lines)
+        )
 
     def give_back(self, task: Task, node_id: bytes) -> None:
         """An actor of another home waits here for room, and that node has it: its home sends it
@@ -446,6 +456,7 @@ class RemoteActors:
         core.drop_arguments(task)
         del core.actors.router.actors[actor.id]
         calls = [*actor.backlog, *(c for x in actor.lines.values() for c in x.early.values() if c)]
+        calls += self._away(actor)
         if not actor.lines and not calls:
             return
         proxy = self._stand_in(actor.id, task.template, task.owner, actor.options.in_order)
@@ -454,6 +465,11 @@ class RemoteActors:
             call.actor = proxy
             if not call.holds_handle:
                 self.hold_handle(call, proxy)
+
+    def _away(self, actor: Actor) -> list[Task]:
+        """Its calls from here that are at hosts, be they former ones."""
+        neighbours = self._core.neighbours.by_id.values()
+        return [call for host in neighbours for call in host.calls.values() if call.actor is actor]
 
     def on_forward_call(self, peer: Peer, message: m.ForwardCall) -> None:
         """A call from another node to an actor that is hosted here."""
