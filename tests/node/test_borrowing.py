@@ -396,3 +396,35 @@ def test_a_result_is_lost_with_who_keeps_it() -> None:
     scene.cut()
     scene.cluster.die("a")
     assert scene.driver.errors() == {scene.ref: "ObjectLostError"}
+
+
+def test_what_is_inside_of_a_small_result_outlives_the_line_to_its_maker() -> None:
+    """Until the home of that has heard that it is held where the result is now."""
+    cluster = Cluster()
+    home, maker, third = cluster.add("h"), cluster.add("a"), cluster.add("c")
+    driver, other = Client(home), Client(third)
+    cluster.run()
+    ref = driver.submit(strategy=to_node(maker), name="maker")
+    cluster.run()
+    worker = maker.came_up()
+    cluster.run()
+    assert runs(maker, worker) == [ref[:16]]
+    inside = other.put()
+    maker.say(worker, m.Hold([inside]))
+    cluster.run()
+    other.release(inside)
+    cluster.held.add(("h", "c"))
+    result = m.Result(m.Value(b"\x03value"), [inside])
+    maker.say(worker, done(ref, data=b"", results=[result]), m.Release([inside]))
+    cluster.run()
+    assert home.state_of(ref) == "INLINE"
+    cluster.cut("h", "a")
+    assert inside in third.core.store.objects
+    cluster.held.clear()
+    cluster.run()
+    assert inside in third.core.store.objects and inside not in maker.core.store.objects
+    driver.release(ref)
+    cluster.run()
+    for node in cluster.nodes.values():
+        assert inside not in node.core.store.objects
+        assert not node.core.desk.parked and node.core.borrowing.is_idle()

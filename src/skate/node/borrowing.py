@@ -245,8 +245,14 @@ class Borrowing:
         prefix = home.node_id[:HOME_BYTES]
         for object_id in [i for i in self._told if home_of(i) == prefix]:
             del self._told[object_id]
+        releases = [entry.message for entry in self._waiting if entry.to_whom is home]
+        # What is inside of a result that was made there goes if that does: still not too soon.
+        left = [r for r in releases if home.is_alive and not _is_of_home(r.object_ids, prefix)]
+        kept = [object_id for release in left for object_id in release.object_ids]
         self.releases = [pair for pair in self.releases if pair[0] is not home]
-        self._waiting = deque(entry for entry in self._waiting if entry.to_whom is not home)
+        self._waiting = deque(
+            entry for entry in self._waiting if entry.to_whom is not home or entry.message in left
+        )
         mine = [
             stored
             for stored in self._store.objects.values()
@@ -255,7 +261,7 @@ class Borrowing:
         held = [stored.id for stored in mine if stored.is_registered]
         if home.is_alive and was_used:
             # On a new line, where it tells that this is all.
-            self._hold(home, held, self._core.forwarder.kept_at(home))
+            self._hold(home, held, [*self._core.forwarder.kept_at(home), *kept])
         is_hopeless = not home.is_alive or self._core.neighbours.is_out_of_reach(home)
         for entry in self._waiting:
             if home in entry.barrier:
@@ -303,3 +309,7 @@ class Borrowing:
                 assert self._is_registered(object_id) or object_id in self._store.to_release
             else:
                 assert object_id in release.object_ids and release in waiting
+
+
+def _is_of_home(object_ids: list[bytes], prefix: bytes) -> bool:
+    return not object_ids or home_of(object_ids[0]) == prefix
