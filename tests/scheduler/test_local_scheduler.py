@@ -327,6 +327,28 @@ def test_a_large_demand_is_not_starved_by_an_endless_stream_of_small_ones() -> N
     assert len(node.turn()) == 2  # and then the small ones go on
 
 
+@pytest.mark.parametrize("away_s", [10, 50, 100, 190])
+def test_a_wait_that_ended_long_ago_without_a_lease_is_not_counted_again(away_s: int) -> None:
+    node = Node({"CPU": 2})
+    small, large = node.template("small"), node.template("large", {"CPU": 2})
+    node.submit(small, *(f"s{i}" for i in range(1_000)))
+    node.turn()
+    node.submit(large, "gone")
+    node.turn()
+    node.scheduler.ready.pop(large.queue)
+    assert large.queue.take_back(1, None) == [node.tasks["gone"]]  # another node runs it
+    node.now += away_s
+    node.submit(large, "large")
+    began = node.now
+    while node.tasks["large"].state is not TaskState.SENT:
+        running = [t for t in node.tasks.values() if t.state is TaskState.SENT]
+        node.now += 0.1
+        node.done(min(running, key=lambda t: t.sent_at).id.decode(), 0.2)
+        node.turn()
+        assert node.now - began < RESOURCE_PATIENCE_S + 0.5
+    assert node.now - began > RESOURCE_PATIENCE_S
+
+
 def test_beside_a_task_that_never_ends_a_large_demand_does_not_keep_the_rest_idle() -> None:
     node = Node({"CPU": 2})
     node.submit(node.template("endless"), "endless")

@@ -235,6 +235,8 @@ class SchedulingClass:
 
     def push(self, task: Task, *, front: bool = False) -> None:
         """Queue a task behind (or before) those of its depth."""
+        if not self.count:
+            self.waiting_since = 0.0  # what waited before has gone, maybe long ago
         queue = self.by_depth.get(task.depth)
         if queue is None:
             queue = self.by_depth[task.depth] = deque()
