@@ -124,6 +124,42 @@ def test_a_worker_that_a_removed_group_ends_is_given_nothing_more() -> None:
     assert driver.errors() == {inside: "TaskPlacementGroupRemoved"}
 
 
+@pytest.mark.parametrize("end", ["goes on", "goes on and waits", "ends"])
+@pytest.mark.parametrize("others", [0, 1])
+def test_an_actor_that_waits_as_its_group_is_removed_may_still_say_that_it_goes_on(
+    end: str, others: int
+) -> None:
+    """It has lent the group's CPU, and takes it again with the signal on its way."""
+    cluster = Cluster()
+    home = cluster.add("h", 2)
+    driver = Client(home)
+    cluster.run()
+    job_id = driver.ids.next_task()[:JOB_ID_BYTES]
+    body = {"group_id": GROUP, "bundles": [{"CPU": 10_000}], "job_id": job_id}
+    home.say(driver.peer, m.Ask(1, "create_placement_group", body))
+    cluster.run()
+    demand = ((wildcard_name("CPU", GROUP), 10_000),)
+    first = create(driver, demand=demand, running_demand=demand, group=GROUP)
+    process = comes_alive(home, first)
+    home.say(process, m.Blocked())
+    if others:  # who has that CPU meanwhile
+        driver.submit(demand=demand, group=GROUP)
+        home.came_up()
+    home.say(driver.peer, m.Ask(2, "remove_placement_group", {"group_id": GROUP}))
+    cluster.run()
+    assert process.worker in home.killed
+    if end != "ends":
+        home.say(process, m.Unblocked())
+    if end == "goes on and waits":
+        home.say(process, m.Blocked())
+        home.say(process, m.Unblocked())
+    for worker in list(home.killed):
+        home.lose(worker.peer)
+    home.turn()
+    scheduler = home.core.scheduler
+    assert scheduler.available == scheduler.total == {"CPU": 20_000}
+
+
 def test_every_node_says_that_the_group_of_an_actor_was_removed() -> None:
     """Whether the actor lived, or still waited for its bundle's CPU when the group went."""
     cluster = Cluster()

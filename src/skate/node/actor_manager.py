@@ -571,6 +571,8 @@ class ActorManager:
 
     def blocked(self, actor: Actor) -> None:
         """A method waits in get/wait: the actor's CPU, if it holds one, may serve another."""
+        if actor.state is DEAD:  # its process is being ended: what it holds stays taken until then
+            return
         if actor.placed and actor.id not in self.lent_cpu:
             self.lent_cpu.add(actor.id)
             for name, units in actor.creation.template.spec.running_demand:

@@ -39,6 +39,8 @@ class GroupDesk:
 
     def on_return(self, message: m.ReturnBundles) -> None:
         """The group has no place here (any more)."""
+        if message.attempt == -1:
+            self._take_back_lent(message.group_id)
         in_use = self.bundles.give_back(message)
         self._look_again(message.group_id)
         if in_use:
@@ -51,6 +53,16 @@ class GroupDesk:
             spec = template.spec
             if spec.group == group_id and spec.kind != "method":
                 template.is_plain = spec.strategy is None and not scheduler.missing(spec.demand)
+
+    def _take_back_lent(self, group_id: bytes) -> None:
+        # Whose method waits in get/wait may yet say that it goes on, with the signal on its way:
+        # until its process is gone it holds the group's CPU again, as a task does (`lost`).
+        core = self._core
+        lent = core.actors.lent_cpu
+        actors = [w.actor for w in core.scheduler.workers.values() if w.actor is not None]
+        for actor in [actor for actor in actors if actor.id in lent]:
+            if uses_group(actor.creation.template.spec.running_demand, group_id):
+                core.actors.unblocked(actor)
 
     def _end_users(self, group_id: bytes) -> None:
         core = self._core
