@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from skate.gcs.function_table import FunctionTable, KeyValueStore
+from skate.gcs.function_table import (
+    FUNCTION_BYTES_KEPT,
+    FUNCTIONS_KEPT,
+    FunctionTable,
+    KeyValueStore,
+)
 
 
 def test_a_function_once_stored_never_changes() -> None:
@@ -10,6 +15,23 @@ def test_a_function_once_stored_never_changes() -> None:
     assert table.store(b"hash", "f", b"code")
     assert not table.store(b"hash", "g", b"other code")
     assert (table.data(b"hash"), table.data(b"else")) == (b"code", None)
+
+
+def test_the_functions_of_jobs_long_over_go() -> None:
+    table = FunctionTable()
+    for number in range(FUNCTIONS_KEPT + 5):
+        assert table.store(b"%d" % number, "f", b"code")
+    assert len(table.functions) == FUNCTIONS_KEPT
+    assert (table.data(b"4"), table.data(b"5")) == (None, b"code")
+    large = bytes(FUNCTION_BYTES_KEPT // 2)
+    for number in range(3):
+        assert table.store(b"large %d" % number, "f", large)
+    assert list(table.functions) == [b"large 1", b"large 2"]
+    assert table.store(b"huge", "f", bytes(FUNCTION_BYTES_KEPT + 1))
+    assert list(table.functions) == [b"huge"]
+    assert table.store(b"small", "f", b"code")
+    assert list(table.functions) == [b"small"]
+    table.functions.check()
 
 
 def test_keys_of_two_namespaces_never_meet() -> None:

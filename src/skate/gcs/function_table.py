@@ -1,7 +1,9 @@
 """Exported code by the hash of its bytes, and the cluster's key-value store.
 
-Nodes store a function once and fetch it on behalf of their workers; the same bytes have the same
-id, so a second copy changes nothing. The key-value store has namespaces, like Ray's internal one.
+Nodes store a function once; the same bytes have the same id, so a second copy changes nothing.
+Workers get functions from their nodes, and these from each other: what is here is for people. So
+only the last stored are kept, or a cluster that serves job after job would keep the code of all.
+The key-value store has namespaces, like Ray's internal one.
 
 Invariant: a function, once stored, never changes. Nothing here opens a function or a value.
 """
@@ -11,6 +13,10 @@ from __future__ import annotations
 import msgspec
 
 from skate.gcs.table import Table
+
+FUNCTIONS_KEPT = 10_000
+FUNCTION_BYTES_KEPT = 64 << 20
+"""What the table keeps of them, whichever is reached first."""
 
 
 class FunctionRow(msgspec.Struct, frozen=True):
@@ -26,13 +32,23 @@ class FunctionTable:
 
     def __init__(self) -> None:
         self.functions: Table[bytes, FunctionRow] = Table()
+        self._bytes = 0
 
     def store(self, function_id: bytes, name: str, data: bytes) -> bool:
         """Keep a function; False if it was here already."""
         if function_id in self.functions:
             return False
         self.functions.put(function_id, FunctionRow(function_id, name, data))
+        self._bytes += len(data)
+        while self._is_too_much():
+            oldest = self.functions.remove(next(iter(self.functions)))
+            assert oldest is not None
+            self._bytes -= len(oldest.data)
         return True
+
+    def _is_too_much(self) -> bool:
+        count = len(self.functions)
+        return count > FUNCTIONS_KEPT or (count > 1 and self._bytes > FUNCTION_BYTES_KEPT)
 
     def data(self, function_id: bytes) -> bytes | None:
         """The pickled function, or None."""
