@@ -584,3 +584,40 @@ def test_calls_at_a_former_host_follow_an_actor_that_finds_its_room_taken(in_ord
     cluster.run()
     assert busy.state_of(return_id(task_id, 0)) == "INLINE"
     assert not busy.core.actors.router.actors[actor_id].in_flight
+
+
+@pytest.mark.parametrize("place", ["same", "other"])
+def test_who_calls_from_the_host_follows_an_actor_whose_home_gives_that_up(place: str) -> None:
+    cluster = Cluster()
+    home, host = cluster.add("h"), cluster.add("a", 3, r=1)
+    driver = Client(home)
+    actor_id = create(driver, RESTARTS, demand=WANTS)
+    cluster.run()
+    process = comes_alive(host, actor_id)
+    user = user_of(actor_id, driver, host)
+    first = user.call(actor_id, max_retries=-1)
+    host.say(process, done(first))
+    in_flight = user.call(actor_id, max_retries=-1)
+    never_again = user.call(actor_id)
+    now_at = host if place == "same" else cluster.add("d", r=1)
+    cluster.cut("h", "a")
+    cluster.line_ends("h", "a")
+    meanwhile = user.call(actor_id, max_retries=-1)
+    cluster.pass_time(AVOID_S + 1.0)
+    process = comes_alive(now_at, actor_id, 1)
+    late = user.call(actor_id, max_retries=-1)
+    cluster.run()
+    calls = [in_flight, meanwhile, late]
+    assert runs(now_at, process) == [call[:16] for call in calls]
+    for call in calls:
+        now_at.say(process, done(call, int(call is in_flight)))
+    cluster.run()
+    assert user.errors() == {never_again: "ActorUnavailableError"}
+    assert {host.state_of(call) for call in calls} == {"INLINE"}
+    user.release(first, *calls, never_again, handle_id(actor_id))
+    cluster.run()
+    if place == "other":
+        host.say(user.peer, m.Leaving("bye"))
+        host.lose(user.peer)
+        cluster.run()
+        assert actor_id not in host.core.actors.router.actors

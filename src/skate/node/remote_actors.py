@@ -12,6 +12,7 @@ calls in flight wait in limbo until the home, or the GCS, says what became of th
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from skate import messages as m
@@ -455,16 +456,22 @@ class RemoteActors:
         task.state = advance(TASK_MOVES, task.state, TASK_FAILED)
         core.drop_arguments(task)
         del core.actors.router.actors[actor.id]
-        calls = [*actor.backlog, *(c for x in actor.lines.values() for c in x.early.values() if c)]
-        calls += self._away(actor)
+        self._leave_proxy(actor)
+
+    def _leave_proxy(self, actor: Actor) -> Actor | None:
+        """The actor has left: what is called from here goes to where it will be, in order."""
+        calls = [*actor.backlog, *actor.in_flight.values(), *self._away(actor)]
+        calls += [c for line in actor.lines.values() for c in line.early.values() if c]
         if not actor.lines and not calls:
-            return
-        proxy = self._stand_in(actor.id, task.template, task.owner, actor.options.in_order)
+            return None
+        creation = actor.creation
+        proxy = self._stand_in(actor.id, creation.template, creation.owner, actor.options.in_order)
         proxy.lines, proxy.backlog = actor.lines, actor.backlog
         for call in calls:
             call.actor = proxy
             if not call.holds_handle:
                 self.hold_handle(call, proxy)
+        return proxy
 
     def _away(self, actor: Actor) -> list[Task]:
         """Its calls from here that are at hosts, be they former ones."""
@@ -529,9 +536,30 @@ class RemoteActors:
         """The home of hosted actors is dead, or has given this node up and restarts them."""
         for actor in list(self._core.actors.router.actors.values()):
             if actor.creator is peer and not actor.is_proxy:
+                is_alive = peer.node_id in self._core.neighbours.by_id
+                own = self._take_own_calls(actor) if is_alive else None
                 if actor.state is not DEAD:
                     self._core.actors.die(actor, self._core.actors.unknown(actor.id))
                 self._core.actors.router.actors.pop(actor.id, None)
+                if own is not None and (proxy := self._leave_proxy(own)) is not None:
+                    why = "The node that hosted the actor has lost its home."
+                    self._core.actors.resubmit(proxy, list(own.in_flight.values()), why)
+
+    def _take_own_calls(self, actor: Actor) -> Actor:
+        # As an actor that has been called from here only.
+        own = Actor(actor.creation, actor.options, actor.creator)
+        for call in self._away(actor):
+            call.actor = own
+        for caller in [key for key in actor.lines if type(key) is not tuple]:
+            own.lines[caller] = actor.lines.pop(caller)
+        own.backlog = deque(call for call in actor.backlog if not call.owner.node_id)
+        actor.backlog = deque(call for call in actor.backlog if call.owner.node_id)
+        for call in [call for call in actor.in_flight.values() if not call.owner.node_id]:
+            own.in_flight[call.id] = actor.in_flight.pop(call.id)
+        fetching = actor.fetching
+        if fetching is not None and fetching in own.backlog:  # the next host will
+            fetching.state = advance(TASK_MOVES, fetching.state, TASK_READY)
+        return own
 
     def is_guest(self, actor: Actor) -> bool:
         """Whether the actor is hosted here for another home."""
