@@ -7,6 +7,7 @@ between several is told in tests/cluster.
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -302,6 +303,21 @@ def test_strategies_that_the_only_node_meets(session: None) -> None:
     assert runs(
         label_selector={"zone": "south"}, fallback_strategy=[{"label_selector": {"zone": "north"}}]
     )
+
+
+def test_a_node_that_has_nothing_to_do_is_soon_not_busy_any_more(session: None) -> None:
+    here = skate.get_runtime_context().get_node_id()
+    strategy = NodeAffinitySchedulingStrategy(here, soft=False, _fail_on_unavailable=True)
+    whole = where.options(num_cpus=2, scheduling_strategy=strategy)
+    for _ in range(3):
+        until = time.monotonic() + 10
+        while True:
+            try:
+                assert skate.get(whole.remote(), timeout=30) == here
+                break
+            except skate.exceptions.TaskUnschedulableError:
+                assert time.monotonic() < until, "it is taken for busy for ever"
+                time.sleep(0.1)
 
 
 def test_a_node_that_does_not_exist_is_an_error(session: None) -> None:

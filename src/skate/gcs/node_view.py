@@ -15,14 +15,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
-from skate.config import HEARTBEAT_S, PLACED_UNSEEN_S, UNKNOWN_BYTES_PER_S, UNKNOWN_TASK_S
+from skate.config import (
+    HEARTBEAT_S,
+    PLACED_UNSEEN_S,
+    STAY_HEARTBEATS,
+    UNKNOWN_BYTES_PER_S,
+    UNKNOWN_TASK_S,
+)
 from skate.messages import Heartbeat
 from skate.scheduler.label_rules import labels_of
 from skate.spec import Demand
-
-STAY_HEARTBEATS = 2
-"""A task that stays with who offered it is in the second heartbeat from then, if not in the next:
-that one may have been under way already."""
 
 
 class _Unseen:
@@ -62,7 +64,7 @@ class NodeView:
         self.labels = labels_of(node_id, labels)
         self._load = Heartbeat(dict(total), 0, 0, 0, 0.0)
         self._unseen: deque[_Unseen] = deque()  # the first placed first
-        # Of each: heartbeats left, then as in _Unseen.
+        # Of each: heartbeats left (the next may have been under way already), then as in _Unseen.
         self._staying: list[tuple[int, Demand, int, float]] = []
         self._count_up()
 

@@ -70,7 +70,7 @@ class Forwarder:
         self.spills: dict[int, tuple[SchedulingClass, Strategy | None]] = {}
         self.actor_spills: dict[int, _Kind] = {}
         self.kept_elsewhere: dict[bytes, Neighbour] = {}  # results that their maker keeps for us
-        self._count = 0
+        self.offer_count = 0  # ever
         self._batches: dict[Any, list[Task]] = {}  # to be offered at the end of this turn
         self._look_at = 0.0  # when queues are looked at next
         self._told_at = 0.0  # when the GCS was told of the load here
@@ -173,11 +173,11 @@ class Forwarder:
         first = tasks[0]
         spec = first.template.spec
         avoid = core.neighbours.unreachable()
-        self._count += 1
-        self.offers[self._count] = Offered(tasks, avoid)
+        self.offer_count += 1
+        self.offers[self.offer_count] = Offered(tasks, avoid)
         core.gcs.append(
             m.Offer(
-                number=self._count,
+                number=self.offer_count,
                 demand=spec.demand,
                 count=len(tasks),
                 queued=first.template.queue.count + len(tasks),
@@ -271,15 +271,15 @@ class Forwarder:
                 waiting.setdefault(_kind_of(task), []).append(task)
         for kind, tasks in waiting.items():
             if kind not in self.actor_spills.values():
-                self._count += 1
-                self.actor_spills[self._count] = kind
+                self.offer_count += 1
+                self.actor_spills[self.offer_count] = kind
                 self._ask_for_room(tasks)
 
     def _ask_for_room(self, tasks: list[Task]) -> None:
         template = tasks[0].template
         self._core.gcs.append(
             m.Offer(
-                number=self._count,
+                number=self.offer_count,
                 demand=template.spec.demand,
                 count=len(tasks),
                 queued=len(tasks),
@@ -414,11 +414,11 @@ class Forwarder:
         # What has waited for so long will wait for as long again, as if so many tasks went first.
         task_s = template.average_s if template.average_s > 0 else UNKNOWN_TASK_S
         ahead = max(queue.count - count, int(self._unserved_s(queue) / task_s))
-        self._count += 1
-        self.spills[self._count] = (queue, rules)
+        self.offer_count += 1
+        self.spills[self.offer_count] = (queue, rules)
         core.gcs.append(
             m.Offer(
-                number=self._count,
+                number=self.offer_count,
                 demand=queue.demand,
                 count=count,
                 queued=count + ahead,

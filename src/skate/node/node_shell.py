@@ -472,6 +472,7 @@ class NodeShell:
         """Ten times a second: logs, time-outs of the core, heartbeat and events."""
         since_events = 0.0
         last_load: m.Heartbeat | None = None
+        offers, more = 0, 0
         while True:
             await asyncio.sleep(config.HEARTBEAT_S)
             core = self.core
@@ -487,10 +488,14 @@ class NodeShell:
             if self.cfg.head_address and silent_s > self.cfg.head_silent_s:
                 self.head_lost(f"nothing was heard of the cluster's head for {silent_s:.0f} s")
             load = load_of(core)
-            if load != last_load or not self.cfg.local:
-                if load != last_load:
-                    last_load = load
-                    self.last_busy = core.now
+            if load != last_load or offers != core.forwarder.offer_count:
+                more = 1 + config.STAY_HEARTBEATS  # until all that was placed has been counted
+            if load != last_load:
+                last_load = load
+                self.last_busy = core.now
+            offers = core.forwarder.offer_count
+            if more or not self.cfg.local:
+                more = max(0, more - 1)
                 core.gcs.append(load)
             if core.now - self.last_busy > config.TRIM_AFTER_S:
                 self.last_busy = core.now
