@@ -143,9 +143,7 @@ RESERVE_TIMEOUT_S = 2.0  # a node that lives answers at once; others are tried b
 
 # -- GCS -----------------------------------------------------------------------------------------
 HEARTBEAT_S = 0.1  # DESIGN 5: load and liveness
-STAY_HEARTBEATS = (
-    2  # a task that stays with who offered it is in the second one, if not in the next
-)
+STAY_HEARTBEATS = 2  # a task that stays where it was offered is in the second, if not in the next
 PULSE_AFTER_S = 0.5  # a loop too busy for its heartbeat for so long: a thread says that it lives,
 STUCK_S = 60.0  # until here: then it will not come back
 HEAD_BEAT_S = 2.0  # how often the GCS says to each node that it is there
