@@ -216,6 +216,17 @@ def large_result(host: ClusterNode, process: Peer, task: bytes) -> None:
     host.cluster.run()
 
 
+def made_and_held(driver: Client, maker: ClusterNode, reader: ClusterNode) -> tuple[bytes, Peer]:
+    """A large result that one node has made, and a process of another that has its ref."""
+    task = driver.submit(strategy=to_node(maker), name="large")
+    maker.cluster.run()
+    made_by = maker.came_up()
+    maker.cluster.run()
+    process = holder(driver, reader, task)
+    large_result(maker, made_by, task)
+    return task, process
+
+
 def test_a_value_whose_home_cannot_be_reached_is_not_waited_for_without_end() -> None:
     cluster = Cluster()
     home, other = cluster.add("h"), cluster.add("a")
@@ -243,12 +254,7 @@ def test_a_copy_is_read_if_the_home_cannot_be_reached() -> None:
     home, maker, reader = cluster.add("h"), cluster.add("a"), cluster.add("b")
     driver = Client(home)
     cluster.run()
-    task = driver.submit(strategy=to_node(maker), name="large")
-    cluster.run()
-    made_by = maker.came_up()
-    cluster.run()
-    process = holder(driver, reader, task)
-    large_result(maker, made_by, task)
+    task, process = made_and_held(driver, maker, reader)
     cluster.held |= {("b", "h")}
     reader.say(process, m.Want([task]))
     for _ in range(2):
@@ -262,12 +268,7 @@ def test_a_home_passes_on_what_lies_on_a_node_that_is_cut_off_from_the_reader() 
     home, maker, reader = cluster.add("h"), cluster.add("a"), cluster.add("b")
     driver = Client(home)
     cluster.run()
-    task = driver.submit(strategy=to_node(maker), name="large")
-    cluster.run()
-    made_by = maker.came_up()
-    cluster.run()
-    process = holder(driver, reader, task)
-    large_result(maker, made_by, task)
+    task, process = made_and_held(driver, maker, reader)
     reader.say(process, m.Want([task]))
     cluster.run()
     cluster.cut("b", "a")

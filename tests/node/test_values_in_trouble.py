@@ -24,6 +24,24 @@ def make(node: ClusterNode, worker: Peer, ref: bytes, attempt: int = 0) -> None:
     node.cluster.run()
 
 
+def made_at(maker: ClusterNode, driver: Client) -> bytes:
+    """A large result that lies on this node."""
+    ref = driver.submit(strategy=to_node(maker))
+    maker.cluster.run()
+    make(maker, maker.came_up(), ref)
+    return ref
+
+
+def reads_at(reader: ClusterNode, driver: Client, ref: bytes) -> Peer:
+    """A task on this node has the ref, and asks for nothing yet."""
+    driver.submit(nested=[ref], strategy=to_node(reader), name="reads")
+    reader.cluster.run()
+    worker = reader.came_up()
+    reader.cluster.run()
+    assert runs(reader, worker)
+    return worker
+
+
 def test_a_home_whose_store_is_full_spoils_no_value_elsewhere() -> None:
     cluster = Cluster()
     home = cluster.add("h", pages=PAGES)
@@ -31,19 +49,13 @@ def test_a_home_whose_store_is_full_spoils_no_value_elsewhere() -> None:
     reader = cluster.add("r")
     driver = Client(home)
     cluster.run()
-    ref = driver.submit(strategy=to_node(maker))
-    cluster.run()
-    make(maker, maker.came_up(), ref)
+    ref = made_at(maker, driver)
     assert home.state_of(ref) == "REMOTE"
     # The home's store is full of something that stays.
     put = driver.ids.next_put()
     home.say(driver.peer, m.CreateExtent(put, PAGES * PAGE), m.Seal(put))
     # A task on the reader's node wants the value; that cannot reach who has it.
-    driver.submit(nested=[ref], strategy=to_node(reader), name="reads")
-    cluster.run()
-    worker = reader.came_up()
-    cluster.run()
-    assert runs(reader, worker)
+    worker = reads_at(reader, driver, ref)
     reader.say(worker, m.Hold([ref]), m.Want([ref]))
     cluster.run()
     for _ in range(40):
@@ -70,14 +82,8 @@ def test_a_value_that_is_lost_before_who_asked_reads_on_is_asked_for_anew() -> N
     reader = cluster.add("r", pages=PAGES)
     driver = Client(home)
     cluster.run()
-    ref = driver.submit(strategy=to_node(maker))
-    cluster.run()
-    make(maker, maker.came_up(), ref)
-    driver.submit(nested=[ref], strategy=to_node(reader), name="reads")
-    cluster.run()
-    worker = reader.came_up()
-    cluster.run()
-    assert runs(reader, worker)
+    ref = made_at(maker, driver)
+    worker = reads_at(reader, driver, ref)
     # It asks, and does not read what it is told.
     reader.say(worker, m.Hold([ref]), m.Want([ref]))
     cluster.run()
@@ -104,14 +110,8 @@ def test_the_last_copy_of_a_value_stays_while_it_is_held() -> None:
     reader = cluster.add("r", pages=PAGES)
     driver = Client(home)
     cluster.run()
-    ref = driver.submit(strategy=to_node(maker))
-    cluster.run()
-    make(maker, maker.came_up(), ref)
-    driver.submit(nested=[ref], strategy=to_node(reader), name="reads")
-    cluster.run()
-    worker = reader.came_up()
-    cluster.run()
-    assert runs(reader, worker)
+    ref = made_at(maker, driver)
+    worker = reads_at(reader, driver, ref)
     reader.say(worker, m.Hold([ref]), m.Want([ref]))
     cluster.run()
     assert reader.fetched() == [ref]

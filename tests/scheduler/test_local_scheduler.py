@@ -309,20 +309,24 @@ def test_a_class_in_need_of_what_is_not_there_holds_nobody_back() -> None:
     assert set(ran) == {"t0", *names}
 
 
+def until_large_runs(node: Node) -> None:
+    """One small task ends every 0.1 s: never are both CPUs free by themselves."""
+    began = node.now
+    while node.tasks["large"].state is not TaskState.SENT:
+        running = [t for t in node.tasks.values() if t.state is TaskState.SENT]
+        node.now += 0.1
+        node.done(min(running, key=lambda t: t.sent_at).id.decode(), 0.2)
+        node.turn()
+        assert node.now - began < RESOURCE_PATIENCE_S + 0.5
+
+
 def test_a_large_demand_is_not_starved_by_an_endless_stream_of_small_ones() -> None:
     node = Node({"CPU": 2})
     small = node.template("small")
     node.submit(small, *(f"s{i}" for i in range(1_000)))
     node.turn()
     node.submit(node.template("large", {"CPU": 2}), "large")
-    began = node.now
-    while node.tasks["large"].state is not TaskState.SENT:
-        # One small task ends every 0.1 s: never are both CPUs free by themselves.
-        running = [t for t in node.tasks.values() if t.state is TaskState.SENT]
-        node.now += 0.1
-        node.done(min(running, key=lambda t: t.sent_at).id.decode(), 0.2)
-        node.turn()
-        assert node.now - began < RESOURCE_PATIENCE_S + 0.5
+    until_large_runs(node)
     node.done("large")
     assert len(node.turn()) == 2  # and then the small ones go on
 
@@ -340,12 +344,7 @@ def test_a_wait_that_ended_long_ago_without_a_lease_is_not_counted_again(away_s:
     node.now += away_s
     node.submit(large, "large")
     began = node.now
-    while node.tasks["large"].state is not TaskState.SENT:
-        running = [t for t in node.tasks.values() if t.state is TaskState.SENT]
-        node.now += 0.1
-        node.done(min(running, key=lambda t: t.sent_at).id.decode(), 0.2)
-        node.turn()
-        assert node.now - began < RESOURCE_PATIENCE_S + 0.5
+    until_large_runs(node)
     assert node.now - began > RESOURCE_PATIENCE_S
 
 
