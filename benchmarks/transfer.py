@@ -28,7 +28,7 @@ from multiprocessing.connection import Connection
 from rich.console import Console
 from rich.table import Table
 
-from skate.node.transfer import DataServer, Fetcher
+from skate.node.shell.transfer import DataServer, Fetcher
 
 BAR = 0.70
 SMALL_BAR_S = 0.001

@@ -1,8 +1,8 @@
 """The GCS of a simulated cluster: the core that ships, and its connection to each node.
 
 A node whose connection breaks is given up, and ends its work as soon as it reads of that itself; it
-comes back as another node (node/rejoin.py). A connection may also stall for so long that the node
-is given up for its silence.
+comes back as another node (node/shell/rejoin.py). A connection may also stall for so long that the
+node is given up for its silence.
 """
 
 from __future__ import annotations

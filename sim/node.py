@@ -1,9 +1,9 @@
 """One simulated machine: a NodeCore, its clients, its lines to others, its arena, its death.
 
-The node's shell (node/node_shell.py) in virtual time: batches of clients, of other nodes and of the
-GCS are turns of the core; what the core has to say leaves after each. A process that dies sends its
-EOF behind what it had sent, and its exit status by another way, so either may come first. A machine
-that dies says nothing at all: everybody else finds its connections closed.
+The node's shell (node/shell/node_shell.py) in virtual time: batches of clients, of other nodes and
+of the GCS are turns of the core; what the core has to say leaves after each. A process that dies
+sends its EOF behind what it had sent, and its exit status by another way, so either may come first.
+A machine that dies says nothing at all: everybody else finds its connections closed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 REDIAL_S = 0.1  # of a transfer
-REJOIN_S = 0.5  # as in node/rejoin.py
+REJOIN_S = 0.5  # as in node/shell/rejoin.py
 
 
 def node_id_of(number: int) -> bytes:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sim.node import SimulatedNode
     from sim.simulator import Simulator, Timer
 
-RECONNECT_S = 0.05  # as in node/lines.py
+RECONNECT_S = 0.05  # as in node/shell/lines.py
 RECONNECT_MAX_S = 1.0
 SEEN_AFTER_MESSAGES = 7  # few, as runs are short
 SEEN_AFTER_BYTES = 1_000

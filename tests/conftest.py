@@ -91,7 +91,7 @@ def eventually(condition: Callable[[], object], what: str, timeout_s: float = 10
 
 def store_counts() -> tuple[int, int]:
     """(objects, extents of the arena) that this session's node knows at this moment."""
-    from skate.worker.runtime import current
+    from skate.client.runtime import current
 
     runtime = current()
     assert runtime is not None, "no session"

@@ -23,7 +23,7 @@ from typing import Any
 import click
 import pytest
 
-from skate.cli import cli
+from skate.cli.main import cli
 from tests.conftest import Leftovers
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate")

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
         kill,
         method,
     )
-    from skate.api.cluster import (
+    from skate.api.decorator import remote
+    from skate.api.object_ref import ObjectRef
+    from skate.api.objects import get, put, wait
+    from skate.api.runtime_context import (
         available_resources,
         cluster_resources,
         get_gpu_ids,
@@ -28,9 +31,6 @@ if TYPE_CHECKING:
         nodes,
         timeline,
     )
-    from skate.api.decorator import remote
-    from skate.api.object_ref import ObjectRef
-    from skate.api.objects import get, put, wait
     from skate.api.session import init, is_initialized, shutdown
 
 _HOMES = {
@@ -38,21 +38,21 @@ _HOMES = {
     "ActorHandle": "skate.api.actor_handle",
     "ObjectID": "skate.api.object_ref",
     "ObjectRef": "skate.api.object_ref",
-    "available_resources": "skate.api.cluster",
-    "cluster_resources": "skate.api.cluster",
+    "available_resources": "skate.api.runtime_context",
+    "cluster_resources": "skate.api.runtime_context",
     "get": "skate.api.objects",
     "get_actor": "skate.api.actor_handle",
-    "get_gpu_ids": "skate.api.cluster",
-    "get_runtime_context": "skate.api.cluster",
+    "get_gpu_ids": "skate.api.runtime_context",
+    "get_runtime_context": "skate.api.runtime_context",
     "init": "skate.api.session",
     "is_initialized": "skate.api.session",
     "kill": "skate.api.actor_handle",
     "method": "skate.api.actor_handle",
-    "nodes": "skate.api.cluster",
+    "nodes": "skate.api.runtime_context",
     "put": "skate.api.objects",
     "remote": "skate.api.decorator",
     "shutdown": "skate.api.session",
-    "timeline": "skate.api.cluster",
+    "timeline": "skate.api.runtime_context",
     "wait": "skate.api.objects",
 }
 _SUBMODULES = ("actor", "cluster_utils", "exceptions", "util")

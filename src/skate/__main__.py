@@ -14,7 +14,7 @@ def main() -> None:
     """Run the role named by the first argument."""
     role = sys.argv[1] if len(sys.argv) > 1 else ""
     if role == "node":
-        from skate.node.node_daemon import main as node_main
+        from skate.node.shell.node_daemon import main as node_main
 
         node_main(sys.argv[2:])
     elif role == "gcs":
@@ -22,7 +22,7 @@ def main() -> None:
 
         gcs_main(sys.argv[2:])
     else:
-        from skate.cli import main as cli_main
+        from skate.cli.main import main as cli_main
 
         cli_main()
 

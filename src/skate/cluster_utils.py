@@ -18,12 +18,12 @@ from typing import Any
 
 from skate import config
 from skate.api import session as session_module
-from skate.api.addresses import join_address
-from skate.api.daemons import Daemons
-from skate.api.launching import NodeRequest, await_registered, launch
-from skate.api.observer import ANSWER_TIMEOUT_S, Observer
-from skate.api.session_folder import BY_CLUSTER_UTILS
 from skate.errors import SkateError
+from skate.launch.addresses import join_address
+from skate.launch.daemons import Daemons
+from skate.launch.launching import NodeRequest, await_registered, launch
+from skate.launch.observer import ANSWER_TIMEOUT_S, Observer
+from skate.launch.session_folder import BY_CLUSTER_UTILS
 
 HOST = "127.0.0.1"
 OBJECT_STORE_BYTES = 150 << 20

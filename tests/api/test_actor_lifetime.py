@@ -16,7 +16,7 @@ import pytest
 
 import skate
 from skate import exceptions
-from skate.worker import runtime
+from skate.client import runtime
 from tests.api.waiting import is_running, opened, until, until_gone
 
 SOURCES = Path(__file__).resolve().parents[2] / "src"

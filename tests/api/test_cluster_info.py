@@ -13,7 +13,7 @@ import pytest
 
 import skate
 from skate import exceptions
-from skate.worker import runtime
+from skate.client import runtime
 from tests.api.waiting import until
 
 MIB = 1 << 20

@@ -454,7 +454,7 @@ def test_a_ref_that_went_and_came_back_before_its_value(session: None) -> None:
 
 
 def test_a_process_forgets_what_it_has_released(session: None) -> None:
-    from skate.worker.runtime import current
+    from skate.client.runtime import current
 
     runtime = current()
     assert runtime is not None
@@ -611,7 +611,7 @@ def test_a_pipeline_of_30_mb_results_through_a_store_of_75_mb(run_program: RunPr
         del made
         assert skate.get(sums) == list(range(8))
         # Producers that wait for space bring no more producers into the world.
-        from skate.worker.runtime import current
+        from skate.client.runtime import current
         sums = [total.remote(make.remote(n)) for n in range(20)]
         most = 0
         while skate.wait(sums, num_returns=20, timeout=0.01)[1]:

@@ -32,7 +32,7 @@ from tests.conftest import RunProgram
 
 CPUS = 4
 NODE = "0123456789abcdef" * 2
-NO_ENGINE = "skate.worker.runtime"
+NO_ENGINE = "skate.client.runtime"
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from skate.api.label_syntax import check_node_labels, selector_rules
 from skate.api.options import check_actor_options, check_task_options
 from skate.api.placement import ANYWHERE, placement_of
 from skate.api.placement_group import PlacementGroup
+from skate.client.runtime import Surroundings
 from skate.spec import LabelRule, Strategy
 from skate.util.scheduling_strategies import (
     DoesNotExist,
@@ -28,7 +29,6 @@ from skate.util.scheduling_strategies import (
     NotIn,
     PlacementGroupSchedulingStrategy,
 )
-from skate.worker.runtime import Surroundings
 
 NODE = "0123456789abcdef" * 2
 NOWHERE = Surroundings()

@@ -19,9 +19,9 @@ import pytest
 
 import skate
 from skate import exceptions
+from skate.client.runtime import current
 from skate.config import MAX_FRAME_BYTES
 from skate.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from skate.worker.runtime import current
 from tests.conftest import RunProgram, eventually
 
 # Workers need not import this module, and with it pytest, to run its functions.
@@ -455,7 +455,7 @@ def test_wide_nesting_while_all_cpus_are_taken_by_parents() -> None:
 
 FIB = """
     import threading, skate
-    from skate.worker.runtime import current
+    from skate.client.runtime import current
     skate.init(num_cpus={cpus})
     @skate.remote
     def fib(n):

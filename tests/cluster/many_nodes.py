@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 
 import skate
-from skate.api.observer import Observer
 from skate.cluster_utils import Cluster, ClusterNode
+from skate.launch.observer import Observer
 from tests.conftest import eventually
 
 SOON_S = 20.0

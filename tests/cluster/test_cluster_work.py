@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import skate
-from skate.api.observer import Observer
 from skate.cluster_utils import Cluster
 from skate.config import MAX_FRAME_BYTES
+from skate.launch.observer import Observer
 from skate.util.placement_group import placement_group, remove_placement_group
 from skate.util.scheduling_strategies import (
     NodeAffinitySchedulingStrategy,

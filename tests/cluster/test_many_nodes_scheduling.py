@@ -165,7 +165,7 @@ def test_a_label_selector_of_a_task_and_of_an_actor(trio: Trio) -> None:
 def test_what_nobody_can_run_waits_and_says_why(trio: Trio) -> None:
     ref = where.options(resources={"tape": 1}).remote()
     assert skate.wait([ref], timeout=0.3)[0] == []
-    from skate.status import collect
+    from skate.cli.status import collect
 
     def reasons() -> str:
         rows = collect(trio.head.session_dir)["pending"]

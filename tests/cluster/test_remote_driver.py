@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from skate import config
-from skate.api.daemons import Daemons
-from skate.api.launching import NodeRequest, launch
-from skate.api.observer import Observer
+from skate.launch.daemons import Daemons
+from skate.launch.launching import NodeRequest, launch
+from skate.launch.observer import Observer
 from tests.cluster.cutting_proxy import CuttingProxy
 from tests.conftest import Leftovers, eventually
 from tests.net.certificates import Authority
@@ -513,7 +513,7 @@ def test_a_node_that_ends_is_not_waited_for(nodes: Nodes, drive: Drive) -> None:
 def test_a_piece_outside_of_its_extent_ends_the_line(nodes: Nodes, drive: Drive) -> None:
     source = """
         from skate import messages as m
-        from skate.worker.runtime import current
+        from skate.client.runtime import current
         skate.init(ADDRESS)
         runtime = current()
         runtime.connection.append(m.CreateExtent(runtime.ids.next_put(), 1000))

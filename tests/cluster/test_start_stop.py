@@ -26,7 +26,7 @@ import psutil
 import pytest
 
 import skate
-from skate.api.session_folder import Description, read_description
+from skate.launch.session_folder import Description, read_description
 from tests.api.waiting import is_running, until_gone
 from tests.conftest import Leftovers, eventually
 

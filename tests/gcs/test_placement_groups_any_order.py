@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from skate.config import GROUP_RETRY_S
-from skate.gcs.bundle_choice import STRATEGIES, NodeRoom, Wanted, choose
 from skate.gcs.placement_groups import GroupRow, PlacementGroups
 from skate.messages import (
     Answer,
@@ -21,6 +20,7 @@ from skate.messages import (
     ReserveBundles,
     ReturnBundles,
 )
+from skate.scheduler.bundle_choice import STRATEGIES, NodeRoom, Wanted, choose
 from skate.scheduler.bundles import Bundles
 from skate.scheduler.group_names import rewrite_demand
 from skate.scheduler.local_scheduler import LocalScheduler, Pool, Task, Template, Worker

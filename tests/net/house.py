@@ -14,7 +14,7 @@ import uvloop
 from skate.net.dialing import Dialled, dial, dial_async
 from skate.net.handshake import Identity, LineHello, LineOk
 from skate.net.tls import Tls
-from skate.node.doorman import Admission, Doorman, Routes
+from skate.node.shell.doorman import Admission, Doorman, Routes
 
 TOKEN = b"a token for tests only, not for you"
 NODE_ID = b"NODEIDNODEIDNODE"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import skate
-from skate.worker import runtime
+from skate.client import runtime
 from tests.api.waiting import until
 
 Row = dict[str, Any]

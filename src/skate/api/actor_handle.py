@@ -21,6 +21,7 @@ from skate.api.remote_function import (
     pickled_exceptions,
     threads_for,
 )
+from skate.client.runtime import Runtime, function_id_of
 from skate.config import ASYNC_ACTOR_CONCURRENCY
 from skate.errors import (
     ActorAlreadyExistsError,
@@ -30,7 +31,6 @@ from skate.errors import (
 from skate.ids import handle_id, job_of
 from skate.messages import KillActor, encode
 from skate.spec import ActorOptions, CallTemplate, demand_of
-from skate.worker.runtime import Runtime, function_id_of
 
 _METHOD_OPTIONS = "__skate_method_options__"
 _INJECTED = ("__ray_ready__", "__ray_call__", "__ray_terminate__")

@@ -11,10 +11,10 @@ import pickle
 from typing import Any
 
 from skate.api.object_ref import ObjectRef
+from skate.client.runtime import Runtime
 from skate.config import INLINE_MAX_BYTES
 from skate.objects.culprit import explain_failure
 from skate.objects.serialization import ATOMS, NO_BUFFERS, serialize
-from skate.worker.runtime import Runtime
 from skate.worker.worker_main import NO_ARGUMENTS, Placeholder
 
 # (pickled, dependencies, nested refs, a ref to keep until the message has been queued)

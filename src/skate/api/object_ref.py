@@ -10,11 +10,11 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from skate.client import runtime as runtime_module
 from skate.errors import RuntimeClosedError
 from skate.ids import OBJECT_ID_BYTES, TASK_ID_BYTES, job_of
 from skate.objects.reference_counter import process_journal
 from skate.objects.serialization import pickling
-from skate.worker import runtime as runtime_module
 
 T = TypeVar("T")
 

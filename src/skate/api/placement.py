@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from skate.client.runtime import Surroundings
 from skate.scheduler.group_names import rewrite_demand
 from skate.spec import Demand, LabelRule, Strategy, demand_of, resources_of
-from skate.worker.runtime import Surroundings
 
 if TYPE_CHECKING:
     from skate.api.placement_group import PlacementGroup

@@ -12,12 +12,12 @@ from skate.api.arguments import pack
 from skate.api.object_ref import ObjectRef
 from skate.api.options import check_task_options, demand_from_options
 from skate.api.placement import placement_of
+from skate.client import runtime as runtime_module
+from skate.client.runtime import Runtime, Surroundings, function_id_of
 from skate.objects.culprit import explain_failure
 from skate.objects.reference_counter import process_journal
 from skate.objects.serialization import pickling
 from skate.spec import CallTemplate, demand_of
-from skate.worker import runtime as runtime_module
-from skate.worker.runtime import Runtime, Surroundings, function_id_of
 
 DEFAULT_MAX_RETRIES = 3
 

@@ -1,7 +1,7 @@
 """init, shutdown, is_initialized: a driver's session, on daemons of its own or in a cluster.
 
-If there is no cluster to join (api/joining.py), ``init()`` starts a GCS and a node daemon that live
-for this process, on sockets that it has bound itself, and connects at once: nobody polls for
+If there is no cluster to join (launch/joining.py), ``init()`` starts a GCS and a node daemon that
+live for this process, on sockets that it has bound itself, and connects at once: nobody polls for
 anybody. Else it connects to the node that this machine has in the cluster, and leaves it as it was.
 When a daemon of its own, or that node, dies, the session ends: the courier notices within a tenth
 of a second, says what died and where its log is, and leaves nothing behind.
@@ -20,20 +20,20 @@ from typing import Any
 
 from skate import config
 from skate import messages as m
-from skate.api import joining, machine
-from skate.api.daemons import Daemons, JoinedNode, NodeHost, NodeSettings
-from skate.api.driver_log import DriverLog
-from skate.api.session_folder import (
+from skate.client import runtime as runtime_module
+from skate.client.connection import Connection
+from skate.client.driver_log import DriverLog
+from skate.client.runtime import Runtime
+from skate.errors import GetTimeoutError, LocalNodeDiedError, RuntimeClosedError, SystemFailureError
+from skate.launch import joining, machine
+from skate.launch.daemons import Daemons, JoinedNode, NodeHost, NodeSettings
+from skate.launch.session_folder import (
     Description,
     SessionFolder,
     read_description,
     sessions_root,
 )
-from skate.errors import GetTimeoutError, LocalNodeDiedError, RuntimeClosedError, SystemFailureError
 from skate.spec import JobConfig
-from skate.worker import runtime as runtime_module
-from skate.worker.connection import Connection
-from skate.worker.runtime import Runtime
 
 ADDRESS = "127.0.0.1"  # of a node of this process's own: nobody else comes to it
 
@@ -288,7 +288,7 @@ def init(
 
     ``address``: "HOST:PORT" of a cluster that this machine has a node of; "auto" for the one that
     `skate start` runs here; "local" for a session of this program's own; "skate://HOST:PORT" (or
-    "ray://...") of a node of a cluster that this machine is no part of (api/remote_node.py). By
+    "ray://...") of a node of a cluster that this machine is no part of (launch/remote_node.py). By
     default SKATE_ADDRESS or RAY_ADDRESS says it, or what runs here is joined, or else a session is
     started.
 
@@ -361,7 +361,7 @@ def _start_daemons(settings: NodeSettings) -> Daemons:
 
 def _connect_remote(wanted: joining.Wanted, of_a_node: dict[str, Any]) -> NodeHost:
     """A node on another machine: skate://HOST:PORT."""
-    from skate.api import remote_node  # only now: most programs never need what comes with it
+    from skate.launch import remote_node
 
     remote_node.refuse_settings(**of_a_node)
     return remote_node.RemoteNode(wanted.address, wanted.source)

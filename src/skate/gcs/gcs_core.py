@@ -35,7 +35,6 @@ from skate.gcs.actor_table import ActorRow, ActorTable, view_actor
 from skate.gcs.actor_watch import ActorWatch
 from skate.gcs.event_log import EventLog, encode_events
 from skate.gcs.function_table import FunctionTable, KeyValueStore
-from skate.gcs.global_scheduler import GlobalScheduler
 from skate.gcs.membership import (
     Membership,
     NodeRow,
@@ -73,6 +72,7 @@ from skate.messages import (
     TasksChanged,
     WatchActor,
 )
+from skate.scheduler.global_scheduler import GlobalScheduler
 from skate.scheduler.group_names import uses_group
 from skate.spec import resources_of
 from skate.states import ActorState, IllegalMove, NodeState, PlacementGroupState

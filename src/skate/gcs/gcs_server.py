@@ -47,8 +47,8 @@ from skate.gcs.gcs_core import GcsCore, Send
 from skate.gcs.membership import TICK_S
 from skate.messages import Answer, Refused, decode_to_gcs
 from skate.net.frame import BadFrame, FrameReader, frame
-from skate.node import linux
-from skate.node.leftovers import kill_session
+from skate.node.shell import linux
+from skate.node.shell.leftovers import kill_session
 
 NODES_LEAVE_WITHIN_S = 1.0
 """At the end of a session, how long nodes have to close before their files are taken away."""

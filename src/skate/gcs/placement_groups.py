@@ -51,7 +51,6 @@ from skate.config import (
     RESOURCE_UNITS,
 )
 from skate.errors import ErrorRecord, encode_error
-from skate.gcs.bundle_choice import STRATEGIES, NodeRoom, Wanted, choose, why_not
 from skate.gcs.table import Table
 from skate.messages import (
     Answer,
@@ -60,6 +59,7 @@ from skate.messages import (
     ReserveBundles,
     ReturnBundles,
 )
+from skate.scheduler.bundle_choice import STRATEGIES, NodeRoom, Wanted, choose, why_not
 from skate.scheduler.group_names import GROUP_ID_BYTES, bundle_resources, parse_name
 from skate.scheduler.label_rules import labels_of
 from skate.scheduler.patience import next_turn_s

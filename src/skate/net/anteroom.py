@@ -1,6 +1,6 @@
 """Where an asyncio connection waits until its handshake is over; then it gets its real protocol.
 
-Used by both sides, after the token is proven and TLS, if any, is up: node/doorman.py and
+Used by both sides, after the token is proven and TLS, if any, is up: node/shell/doorman.py and
 ``dial_async`` (net/dialing.py) await ``heard``, decide, and call ``hand_over`` or ``abort`` with
 no await in between. Whatever the peer has sent meanwhile is handed over too, in order.
 """

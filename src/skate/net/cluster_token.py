@@ -2,7 +2,7 @@
 
 Whoever has it may run code as the user that the cluster runs as, so a file that others can read is
 refused. The head makes one if there is none; every other node and every remote driver needs the
-same. Called by whatever starts a node (api/launching.py) and by both ends of a connection.
+same. Called by whatever starts a node (launch/launching.py) and by both ends of a connection.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ benchmarks/transfer.py: each beats a copy through this process, and a write to t
 of the page faults of a write to its mapping; a full file system is an error there, and no SIGBUS).
 Under TLS, and where the system has no splice, the bytes pass through one small buffer.
 
-Called by node/transfer.py. Every call blocks, in the kernel and without the GIL, for as long as
-bytes keep coming; ``silence_s`` without any raises TimeoutError. Only ``cut`` may be called by
+Called by node/shell/transfer.py. Every call blocks, in the kernel and without the GIL, for as long
+as bytes keep coming; ``silence_s`` without any raises TimeoutError. Only ``cut`` may be called by
 another thread: whoever is blocked in the line then finds it closed.
 """
 

@@ -1,7 +1,7 @@
 """What two machines say before the first message: both prove the cluster token, then a hello.
 
 Pure: bytes in, bytes out; nonces come from outside. ``DialHandshake`` is the side that connected
-(net/dialing.py), ``AcceptHandshake`` the side that listens (node/doorman.py).
+(net/dialing.py), ``AcceptHandshake`` the side that listens (node/shell/doorman.py).
 
     dialling side                                accepting side
     start | flags, purpose, nonce         ->

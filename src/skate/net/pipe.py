@@ -1,8 +1,8 @@
 """Two connections joined: what comes from one goes out at the other, both ways.
 
-Used by node/doorman.py on the head, between a node elsewhere and the GCS's unix socket. Each side
-reads only as fast as the other can be written to. An end of either (half-closed, closed, broken)
-is passed on at once. Bytes are not looked at.
+Used by node/shell/doorman.py on the head, between a node elsewhere and the GCS's unix socket. Each
+side reads only as fast as the other can be written to. An end of either (half-closed, closed,
+broken) is passed on at once. Bytes are not looked at.
 """
 
 from __future__ import annotations

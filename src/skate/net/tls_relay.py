@@ -1,4 +1,4 @@
-"""A plain socket in front of a TLS one, for a client's connection (worker/connection.py).
+"""A plain socket in front of a TLS one, for a client's connection (client/connection.py).
 
 That one polls, sends and receives on one socket from several threads, and any of its steps may be
 interrupted; OpenSSL allows neither. So a thread owns the TLS socket, and a pair of unix sockets

@@ -2,8 +2,8 @@
 
 Part of the node core, around the pull manager (objects/pull_manager.py), which merges requests,
 chooses sources and bounds what is under way. Space for a copy is asked of the object store like any
-other extent; the bytes are moved by the shell's threads (node/transfer.py). When no node that is
-known to have a value can be reached, its home is asked to fetch it and to be the source.
+other extent; the bytes are moved by the shell's threads (node/shell/transfer.py). When no node that
+is known to have a value can be reached, its home is asked to fetch it and to be the source.
 """
 
 from __future__ import annotations

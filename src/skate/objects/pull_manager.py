@@ -5,7 +5,7 @@ before it tells anything else from outside (what an action itself leads to may b
 
     MakeRoom       an extent, please: ``extent_ready`` (or ``extent_refused``) follows
     AbandonExtent  it is not needed, whether it was granted or still waits
-    StartFetch     node/transfer.py brings the bytes: ``fetch_done`` follows
+    StartFetch     node/shell/transfer.py brings the bytes: ``fetch_done`` follows
     CancelFetch    stop that; ``fetch_done`` follows all the same, and only then the extent is free
     Locate         who has it by now? ``located`` follows
     Arrived        its bytes are in its extent: to be sealed

@@ -1,1 +1,1 @@
-"""Workers and drivers: user processes, each with one connection, to its node."""
+"""The worker process: runs tasks one by one, or hosts one actor."""

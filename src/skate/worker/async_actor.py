@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from skate import messages as m
-from skate.worker.runtime import current_run
+from skate.client.runtime import current_run
 
 if TYPE_CHECKING:
     from skate.worker.worker_main import Worker

@@ -1,7 +1,7 @@
 """A worker's stdout and stderr: lines carry the name of the task that printed them.
 
-When the name has changed since the last write, a marker line goes first (node/log_tail.py reads and
-removes it). Output of native code and of programs that a task starts takes the last name.
+When the name has changed since the last write, a marker line goes first (node/shell/log_tail.py
+reads and removes it). Output of native code and of programs that a task starts takes the last name.
 """
 
 from __future__ import annotations

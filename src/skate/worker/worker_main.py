@@ -23,15 +23,15 @@ from typing import Any
 
 from skate import config
 from skate import messages as m
+from skate.client import runtime as runtime_module
+from skate.client.connection import Connection
+from skate.client.runtime import Runtime, current_run
 from skate.errors import encode_error, record_task_error
 from skate.ids import return_id
 from skate.objects.culprit import explain_failure
 from skate.objects.serialization import ATOMS, NO_BUFFERS, deserialize, serialize
 from skate.spec import FORMAT_ERROR, CallTemplate, JobConfig
-from skate.worker import runtime as runtime_module
-from skate.worker.connection import Connection
 from skate.worker.named_output import name_output
-from skate.worker.runtime import Runtime, current_run
 
 NO_ARGUMENTS = b""
 
@@ -537,7 +537,7 @@ def take_over(setup: m.WorkerSetup) -> None:
         os.chdir(job.working_dir)
     time.tzset()
     if os.environ.get("SKATE_ALIAS_RAY"):
-        from skate.alias import install_ray_alias
+        from skate.client.ray_alias import install_ray_alias
 
         install_ray_alias()
 

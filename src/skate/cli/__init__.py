@@ -1,0 +1,1 @@
+"""The command ``skate``: a module for each command, with what it prints."""

@@ -1,0 +1,1 @@
+"""``skate demo``: an inverted index over Python's own standard library."""

@@ -1,0 +1,1 @@
+"""How sessions, daemons and clusters are started, found and joined."""

@@ -1,0 +1,434 @@
+"""The node daemon of a session, and its GCS if that is here, as whoever started them sees them.
+
+A driver's own session, `skate start`, `symmetric-run` and `cluster_utils` start them through
+``Daemons``, with listening sockets that are bound first, so that errors are immediate. The session
+asks what became of them when the connection breaks, and stops them. ``JoinedNode`` is the same for
+a driver that found a node running: it starts and stops nothing.
+
+Who ends when: the node ends on the EOF of a pipe, its lifeline, that only the process which started
+it holds; a detached one has none and ends when it is told to (SIGTERM), or with its GCS. The GCS of
+a driver's own session has such a lifeline too; that of a cluster has one that the head's node
+holds, so it ends with that node.
+
+Invariants: after ``stop`` no process of the session is left; nothing of the starting process but
+its interpreter, its flags and its environment reaches the daemons: no folder of modules of its own,
+which might shadow one of the standard library, and no cluster token.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from skate import config
+from skate.errors import SystemFailureError
+from skate.launch.session_folder import (
+    BY_INIT,
+    Description,
+    LiveSession,
+    SessionFolder,
+    read_description,
+)
+from skate.net import unix_socket
+from skate.node.exit_status import describe_status
+from skate.node.shell.leftovers import kill_session, marked
+from skate.node.shell.node_config import NodeConfig
+
+DEATH_NOTICED_WITHIN_S = 0.5
+"""After the connection broke, how long to wait for the exit status that tells why."""
+
+LOG_LINES_QUOTED = 15
+"""Of a daemon that did not start, in the error: enough for a traceback."""
+
+_NAMES = {"node": "the node daemon", "gcs": "the GCS"}
+_NEEDED = ("skate", "msgspec", "uvloop", "cloudpickle")
+_NOT_FOR_DAEMONS = frozenset({"PYTHONPATH", "SKATE_TOKEN"})
+
+
+class NodeHost(Protocol):
+    """A node, as the session of a driver that is connected to it sees it."""
+
+    path: Path  # the session's folder
+    node_socket: str
+    description: Description  # what session.json says
+
+    def connect(self) -> socket.socket:
+        """A connection for the driver. OSError if nobody listens."""
+
+    def check_started(self, deadline: float) -> None:
+        """Raise what keeps the node from answering, if something does, or the deadline is over."""
+
+    def await_death(self) -> None:
+        """The connection has broken: let become known why."""
+
+    def node_ends(self) -> None:
+        """The node has told that it ends."""
+
+    def obituary(self, said: str) -> str:
+        """What has died, and how. ``said`` is what the node told at its end."""
+
+    def stop(self, deadline: float) -> None:
+        """The session is over."""
+
+    def abandon(self) -> None:
+        """The session is over, and there is no time left."""
+
+    def abandon_in_child(self) -> None:
+        """This process is a fork of the one whose session it is."""
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """What a node is started with. ``host`` is this machine as other nodes know it."""
+
+    resources: dict[str, int]
+    store_bytes: int
+    host: str
+    labels: dict[str, str] = field(default_factory=dict)
+    head_address: str = ""
+    token_file: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_ca: str = ""
+    driver_kept_s: float = config.DRIVER_KEPT_S
+    head_silent_s: float = config.HEAD_SILENT_S
+
+
+class Daemons:
+    """See the module's docstring. ``detached``: they outlive this process."""
+
+    def __init__(
+        self, folder: SessionFolder, *, started_by: str = BY_INIT, detached: bool = False
+    ) -> None:
+        self._folder = folder
+        self._started_by = started_by
+        self._detached = detached
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._lifelines: list[int] = []
+        self.path = folder.path
+        self.gcs_socket = str(folder.path / "gcs.sock")
+        self.node_socket = str(folder.path / "node.sock")
+        self.description = Description(self.node_socket, folder.name)
+
+    # ------------------------------------------------------------------ start
+
+    def start(self, settings: NodeSettings, tcp: socket.socket | None = None) -> None:
+        """Bind the unix sockets and start what belongs here; OSError if that cannot be.
+
+        ``tcp`` listens for the rest of a cluster; without it the session is its driver's alone.
+        """
+        with contextlib.ExitStack() as stack:
+            listener = stack.enter_context(unix_socket.listen(self.node_socket))
+            cfg = self._node_config(settings, listener, tcp)
+            if self._detached:
+                cfg.held_fds.append(self._folder.lock)
+            else:
+                cfg.lifeline_fd = self._lifeline(stack)
+            gcs: tuple[int, int] | None = None
+            if not settings.head_address:
+                gcs_listener = stack.enter_context(unix_socket.listen(self.gcs_socket))
+                lifeline = self._lifeline(stack) if tcp is None else _held_by_node(cfg, stack)
+                gcs = gcs_listener.fileno(), lifeline
+            self._spawn(
+                "node", cfg.inherited_fds(), ["--config", msgspec.json.encode(cfg).decode()]
+            )
+            if gcs is not None:
+                self._spawn("gcs", list(gcs), [
+                    "--session-dir", str(self.path),
+                    "--listen-fd", str(gcs[0]),
+                    "--lifeline-fd", str(gcs[1]),
+                    *(["--local"] if tcp is None else []),
+                ])  # fmt: skip
+        self.description = Description(
+            self.node_socket,
+            session=self._folder.name,
+            started_by=self._started_by,
+            driver_pid=0 if self._detached else os.getpid(),
+            node_pid=self._processes["node"].pid,
+            gcs_pid=0 if gcs is None else self._processes["gcs"].pid,
+            node_id=cfg.node_id,
+            host=settings.host,
+            address="" if tcp is None else cfg.address,
+            head_address=cfg.head_address,
+            token_file=cfg.token_file,
+            started=time.time(),
+        )
+        self._folder.write_description(self.description)
+
+    def _node_config(
+        self, settings: NodeSettings, listener: socket.socket, tcp: socket.socket | None
+    ) -> NodeConfig:
+        return NodeConfig(
+            session_dir=str(self.path),
+            session=self._folder.name,
+            node_id=os.urandom(16).hex(),
+            listen_fd=listener.fileno(),
+            gcs_socket=self.gcs_socket,
+            resources=settings.resources,
+            object_store_bytes=settings.store_bytes,
+            labels=settings.labels,
+            address=settings.host if tcp is None else _address(settings.host, tcp),
+            local=tcp is None,
+            tcp_fd=-1 if tcp is None else tcp.fileno(),
+            head_address=settings.head_address,
+            token_file=settings.token_file,
+            tls_cert=settings.tls_cert,
+            tls_key=settings.tls_key,
+            tls_ca=settings.tls_ca,
+            driver_kept_s=settings.driver_kept_s,
+            head_silent_s=settings.head_silent_s,
+        )
+
+    def _lifeline(self, stack: contextlib.ExitStack) -> int:
+        """The read end of a pipe whose write end only this process has."""
+        read_end, write_end = os.pipe()
+        self._lifelines.append(write_end)
+        stack.callback(os.close, read_end)
+        return read_end
+
+    def _spawn(self, role: str, fds: list[int], arguments: list[str]) -> None:
+        logs = self._folder.logs
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        out = os.open(logs / f"{role}.out", flags, 0o600)
+        err = os.open(logs / f"{role}.err", flags, 0o600)
+        try:
+            self._processes[role] = subprocess.Popen(
+                [*_interpreter(), role, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                pass_fds=fds,
+                env=_environment(self._folder.name),
+                cwd="/",
+                start_new_session=True,  # the terminal's Ctrl-C is for who started them alone
+            )
+        finally:
+            os.close(out)
+            os.close(err)
+
+    def connect(self) -> socket.socket:
+        """A connection for the driver. OSError if nobody listens."""
+        return unix_socket.connect(self.node_socket)
+
+    def check_started(self, deadline: float) -> None:
+        """While they start: SystemFailureError, with its log, if one has died or takes too long."""
+        for role, process in self._processes.items():
+            if process.poll() is not None:
+                raise SystemFailureError(
+                    f"{_NAMES[role]} ended while it started: {_how(process.returncode)}\n"
+                    + self._log_tail(role)
+                )
+        if time.monotonic() > deadline:
+            raise SystemFailureError(
+                f"the node daemon did not answer within {config.START_TIMEOUT_S:.0f} s\n"
+                + self._log_tail("node")
+            )
+
+    def await_death(self) -> None:
+        """The connection has broken while they start: let the exit status arrive."""
+        self._wait_dead("")
+
+    def _log_tail(self, role: str) -> str:
+        path = self._log_path(role)
+        with contextlib.suppress(OSError):
+            lines = path.read_text(errors="replace").splitlines()[-LOG_LINES_QUOTED:]
+            return f"Its log, {path}, ends with:\n    " + "\n    ".join(lines)
+        return f"Its log: {path}"
+
+    def _log_path(self, role: str) -> Path:
+        return self._folder.logs / f"{role}.err"
+
+    # ------------------------------------------------------------------ the end
+
+    def node_ends(self) -> None:
+        """Nothing: its exit status tells."""
+
+    def obituary(self, said: str) -> str:
+        """What has died, how, and where its log is. ``said`` is what the node told at its end."""
+        dead = self._wait_dead(said)
+        culprits = [role for role, status in dead.items() if status]
+        if not culprits and "gcs" in dead:
+            culprits = ["gcs"]
+        if culprits:
+            what = "; ".join(
+                f"{_NAMES[role]} (pid {self._processes[role].pid}) died: {_how(dead[role])}"
+                for role in culprits
+            )
+        else:
+            what = said or "the node daemon has closed the connection to this program"
+        path = self._log_path("gcs" if culprits == ["gcs"] else "node")
+        return (
+            f"{what[0].upper()}{what[1:]}. The session is over: its tasks, actors and objects are "
+            f"gone. Its log: {path}"
+        )
+
+    def _wait_dead(self, said: str) -> dict[str, int]:
+        """The exit statuses, once there is one that explains the end."""
+        deadline = time.monotonic() + DEATH_NOTICED_WITHIN_S
+        while True:
+            statuses = {role: process.poll() for role, process in self._processes.items()}
+            dead = {role: status for role, status in statuses.items() if status is not None}
+            if any(dead.values()) or (said and "node" in dead) or time.monotonic() > deadline:
+                return dead
+            time.sleep(0.005)
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The daemons' processes, by role ("node", "gcs"); also of those that have ended."""
+        return {role: process.pid for role, process in self._processes.items()}
+
+    def ended(self) -> dict[str, str]:
+        """The daemons that have ended, by role, and how."""
+        statuses = {role: process.poll() for role, process in self._processes.items()}
+        return {role: _how(status) for role, status in statuses.items() if status is not None}
+
+    def kill(self) -> None:
+        """SIGKILL to the node daemon: the machine goes down without a word."""
+        self._processes["node"].kill()
+
+    def stop(self, deadline: float) -> None:
+        """End all and their processes: by themselves until the deadline, then by force."""
+        self.abandon()
+        if self._detached:
+            for process in self._processes.values():
+                process.terminate()
+        for process in self._processes.values():
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        failed = any(process.returncode for process in self._processes.values())
+        if failed or self._detached:  # a signal may have come while one was being started
+            kill_session(self._folder.name)
+        self._folder.close()
+
+    def abandon(self) -> None:
+        """Let go of the pipes: the daemons end once no other process holds them."""
+        while self._lifelines:
+            with contextlib.suppress(OSError):
+                os.close(self._lifelines.pop())
+
+    def abandon_in_child(self) -> None:
+        """After a fork: the parent's daemons live by the parent's pipe ends alone."""
+        self.abandon()
+        self._folder.unlock()
+
+
+class JoinedNode:
+    """A node that was running, and that goes on when this process leaves it."""
+
+    def __init__(self, session: LiveSession) -> None:
+        self.path = session.folder
+        self.description = session.description
+        self.node_socket = session.description.node_socket
+
+    def connect(self) -> socket.socket:
+        """A connection for the driver. OSError if nobody listens."""
+        return unix_socket.connect(self.node_socket)
+
+    def check_started(self, deadline: float) -> None:
+        """SystemFailureError if it has not answered by the deadline, or has lost its head."""
+        with contextlib.suppress(OSError, ValueError):  # its folder is being swept away
+            if headless := read_description(self.path).headless:
+                raise SystemFailureError(
+                    f"{headless}: call init() again later. Its log: {self._log}"
+                )
+        if time.monotonic() > deadline:
+            raise SystemFailureError(
+                f"the node daemon of {self._name} (pid {self.description.node_pid}) did not answer "
+                f"within {config.START_TIMEOUT_S:.0f} s. Its log: {self._log}"
+            )
+
+    def await_death(self) -> None:
+        """Nothing: its exit status is for whoever started it."""
+
+    def node_ends(self) -> None:
+        """Nothing."""
+
+    def obituary(self, said: str) -> str:
+        """What has become of it, as far as a stranger can tell."""
+        told = self.description
+        deadline = time.monotonic() + DEATH_NOTICED_WITHIN_S
+        while is_alive := told.node_pid in marked(told.session):
+            if said or time.monotonic() > deadline:
+                break
+            time.sleep(0.005)
+        what = said or (
+            f"the node daemon (pid {told.node_pid}) "
+            + ("has closed the connection to this program" if is_alive else "died")
+        )
+        return (
+            f"{what[0].upper()}{what[1:]}. This program has lost its place in {self._name}: its "
+            f"tasks, actors and objects are gone. The node's log: {self._log}"
+        )
+
+    def stop(self, deadline: float) -> None:
+        """Nothing: it is not ours to end."""
+
+    def abandon(self) -> None:
+        """Nothing."""
+
+    def abandon_in_child(self) -> None:
+        """Nothing."""
+
+    @property
+    def _name(self) -> str:
+        return f"the cluster at {self.description.cluster_address}"
+
+    @property
+    def _log(self) -> Path:
+        return self.path / "logs" / "node.err"
+
+
+def _held_by_node(cfg: NodeConfig, stack: contextlib.ExitStack) -> int:
+    """The read end of a pipe whose write end only the node has."""
+    read_end, write_end = os.pipe()
+    for end in (read_end, write_end):
+        stack.callback(os.close, end)
+    cfg.held_fds.append(write_end)
+    return read_end
+
+
+def _address(host: str, listener: socket.socket) -> str:
+    port = listener.getsockname()[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _interpreter() -> list[str]:
+    """This process's interpreter and its flags, about to run this very skate."""
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    # -P: neither the folder of what it runs nor the current one becomes a place of modules.
+    return [sys.executable, *flags, "-P", str(Path(__file__).resolve().parents[1] / "__main__.py")]
+
+
+def _environment(session: str) -> dict[str, str]:
+    """This process's, but for its modules: those that skate needs are named one by one."""
+    environ = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_DAEMONS}
+    folders: dict[str, None] = {}
+    for name in _NEEDED:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            origin = Path(spec.origin).resolve()
+            is_package = spec.submodule_search_locations is not None
+            folders[str(origin.parents[1 if is_package else 0])] = None
+    environ.update(SKATE_SESSION=session, SKATE_PATH=os.pathsep.join(folders), PYTHONUNBUFFERED="1")
+    return environ
+
+
+def _how(status: int) -> str:
+    if status < 0:
+        return describe_status(status)
+    if status == 0:
+        return "it was asked to end (SIGTERM)"
+    return f"exit code {status}"

@@ -1,0 +1,218 @@
+"""Session folders: where they are, what is in them, and sweeping those that ended badly.
+
+A session is one node of this machine with its workers, and with its GCS unless that is elsewhere;
+``session.json`` in its folder tells who belongs to it. It is live if somebody listens on its node's
+socket. Called by whatever starts, joins, shows or stops sessions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from skate.config import SESSIONS_KEPT
+from skate.net import unix_socket
+from skate.node.shell.leftovers import kill_session
+
+CONNECT_TIMEOUT_S = 2.0
+"""To the socket of a session that may be dead, or stopped by a debugger."""
+
+BY_INIT, BY_START, BY_CLUSTER_UTILS = "init", "start", "cluster_utils"
+"""Who starts sessions: a driver for itself, `skate start`, a test that plays several machines."""
+
+TRACES = ("gcs.sock", "node.sock", "arena")
+"""What a session that ended badly leaves in its folder; "arena" tells where the arena file is."""
+
+
+class Description(msgspec.Struct):
+    """session.json. Addresses are HOST:PORT, and "" in a session that is its driver's alone."""
+
+    node_socket: str
+    session: str = ""
+    started_by: str = BY_INIT
+    driver_pid: int = 0  # of the process that started it and that it lives for, if there is one
+    node_pid: int = 0
+    gcs_pid: int = 0  # 0 if the GCS is on another machine
+    node_id: str = ""  # hex
+    host: str = "127.0.0.1"  # this machine, as other nodes know it
+    address: str = ""  # of this node
+    head_address: str = ""  # of the head's node, unless this is it
+    token_file: str = ""
+    started: float = 0.0
+    waits_for_head: bool = False  # it has lost it, and answers nobody (node/shell/rejoin.py)
+
+    @property
+    def cluster_address(self) -> str:
+        """What names the cluster: the address of its head's node."""
+        return self.head_address or self.address
+
+    @property
+    def headless(self) -> str:
+        """A sentence if this node has lost its head, else ""."""
+        if not self.waits_for_head:
+            return ""
+        return f"this node has lost its head at {self.head_address} and waits for it"
+
+    @property
+    def is_head(self) -> bool:
+        """Whether the cluster's GCS is here."""
+        return not self.head_address
+
+
+@dataclass(frozen=True)
+class LiveSession:
+    """A session folder whose node answers, and what ``session.json`` says in it."""
+
+    folder: Path
+    description: Description
+
+    def is_named(self, address: str) -> bool:
+        """Return whether a user means this session by ``address``."""
+        told = self.description
+        names = {self.folder.name, str(self.folder), told.node_socket} | {
+            name for name in (told.address, told.head_address) if name
+        }
+        return address in names or os.path.realpath(address) == os.path.realpath(self.folder)
+
+
+def sessions_root() -> Path:
+    """This user's folder of sessions: $SKATE_TEMP_DIR or <temp>/skate-<uid>; 0700."""
+    given = os.environ.get("SKATE_TEMP_DIR")
+    root = Path(given) if given else Path(tempfile.gettempdir()) / f"skate-{os.getuid()}"
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise _no_folder(root, error) from None
+    if root.stat().st_uid != os.getuid():
+        raise PermissionError(
+            f"{root} belongs to another user; set SKATE_TEMP_DIR to a folder of your own"
+        )
+    return root
+
+
+def _no_folder(path: Path, error: OSError) -> OSError:
+    return OSError(
+        error.errno,
+        f"the folder for sessions, {path}, cannot be made: {error.strerror}. Set SKATE_TEMP_DIR to "
+        "one that can",
+    )
+
+
+class SessionFolder:
+    """One session's folder; its lock is held by the process that made it, and by its heirs."""
+
+    def __init__(self) -> None:
+        root = sessions_root()
+        sweep(root)
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        for attempt in range(1000):
+            self.name = f"session_{stamp}_{os.getpid()}" + (f"_{attempt}" if attempt else "")
+            self.path = root / self.name
+            try:
+                self.path.mkdir(mode=0o700)
+                break
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise _no_folder(self.path, error) from None
+        self.logs = self.path / "logs"
+        self.logs.mkdir(mode=0o700)
+        self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # a sweep may look in at this very moment
+
+    @property
+    def lock(self) -> int:
+        """The descriptor of the lock: whoever inherits it keeps the session from being swept."""
+        return self._lock
+
+    def write_description(self, description: Description) -> None:
+        """session.json: who belongs to it. Whole from the first moment that it can be seen."""
+        draft = self.path / "session.json.new"
+        draft.write_bytes(msgspec.json.encode(description))
+        draft.rename(self.path / "session.json")
+
+    def close(self) -> None:
+        """The session is over: remove what is not a log."""
+        clean(self.path)
+        self.unlock()
+
+    def unlock(self) -> None:
+        """Let go of the lock: the session is over, or this is a fork of the driver."""
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
+
+
+def read_description(folder: Path) -> Description:
+    """session.json; OSError or ValueError if there is none, or none yet."""
+    return msgspec.json.decode((folder / "session.json").read_bytes(), type=Description)
+
+
+def described_sessions(root: Path) -> Iterator[LiveSession]:
+    """The sessions under ``root``, dead or alive, the oldest first."""
+    for folder in sorted(root.glob("session_*")):
+        if folder.is_symlink():
+            continue  # a second name for one of the others
+        with contextlib.suppress(OSError, ValueError):  # being written, or being swept away
+            yield LiveSession(folder, read_description(folder))
+
+
+def live_sessions(root: Path) -> Iterator[LiveSession]:
+    """Yield the sessions under ``root`` that can be asked, the oldest first."""
+    return (one for one in described_sessions(root) if is_live(one))
+
+
+def is_live(session: LiveSession) -> bool:
+    """Whether somebody listens on the node's socket."""
+    try:
+        unix_socket.connect(session.description.node_socket, CONNECT_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def clean(path: Path) -> None:
+    """Remove a session's sockets and arena file."""
+    with contextlib.suppress(OSError):
+        arena = (path / "arena").read_text()
+        if os.path.basename(arena).startswith("skate-"):
+            os.unlink(arena)
+    for name in TRACES:
+        with contextlib.suppress(OSError):
+            (path / name).unlink()
+
+
+def has_traces(folder: Path) -> bool:
+    """Whether a session still has what it removes at its end."""
+    return any(os.path.lexists(folder / name) for name in TRACES)
+
+
+def sweep(root: Path) -> None:
+    """Clean up after sessions whose every process was killed; keep only the newest logs."""
+    folders = sorted(p for p in root.glob("session_*") if p.is_dir() and not p.is_symlink())
+    for number, folder in enumerate(folders):
+        try:
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue  # alive
+        else:
+            if has_traces(folder):
+                kill_session(folder.name)
+                clean(folder)
+            if number < len(folders) - SESSIONS_KEPT:
+                shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)

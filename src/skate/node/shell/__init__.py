@@ -1,0 +1,1 @@
+"""What of the node daemon touches the world: sockets, processes, clocks, files."""

@@ -1,0 +1,721 @@
+"""The node daemon's event loop: links to clients and the GCS, performing what the core decides."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import mmap
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import uvloop
+
+from skate import config
+from skate import messages as m
+from skate.ids import NODE_ID_BYTES
+from skate.net import unix_socket
+from skate.net.frame import BadFrame, FrameReader, frames
+from skate.node.exit_status import describe_status
+from skate.node.load import load_of
+from skate.node.node_core import NodeCore
+from skate.node.peer import Job, Peer
+from skate.node.shell import linux, zygote
+from skate.node.shell.log_forwarder import LogForwarder
+from skate.node.shell.node_config import NodeConfig, arena_file, create_arena, remove_files
+from skate.node.shell.pulse import Pulse
+from skate.objects.arena import Arena
+from skate.scheduler.local_scheduler import Worker
+
+if TYPE_CHECKING:
+    from skate.node.shell.lines import Lines
+    from skate.node.shell.transfer_threads import Transfers
+
+ZYGOTE_RETRY_S = 0.002
+"""A burst of forks has filled the line to the zygote: how soon to try again."""
+
+START_AGAIN_S = 0.5
+"""After a process could not be started, before the next attempt: something has to end first."""
+
+ZYGOTE_STATUS_WITHIN_S = 0.2
+"""The zygote has closed its line: how long to wait for the exit status that tells why."""
+
+log = logging.getLogger("skate.node")
+
+
+class ClientLink(asyncio.Protocol):
+    """One client's connection."""
+
+    def __init__(self, shell: NodeShell, peer: Peer) -> None:
+        self.shell = shell
+        self.peer = peer
+        self.reader = FrameReader(m.decode_to_node)
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Check who it is (same user), before anything is read."""
+        self.transport = transport
+        self.peer.link = self
+        transport.set_write_buffer_limits(high=config.WRITE_BACKLOG_BYTES)
+        self.shell.core.add_peer(self.peer)
+        if self.peer.worker is None:
+            sock = transport.get_extra_info("socket")
+            if peer_uid(sock) != os.getuid():
+                log.warning("refused a connection of another user")
+                transport.abort()
+                return
+            self.shell.loop.call_later(config.HELLO_TIMEOUT_S, self._expect_hello)
+
+    def _expect_hello(self) -> None:
+        if not self.peer.role and self.transport is not None:
+            log.warning("closed a connection that said nothing for %.0f s", config.HELLO_TIMEOUT_S)
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """A turn of the switch."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return  # it was refused, or broke the protocol: no more is heard of it
+        shell = self.shell
+        core = shell.core
+        core.now = shell.clock()
+        peer = self.peer
+        try:
+            handlers = core.handlers[peer.role]
+            for message in self.reader.feed(data):
+                if peer.role:
+                    handlers[type(message)](peer, message)
+                elif not transport.is_closing():
+                    core.handle(peer, message)
+                    handlers = core.handlers[peer.role]
+        except Exception as error:  # whatever it was, this peer's message has led to it
+            self._break_off(error)
+        core.end_turn()
+        shell.write_out()
+
+    def _break_off(self, error: Exception) -> None:
+        """End this connection, and this one alone; the log tells a bug of ours by its traceback."""
+        log.warning(
+            "closed the connection of %s %d: %s: %s",
+            self.peer.role or "a stranger",
+            self.peer.pid,
+            type(error).__name__,
+            error,
+            exc_info=not isinstance(error, BadFrame),
+        )
+        if self.transport is not None:
+            self.transport.abort()
+
+    def pause_writing(self) -> None:
+        """It does not read: hold pushes back."""
+        self.peer.paused = True
+
+    def stop_asking(self) -> None:
+        """It reads nothing at all: hear no more of it until it does."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+        self.peer.paused = False
+        self.shell.push_deferred(self.peer)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """EOF, reset, or closed by us."""
+        core = self.shell.core
+        core.now = self.shell.clock()
+        self.transport = None
+        core.peer_lost(self.peer)
+        core.end_turn()
+        self.shell.write_out()
+
+
+class GcsLink(asyncio.Protocol):
+    """The connection to the GCS."""
+
+    def __init__(self, shell: NodeShell) -> None:
+        self.shell = shell
+        self.reader = FrameReader(m.decode_from_gcs)
+
+    def data_received(self, data: bytes) -> None:
+        """Answers to forwarded questions."""
+        core = self.shell.core
+        core.now = self.shell.gcs_heard = self.shell.clock()
+        for message in self.reader.feed(data):
+            handler = core.gcs_handlers.get(type(message))
+            if handler is not None:
+                handler(message)
+            elif isinstance(message, m.Refused):
+                self.shell.head_lost(f"the GCS refused this node: {message.reason}")
+        core.end_turn()
+        self.shell.write_out()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """No node goes on without its GCS, which gives it up at the same time."""
+        self.shell.gcs_transport = None
+        if self.shell.cfg.head_address:
+            self.shell.head_lost("the connection to the cluster's head is lost")
+        else:
+            self.shell.end("the GCS died")
+
+
+def peer_uid(sock: Any) -> int:
+    """The user at the other end of a unix socket."""
+    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", data)[1])
+
+
+class NodeShell:
+    """Owns the loop, the core and every resource of the process."""
+
+    def __init__(self, cfg: NodeConfig, zygote_line: socket.socket, zygote_pid: int) -> None:
+        self.cfg = cfg
+        self.zygote_line = zygote_line
+        self.zygote_pid = zygote_pid
+        self._clock_offset = time.time() - time.monotonic()
+        self.arena_path, self.arena_warning = arena_file(cfg)
+        self.arena_fd = create_arena(self.arena_path, cfg.object_store_bytes)
+        with open(os.path.join(cfg.session_dir, "arena"), "w") as file:
+            file.write(self.arena_path)
+        self.core = NodeCore(
+            bytes.fromhex(cfg.node_id),
+            cfg.session,
+            cfg.resources,
+            Arena(cfg.object_store_bytes),
+            self.arena_path,
+            self,
+            config.PYTHON,
+        )
+        self.core.is_cluster = not cfg.local
+        if self.arena_warning:
+            self.core.warnings.append(self.arena_warning)
+        self.logs = LogForwarder(
+            os.path.join(cfg.session_dir, "logs"),
+            self.core,
+            lambda seconds, callback: self.loop.call_later(seconds, callback),
+            self.write_out,
+        )
+        self.alive_workers: dict[bytes, Worker] = {}
+        self.start_errors: dict[bytes, str] = {}  # of workers that there never was a process of
+        self._zygote_backlog: deque[tuple[bytes, socket.socket | None]] = deque()
+        self.gcs_transport: asyncio.Transport | None = None
+        self.gcs_heard = 0.0  # when, by ``clock``
+        self.lines: Lines | None = None  # to other machines, if there are to be any
+        self.transfers: Transfers | None = None  # of objects, from and to them
+        self.pulse: Pulse | None = None  # if the GCS judges life by what it hears
+        self._pulls_timer: asyncio.TimerHandle | None = None
+        self.is_cut_off = False  # from its head: it begins anew
+        self.ending: asyncio.Future[str] | None = None
+        self.last_busy = 0.0
+        self.loop: asyncio.AbstractEventLoop
+
+    def clock(self) -> float:
+        """Wall-clock seconds that never run backwards."""
+        return time.monotonic() + self._clock_offset
+
+    # ------------------------------------------------------------------ what the core asks
+
+    def new_id(self) -> bytes:
+        """16 random bytes."""
+        return os.urandom(NODE_ID_BYTES)
+
+    def start_worker(self, worker: Worker, setup: m.WorkerSetup) -> None:
+        """Ask the zygote for a process; its connection exists at once."""
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            self._not_started(worker, str(error))
+            return
+        ours.setblocking(False)
+        out, err = self.logs.begin(worker)
+        self.alive_workers[worker.id] = worker
+        self._ask_zygote(zygote.fork_request(worker.id, out, err), theirs)
+        setup.clock_offset = self._clock_offset
+        peer = Peer()
+        peer.worker = worker
+        worker.peer = peer
+        self.core.send(peer, setup)
+        self.loop.create_task(self._connect_worker(ours, peer))
+
+    def _not_started(self, worker: Worker, why: str) -> None:
+        """Tell the core, though not at once: it would try again and again."""
+        log.error("could not start a worker: %s", why)
+        self.start_errors[worker.id] = why
+
+        def tell() -> None:
+            core = self.core
+            core.now = self.clock()
+            core.workers.not_started(worker)
+            self.start_errors.pop(worker.id, None)
+            self.logs.gone(worker)
+            core.end_turn()
+            self.write_out()
+
+        self.loop.call_later(START_AGAIN_S, tell)
+
+    async def _connect_worker(self, sock: socket.socket, peer: Peer) -> None:
+        await self.loop.create_unix_connection(lambda: ClientLink(self, peer), sock=sock)
+        self.write_out_peer(peer)
+
+    def kill_worker(self, worker: Worker) -> None:
+        """SIGKILL, through the zygote, which knows whether the pid is still its own."""
+        self._ask_zygote(zygote.kill_request(worker.id), None)
+
+    def _ask_zygote(self, request: bytes, line: socket.socket | None) -> None:
+        """Send a request, with the worker's end of its line, as soon as there is room."""
+        self._zygote_backlog.append((request, line))
+        if len(self._zygote_backlog) == 1:
+            self._send_to_zygote()
+
+    def _send_to_zygote(self) -> None:
+        backlog = self._zygote_backlog
+        while backlog:
+            request, line = backlog[0]
+            try:
+                if line is None:
+                    self.zygote_line.send(request)
+                else:
+                    socket.send_fds(self.zygote_line, [request], [line.fileno()])
+            except OSError as error:
+                # ETOOMANYREFS: more descriptors under way than this process may have open.
+                if error.errno in (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS):
+                    self.loop.call_later(ZYGOTE_RETRY_S, self._send_to_zygote)
+                    return
+                self._zygote_died()
+                return
+            backlog.popleft()
+            if line is not None:
+                line.close()
+
+    def close(self, peer: Peer) -> None:
+        """Close after what is queued has been written."""
+        link = peer.link
+        if link is None:
+            return
+        self.write_out_peer(peer)
+        if not isinstance(link, ClientLink):
+            link.close()
+        elif link.transport is not None:
+            link.transport.close()
+
+    def stderr_tail(self, worker: Worker) -> list[str]:
+        """The last lines of a worker's stderr."""
+        why = self.start_errors.get(worker.id)
+        return [why] if why else self.logs.last_words(worker)
+
+    def job_ended(self, job: Job, reason: str) -> None:
+        """A local session ends with its driver."""
+        if self.cfg.local and not self.core.jobs:
+            self.end("")
+
+    def flush_logs(self, peer: Peer, message: m.FlushLogs) -> None:
+        """Another node asks for all that workers of a job have printed."""
+        self.logs.on_flush_logs(peer, message)
+
+    def logs_flushed(self, peer: Peer, message: m.LogsFlushed) -> None:
+        """Another node has sent all of it."""
+        self.logs.on_logs_flushed(peer, message)
+
+    def answer_locally(self, peer: Peer, question: m.Ask) -> bool:
+        """Questions that need the world: none of them goes to the GCS."""
+        if question.method == "flush_logs":
+            self.logs.flush(peer, question.number)
+            return True
+        return False
+
+    # ------------------------------------------------------------------ writing
+
+    def turn(self, what: Callable[[], None]) -> None:
+        """One turn of the core: something that happens to it, and all that follows from that."""
+        self.core.now = self.clock()
+        what()
+        self.core.end_turn()
+        self.write_out()
+
+    def write_out(self) -> None:
+        """Everything that the core has queued, one frame a peer."""
+        core = self.core
+        while core.dirty:
+            dirty, core.dirty = core.dirty, []
+            for peer in dirty:
+                self.write_out_peer(peer)
+        if self.lines is not None:
+            self.lines.write_out()
+            self.lines.forget_dead()
+            self._arm_pulls()
+        if core.gcs and self.gcs_transport is not None:
+            batch, core.gcs = core.gcs, []
+            self.gcs_transport.writelines(frames(batch))
+
+    def write_out_peer(self, peer: Peer) -> None:
+        """One peer's outbox."""
+        outbox = peer.outbox
+        link = peer.link
+        if not outbox or link is None:
+            return
+        if not isinstance(link, ClientLink):
+            peer.outbox = []
+            link.write_out(outbox)
+        elif link.transport is not None:
+            peer.outbox = []
+            transport = link.transport
+            transport.writelines(frames(outbox))
+            if peer.paused and transport.get_write_buffer_size() > config.UNREAD_MAX_BYTES:
+                link.stop_asking()
+
+    def push_deferred(self, peer: Peer) -> None:
+        """A turn's worth of what was held back while the peer did not read, then the next.
+
+        So others get their turns in between. It ends when the peer pauses again: the transport
+        says then when to go on.
+        """
+        if peer.paused or not peer.alive:
+            return
+        self.turn(lambda: self.core.desk.resume(peer))
+        if peer.deferred:
+            self.loop.call_soon(self.push_deferred, peer)
+
+    # ------------------------------------------------------------------ the zygote
+
+    def on_zygote(self) -> None:
+        """Reports of starts and exits."""
+        while True:
+            try:
+                data = self.zygote_line.recv(zygote.MAX_REQUEST_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno == errno.EINTR:
+                    continue
+                data = b""
+            if not data:
+                self.loop.remove_reader(self.zygote_line.fileno())
+                self._zygote_died()
+                return
+            self._on_report(zygote.decode_report(data))
+
+    def _zygote_died(self, status: int | None = None) -> None:
+        """Its end of the line is closed, or it was reaped: say how it died, and end."""
+        deadline = time.monotonic() + ZYGOTE_STATUS_WITHIN_S
+        with contextlib.suppress(ChildProcessError):
+            while status is None and time.monotonic() < deadline:
+                pid, found = os.waitpid(self.zygote_pid, os.WNOHANG)
+                if pid:
+                    status = os.waitstatus_to_exitcode(found)
+                else:
+                    time.sleep(0.001)
+        how = describe_status(status) if status is not None else "its line is closed"
+        self.end(f"the zygote (pid {self.zygote_pid}) of this node died: {how}")
+
+    def _on_report(self, report: dict[str, Any]) -> None:
+        worker = self.alive_workers.get(report["id"])
+        if worker is None:
+            return
+        core = self.core
+        core.now = self.clock()
+        if report["did"] == "fork":
+            worker.pid = report["pid"]
+            self.logs.watch(worker)
+            return
+        status = report.get("status", 1)
+        del self.alive_workers[worker.id]
+        if report["did"] == "fail":
+            self._not_started(worker, report["why"])
+            return
+        self.logs.died(worker)
+        core.workers.exited(worker, status)
+        # A child that the worker forked may still hold its end of the line: the EOF would never
+        # come. What the worker itself said has been read by then.
+        self.loop.call_later(0.2, self._cut, worker)
+        self.loop.call_later(0.1, self._end_orphans)
+        core.end_turn()
+        self.write_out()
+
+    def _cut(self, worker: Worker) -> None:
+        link = worker.peer.link if worker.peer is not None else None
+        if link is not None and link.transport is not None:
+            link.transport.abort()
+        elif worker.peer is not None and worker.peer.alive:
+            self.core.peer_lost(worker.peer)
+        self.logs.gone(worker)
+
+    def _end_orphans(self) -> None:
+        """Programs that a task started and that outlived its worker are children of ours now."""
+        for pid in linux.children(os.getpid()):
+            if pid != self.zygote_pid:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+        self._reap()
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                if pid == self.zygote_pid:
+                    self._zygote_died(os.waitstatus_to_exitcode(status))
+
+    # ------------------------------------------------------------------ time
+
+    async def _tick(self) -> None:
+        """Ten times a second: logs, time-outs of the core, heartbeat and events."""
+        since_events = 0.0
+        last_load: m.Heartbeat | None = None
+        offers, more = 0, 0
+        while True:
+            await asyncio.sleep(config.HEARTBEAT_S)
+            core = self.core
+            core.now = self.clock()
+            self.logs.poll()
+            since_events += config.HEARTBEAT_S
+            if since_events >= config.EVENT_BATCH_S:
+                since_events = 0.0
+                core.notes.flush()
+            if self.pulse is not None:
+                self.pulse.beat()
+            silent_s = core.now - self.gcs_heard
+            if self.cfg.head_address and silent_s > self.cfg.head_silent_s:
+                self.head_lost(f"nothing was heard of the cluster's head for {silent_s:.0f} s")
+            load = load_of(core)
+            if load != last_load or offers != core.forwarder.offer_count:
+                more = 1 + config.STAY_HEARTBEATS  # until all that was placed has been counted
+            if load != last_load:
+                last_load = load
+                self.last_busy = core.now
+            offers = core.forwarder.offer_count
+            if more or not self.cfg.local:
+                more = max(0, more - 1)
+                core.gcs.append(load)
+            if core.now - self.last_busy > config.TRIM_AFTER_S:
+                self.last_busy = core.now
+                self._trim()
+                if self.cfg.local:
+                    core.gcs.append(load)
+            # After the heartbeat: what is offered is placed by the newest figures.
+            core.tick()
+            core.end_turn()
+            self.write_out()
+
+    def _trim(self) -> None:
+        """Give the pages of freed extents back to the machine."""
+        spans = self.core.store.arena.trim()
+        if not spans:
+            return
+        with mmap.mmap(self.arena_fd, self.cfg.object_store_bytes) as view:
+            for offset, size in spans:
+                view.madvise(mmap.MADV_REMOVE, offset, size)
+
+    # ------------------------------------------------------------------ life
+
+    def end(self, reason: str) -> None:
+        """End the node; a reason is told to the clients."""
+        if self.ending is not None and not self.ending.done():
+            self.ending.set_result(reason)
+
+    async def serve(self) -> int:
+        """Run until the parent, the GCS or the last driver is gone."""
+        self.loop = asyncio.get_running_loop()
+        self.loop.set_exception_handler(self._on_exception)
+        self.ending = self.loop.create_future()
+        self.zygote_line.setblocking(False)
+        self.loop.add_reader(self.zygote_line.fileno(), self.on_zygote)
+        if self.cfg.lifeline_fd >= 0:
+            os.set_blocking(self.cfg.lifeline_fd, False)
+            self.loop.add_reader(self.cfg.lifeline_fd, self._on_lifeline)
+        self.loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
+        # A copy: a node that begins anew (``run``) listens at the same place.
+        listener = socket.socket(fileno=os.dup(self.cfg.listen_fd))
+        listener.setblocking(False)
+        # Kept: a server that nobody refers to is collected, and listens no more.
+        server = await self.loop.create_unix_server(lambda: ClientLink(self, Peer()), sock=listener)
+        try:
+            if self.cfg.tcp_fd >= 0:
+                await self._open_lines()
+            await self._join_gcs()
+            if self.lines is not None:
+                is_head = not self.cfg.head_address
+                self.pulse = Pulse(self.core.node_id, is_head, self.lines.dial_gcs_blocking)
+                self.pulse.start()
+        except (OSError, ValueError) as error:
+            log.error("the node cannot join the cluster: %s", error)
+            await self._leave("")
+            return 1
+        ticker = self.loop.create_task(self._tick())
+        ticker.add_done_callback(self._on_ticker_done)
+        reason = await self.ending
+        ticker.cancel()
+        server.close()
+        return 0 if await self._leave(reason) else 1
+
+    def _on_sigterm(self) -> None:
+        self.end(f"the node daemon (pid {os.getpid()}) died: it was asked to end (SIGTERM)")
+
+    def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Of a callback: a broken connection is a peer's affair, anything else is a bug of ours.
+
+        Half a change may have been done, and nobody would be told: better to end, and say why.
+        """
+        error = context.get("exception")
+        log.error("%s", context.get("message"), exc_info=error)
+        if error is not None and not isinstance(error, OSError):
+            self.end(f"the node daemon died of an internal error: {error!r}")
+
+    def _on_ticker_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            log.error("the node's clock task failed", exc_info=task.exception())
+            self.end(f"the node daemon died of an internal error: {task.exception()!r}")
+
+    def _on_lifeline(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            if not os.read(self.cfg.lifeline_fd, 1):
+                self.loop.remove_reader(self.cfg.lifeline_fd)
+                self.end("")
+
+    async def _open_lines(self) -> None:
+        """Let other machines in. Imported here: a local session has no use for it."""
+        from skate.net.cluster_token import read_token
+        from skate.net.tls import load_tls
+        from skate.node.shell.lines import Lines
+        from skate.node.shell.transfer_threads import Transfers
+
+        cfg = self.cfg
+        # Transfer threads have to get their turn beside a loop that is always busy (measured: bulk
+        # data to a busy node at 0.2 GB/s with Python's 5 ms, 0.5-0.8 with this).
+        sys.setswitchinterval(config.SWITCH_INTERVAL_S)
+        tls = load_tls(cfg.tls_cert, cfg.tls_key, cfg.tls_ca)
+        self.lines = Lines(self, read_token(cfg.token_file), tls)
+        self.transfers = Transfers(self)
+        listener = socket.socket(fileno=os.dup(cfg.tcp_fd))
+        self.lines.open(listener, self.transfers.serve)
+
+    def fetch(self, object_id: bytes, offset: int, size: int, node_id: bytes) -> None:
+        """Copy an object from another node's arena; the core is told the outcome."""
+        assert self.transfers is not None
+        self.transfers.fetch(object_id, offset, size, node_id)
+
+    def cancel_fetch(self, object_id: bytes) -> None:
+        """Nobody wants it any more."""
+        if self.transfers is not None:
+            self.transfers.cancel(object_id)
+
+    def _arm_pulls(self) -> None:
+        """Have pulls that were told "busy" tried again when it is time, not at the next tick."""
+        due = self.core.pulls.deadline()
+        if due is not None and self._pulls_timer is None:
+            self._pulls_timer = self.loop.call_later(max(0.001, due - self.clock()), self._retry)
+
+    def _retry(self) -> None:
+        self._pulls_timer = None
+        self.turn(self.core.pulls.retry)
+
+    def head_lost(self, reason: str) -> None:
+        """The head has given this node up, or soon will: end all work, and begin anew."""
+        self.is_cut_off = bool(self.cfg.head_address)
+        self.end(reason)
+
+    async def _join_gcs(self) -> None:
+        self.gcs_heard = self.clock()
+        if self.lines is not None and self.cfg.head_address:
+            self.gcs_transport = await self.lines.dial_gcs(
+                self.cfg.head_address, lambda: GcsLink(self)
+            )
+        else:
+            line = unix_socket.connect(self.cfg.gcs_socket)
+            line.setblocking(False)
+            transport, _ = await self.loop.create_unix_connection(lambda: GcsLink(self), sock=line)
+            self.gcs_transport = transport
+        core = self.core
+        core.gcs.insert(
+            0,
+            m.NodeJoins(
+                config.PROTOCOL_VERSION,
+                core.node_id,
+                os.getpid(),
+                self.cfg.address,
+                socket.gethostname(),
+                self.cfg.resources,
+                self.cfg.labels,
+                self.cfg.object_store_bytes,
+            ),
+        )
+        if self.arena_warning:
+            log.warning("%s", self.arena_warning)
+        self.write_out()
+
+    async def _leave(self, reason: str) -> bool:
+        """Tell everyone, end everything, remove every trace; whether nothing is left."""
+        core = self.core
+        self.logs.finish()
+        for peer in list(core.peers):
+            if reason and peer.role in ("driver", "observer"):
+                core.send(peer, m.SessionEnds(reason))
+        core.notes.flush()
+        self.write_out()
+        for peer in list(core.peers):
+            if isinstance(peer.link, ClientLink) and peer.link.transport is not None:
+                peer.link.transport.close()
+        if self.pulse is not None:
+            self.pulse.close()
+        if self.transfers is not None:
+            self.transfers.close()
+        if self.lines is not None:
+            self.lines.close()
+        await asyncio.sleep(0)
+        self.zygote_line.close()  # EOF: the zygote ends, and its workers with it
+        remove_files(self.cfg, self.arena_path, keep_socket=self.is_cut_off)
+        gone = await self._end_children()
+        if self.gcs_transport is not None:
+            self.gcs_transport.abort()
+            await asyncio.sleep(0)
+        if reason:
+            log.error("the node ends: %s", reason)
+        return gone
+
+    async def _end_children(self) -> bool:
+        """Until the zygote, its workers and the programs that they started are gone."""
+        now = time.monotonic()
+        deadline, patience_ends = now + config.STOP_TIMEOUT_S / 2, now + ZYGOTE_STATUS_WITHIN_S
+        while True:
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            left = linux.children(os.getpid())
+            if not left:
+                return True
+            now = time.monotonic()
+            if now > deadline:
+                return False
+            for pid in left:
+                if pid != self.zygote_pid or now > patience_ends:
+                    with contextlib.suppress(OSError):
+                        os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(0.005)
+
+
+def run(cfg: NodeConfig, zygote_line: socket.socket, zygote_pid: int) -> int:
+    """The node's life; returns the exit code."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
+    )
+    shell = NodeShell(cfg, zygote_line, zygote_pid)
+    try:
+        code = uvloop.run(shell.serve())
+    finally:
+        remove_files(cfg, shell.arena_path, keep_socket=shell.is_cut_off)
+    if shell.is_cut_off:
+        from skate.node.shell.rejoin import begin_anew
+
+        begin_anew(cfg)  # does not return, if the head comes back
+        remove_files(cfg, shell.arena_path)
+    return code

@@ -1,0 +1,84 @@
+"""Bulk data to and from other nodes: the threads of transfer.py, tied to the node's loop and core.
+
+An object is lent to another node's thread by pinning it, which only the loop's thread may do; what
+was fetched is told to the core there as well.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from skate import config
+from skate.net.handshake import LineHello
+from skate.node.shell.transfer import DataServer, Fetcher
+from skate.objects.object_store import SEALED
+
+if TYPE_CHECKING:
+    from skate.node.shell.node_shell import NodeShell
+
+
+class Transfers:
+    """See the module's docstring."""
+
+    def __init__(self, shell: NodeShell) -> None:
+        self._shell = shell
+        lines = shell.lines
+        assert lines is not None
+        self._server = DataServer(self._lend, self._give_back, shell.arena_fd)
+        self._fetcher = Fetcher(lines.dial_data, shell.arena_fd, self._on_done)
+
+    def serve(self, sock: socket.socket, hello: LineHello) -> None:
+        """A data connection of another node, in a thread of its own."""
+        self._server.serve(sock)
+
+    def fetch(self, object_id: bytes, offset: int, size: int, node_id: bytes) -> None:
+        """Copy an object from that node into this place of our arena."""
+        self._fetcher.fetch(object_id, offset, size, node_id)
+
+    def cancel(self, object_id: bytes) -> None:
+        """Nobody wants it any more."""
+        self._fetcher.cancel(object_id)
+
+    def close(self) -> None:
+        """The node ends."""
+        self._server.close()
+        self._fetcher.close()
+
+    # ------------------------------------------------------------------ called in other threads
+
+    def _lend(self, object_id: bytes) -> tuple[int, int] | str:
+        answer: concurrent.futures.Future[tuple[int, int] | str] = concurrent.futures.Future()
+        loop = self._shell.loop
+
+        def pin() -> None:
+            if not answer.set_running_or_notify_cancel():
+                return  # nobody waits for it any more
+            store = self._shell.core.store
+            stored = store.objects.get(object_id)
+            if stored is None or stored.state is not SEALED:
+                answer.set_result("gone")
+            else:
+                store.pin(object_id)
+                answer.set_result((stored.offset, stored.size))
+
+        try:
+            loop.call_soon_threadsafe(pin)
+            return answer.result(config.TRANSFER_SILENCE_S)
+        except RuntimeError:  # the loop has ended
+            return "gone"
+        except concurrent.futures.TimeoutError:  # it is busy for very long
+            return "gone" if answer.cancel() else answer.result()
+
+    def _give_back(self, object_id: bytes) -> None:
+        self._in_loop(lambda: self._shell.core.store.unpin(object_id))
+
+    def _on_done(self, object_id: bytes, ok: bool, size: int, seconds: float, why: str) -> None:
+        self._in_loop(lambda: self._shell.core.pulls.fetched(object_id, why, size, seconds))
+
+    def _in_loop(self, what: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody is left to be told
+            self._shell.loop.call_soon_threadsafe(self._shell.turn, what)
