@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.worker.test_connection import Node, in_threads
+from tests.client.test_connection import Node, in_threads
 
 from skate import messages as m
 from skate.client.connection import Connection
