@@ -13,7 +13,7 @@ from sim.story import short
 from skate.errors import ErrorRecord
 from skate.ids import HOME_BYTES, home_of, job_of
 from skate.node.node_core import NodeCore
-from skate.scheduler.local_scheduler import SchedulingClass, may_leave
+from skate.rows import SchedulingClass, may_leave
 from skate.spec import CallTemplate
 from skate.states import WorkerState
 

@@ -23,10 +23,9 @@ from skate.config import (
 )
 from skate.node.load import load_of
 from skate.node.node_core import NodeCore
-from skate.node.peer import Job, Peer
 from skate.objects.arena import Arena
 from skate.objects.object_store import SEALED
-from skate.scheduler.local_scheduler import Worker
+from skate.rows import Client, Job, Worker
 
 if TYPE_CHECKING:
     from sim.gcs import GcsLink
@@ -81,9 +80,9 @@ class SimulatedNode:
         )
         self.core.now = simulator.now
         self.core.is_cluster = settings.is_cluster
-        self.incoming: dict[Peer, LastingWire] = {}  # the lines that others have opened
+        self.incoming: dict[Client, LastingWire] = {}  # the lines that others have opened
         self.gcs: GcsLink | None = None
-        self.processes: dict[Peer, Process] = {}
+        self.processes: dict[Client, Process] = {}
         self.turns = 0
         self._turn_due = False
         self._since_events = 0.0
@@ -114,7 +113,7 @@ class SimulatedNode:
 
     # ------------------------------------------------------------------ the switch
 
-    def from_client(self, peer: Peer, item: Any) -> None:
+    def from_client(self, peer: Client, item: Any) -> None:
         """A batch (or, None, the EOF) arrives at the node."""
         if self.dead:
             return
@@ -236,7 +235,7 @@ class SimulatedNode:
             batch, self.core.gcs = self.core.gcs, []
             self.gcs.send(batch)
 
-    def write_out_peer(self, peer: Peer) -> None:
+    def write_out_peer(self, peer: Client) -> None:
         """What the core has for this peer; a driver may be slow to read it."""
         if not peer.outbox or peer not in self.core.peers:
             return
@@ -252,19 +251,19 @@ class SimulatedNode:
             peer.paused = True
             simulator.at(simulator.random.random() * 0.05, self._resume, peer)
 
-    def _resume(self, peer: Peer) -> None:
+    def _resume(self, peer: Client) -> None:
         if self.dead:
             return
         self.core.now = self.simulator.now
         self.core.desk.resume(peer)
         self.write_out()
 
-    def connect(self, peer: Peer, process: Process) -> None:
+    def connect(self, peer: Client, process: Process) -> None:
         """A process's line to the node exists; the node learns of it a little later."""
         self.simulator.processes[peer] = self.processes[peer] = process
         self.simulator.at(self.simulator.delay(), self._connected, peer)
 
-    def _connected(self, peer: Peer) -> None:
+    def _connected(self, peer: Client) -> None:
         if self.dead:
             return
         self.core.now = self.simulator.now
@@ -387,7 +386,7 @@ class SimulatedShell:
         """Fork."""
         from sim.process import WorkerProcess
 
-        peer = Peer()
+        peer = Client()
         peer.worker = worker
         worker.peer = peer
         process = WorkerProcess(self._node, peer, worker)
@@ -399,7 +398,7 @@ class SimulatedShell:
         process = self._simulator.processes[worker.peer]
         self._simulator.at(self._simulator.random.random() * 0.002, process.die, -9)
 
-    def close(self, peer: Peer) -> None:
+    def close(self, peer: Client) -> None:
         """Close after what is queued has been written."""
         self._node.write_out_peer(peer)
         self._simulator.processes[peer].inbound.send(None)
@@ -420,15 +419,15 @@ class SimulatedShell:
         """Stop that."""
         self._node.cancel_fetch(object_id)
 
-    def flush_logs(self, peer: Peer, message: m.FlushLogs) -> None:
+    def flush_logs(self, peer: Client, message: m.FlushLogs) -> None:
         """Nothing was printed."""
 
-    def logs_flushed(self, peer: Peer, message: m.LogsFlushed) -> None:
+    def logs_flushed(self, peer: Client, message: m.LogsFlushed) -> None:
         """Nothing was printed."""
 
     def job_ended(self, job: Job, reason: str) -> None:
         """The session goes on with the other drivers."""
 
-    def answer_locally(self, peer: Peer, question: m.Ask) -> bool:
+    def answer_locally(self, peer: Client, question: m.Ask) -> bool:
         """Never."""
         return False

@@ -28,9 +28,8 @@ from skate.config import (
 )
 from skate.errors import ErrorRecord, decode_error, encode_error
 from skate.ids import HANDLE_INDEX, TaskIdCounter, handle_id, is_handle_id, return_id
-from skate.node.peer import Peer
 from skate.objects.reference_counter import ReferenceCounter
-from skate.scheduler.local_scheduler import Worker
+from skate.rows import Client, Worker
 from skate.spec import FORMAT_ERROR, FORMAT_PICKLE, ActorOptions, CallTemplate, JobConfig
 
 if TYPE_CHECKING:
@@ -309,7 +308,7 @@ class Fiber:
 class Process:
     """One connection, and all that runs behind it."""
 
-    def __init__(self, node: SimulatedNode, peer: Peer, name: str) -> None:
+    def __init__(self, node: SimulatedNode, peer: Client, name: str) -> None:
         simulator = node.simulator
         self.node = node
         self.simulator: Simulator = simulator
@@ -613,7 +612,7 @@ class DriverProcess(Process):
     """A user's program."""
 
     def __init__(self, node: SimulatedNode, number: int) -> None:
-        super().__init__(node, Peer(), f"driver{number}")
+        super().__init__(node, Client(), f"driver{number}")
         self.fiber: Fiber | None = None
         node.connect(self.peer, self)
         job = JobConfig(f"n{number}")
@@ -645,7 +644,7 @@ class DriverProcess(Process):
 class WorkerProcess(Process):
     """A worker: of tasks, or of one actor."""
 
-    def __init__(self, node: SimulatedNode, peer: Peer, worker: Worker) -> None:
+    def __init__(self, node: SimulatedNode, peer: Client, worker: Worker) -> None:
         super().__init__(node, peer, f"worker{len(node.simulator.processes)}")
         self.worker = worker
         self.queue: deque[m.Run] = deque()

@@ -23,7 +23,7 @@ from sim.node import SimulatedNode
 from sim.story import short
 from sim.wires import LastingWire
 from skate.config import HEARTBEAT_S
-from skate.node.peer import Peer
+from skate.rows import Client
 
 if TYPE_CHECKING:
     from sim.process import Process
@@ -57,7 +57,7 @@ class Simulator:
         self.now = 1_000.0
         self.story: deque[str] | None = deque(maxlen=STORY_LINES) if tell else None
         self.ledger = Ledger(self)
-        self.processes: dict[Peer, Process] = {}  # of all nodes, the dead ones too
+        self.processes: dict[Client, Process] = {}  # of all nodes, the dead ones too
         self.wires: list[LastingWire] = []
         self.in_order: dict[bytes, bool] = {}  # of each actor
         self.births: dict[bytes, int] = {}  # of tasks, actors and puts: which came first
@@ -171,7 +171,7 @@ class Simulator:
 
     # ------------------------------------------------------------------ who it is
 
-    def name(self, peer: Peer) -> str:
+    def name(self, peer: Client) -> str:
         """Who it is, for the story."""
         if peer in self.processes:
             return self.processes[peer].name

@@ -16,8 +16,7 @@ from skate import messages as m
 from skate.config import LINK_GIVE_UP_S, LINK_KEPT_S
 from skate.net.frame import FrameReader, frame
 from skate.net.lasting import LastingLine
-from skate.node.neighbours import Neighbour
-from skate.node.peer import Peer
+from skate.rows import Client, OtherNode
 
 if TYPE_CHECKING:
     from sim.node import SimulatedNode
@@ -53,7 +52,7 @@ class LastingWire:
     """See the module's docstring. What is under way carries the number of its connection."""
 
     def __init__(
-        self, opener: SimulatedNode, neighbour: Neighbour, acceptor: SimulatedNode
+        self, opener: SimulatedNode, neighbour: OtherNode, acceptor: SimulatedNode
     ) -> None:
         simulator = opener.simulator
         self._simulator = simulator
@@ -62,7 +61,7 @@ class LastingWire:
         self._neighbour = neighbour
         self._near = LastingLine(SEEN_AFTER_MESSAGES, SEEN_AFTER_BYTES)
         self._far: LastingLine | None = None
-        self._peer: Peer | None = None
+        self._peer: Client | None = None
         self._to_far = Line(simulator, self._at_far)
         self._to_near = Line(simulator, self._at_near)
         self._connection = 0  # the number of the newest
@@ -197,7 +196,7 @@ class LastingWire:
         acceptor = self.acceptor
         self._far = LastingLine(SEEN_AFTER_MESSAGES, SEEN_AFTER_BYTES)
         self._far_is_over = False
-        peer = Peer()
+        peer = Client()
         peer.node_id = self.opener.core.node_id
         peer.role = "node"
         peer.link = self

@@ -13,7 +13,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from sim.scale.costs import Costs
-from sim.scale.programs import Client, WorkerProcess
+from sim.scale.programs import Program, WorkerProcess
 from sim.scale.world import Server, World
 from skate import messages as m
 from skate.config import EVENT_BATCH_S, HEARTBEAT_S, PROTOCOL_VERSION, PYTHON, RESOURCE_UNITS
@@ -22,9 +22,8 @@ from skate.gcs.membership import TICK_S
 from skate.ids import HOME_BYTES, home_of
 from skate.node.load import load_of
 from skate.node.node_core import NodeCore
-from skate.node.peer import Job, Peer
 from skate.objects.arena import Arena
-from skate.scheduler.local_scheduler import Worker
+from skate.rows import Client, Job, Worker
 
 if TYPE_CHECKING:
     from sim.scale.cluster import SimulatedCluster
@@ -55,9 +54,9 @@ class Node:
         )
         self.core.now = self.world.now
         self.server = Server(self.world, self._handle, self._settle)
-        self.clients: dict[Peer, Client] = {}
-        self.openers: dict[Peer, Node] = {}  # who has opened the line that this peer is
-        self._incoming: dict[Node, Peer] = {}
+        self.clients: dict[Client, Program] = {}
+        self.openers: dict[Client, Node] = {}  # who has opened the line that this peer is
+        self._incoming: dict[Node, Client] = {}
         self._since_events = 0.0
         self.forwarded = 0  # tasks of this home, so often
         self.given_back = 0
@@ -102,7 +101,7 @@ class Node:
         core = self.core
         core.end_turn()
         cost = 0.0
-        to_clients: list[tuple[Client, list[Any]]] = []
+        to_clients: list[tuple[Program, list[Any]]] = []
         to_nodes: list[tuple[Node, Any]] = []
         while core.dirty:
             dirty, core.dirty = core.dirty, []
@@ -160,11 +159,11 @@ class Node:
     def _is_own(self, task_id: bytes) -> bool:
         return home_of(task_id) == self.node_id[:HOME_BYTES]
 
-    def peer_of(self, opener: Node) -> Peer:
+    def peer_of(self, opener: Node) -> Client:
         """The line that this other node has opened to this one."""
         peer = self._incoming.get(opener)
         if peer is None:
-            peer = self._incoming[opener] = Peer()
+            peer = self._incoming[opener] = Client()
             peer.node_id = opener.node_id
             peer.role = "node"
             self.openers[peer] = opener
@@ -192,11 +191,11 @@ class Node:
 
     # ------------------------------------------------------------------ programs
 
-    def connect(self, client: Client) -> None:
+    def connect(self, client: Program) -> None:
         """A process of this machine has a line to the daemon."""
         self.clients[client.peer] = client
 
-    def from_client(self, client: Client, batch: list[Any] | None, at: float) -> None:
+    def from_client(self, client: Program, batch: list[Any] | None, at: float) -> None:
         """It says something (None: its last word has been said)."""
         at += self.costs.local_delay_s
         self.world.at(at, self.server.arrive, (CLIENT, client.peer, batch))
@@ -288,7 +287,7 @@ class NodeShell:
         now = node.world.now
         forking_s = WORKER_START_S if node.cluster.is_warm else 0
         self._forked_at = max(now, self._forked_at) + forking_s
-        peer = Peer()
+        peer = Client()
         peer.worker = worker
         worker.peer = peer
         node.connect(WorkerProcess(node, peer, worker, setup, self._forked_at))
@@ -296,7 +295,7 @@ class NodeShell:
     def kill_worker(self, worker: Worker) -> None:
         """It has gone by itself: nothing here crashes."""
 
-    def close(self, peer: Peer) -> None:
+    def close(self, peer: Client) -> None:
         """No program leaves before the end."""
 
     def stderr_tail(self, worker: Worker) -> list[str]:
@@ -314,15 +313,15 @@ class NodeShell:
     def cancel_fetch(self, object_id: bytes) -> None:
         """There is none."""
 
-    def flush_logs(self, peer: Peer, message: m.FlushLogs) -> None:
+    def flush_logs(self, peer: Client, message: m.FlushLogs) -> None:
         """Nothing was printed."""
 
-    def logs_flushed(self, peer: Peer, message: m.LogsFlushed) -> None:
+    def logs_flushed(self, peer: Client, message: m.LogsFlushed) -> None:
         """Nothing was printed."""
 
     def job_ended(self, job: Job, reason: str) -> None:
         """The only job lasts to the end."""
 
-    def answer_locally(self, peer: Peer, question: m.Ask) -> bool:
+    def answer_locally(self, peer: Client, question: m.Ask) -> bool:
         """Nobody asks."""
         return False

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from skate import messages as m
 from skate.config import FLUSH_CALLS, PROTOCOL_VERSION, PYTHON
 from skate.ids import FIRST_RETURN, TaskIdCounter
-from skate.node.peer import Peer
-from skate.scheduler.local_scheduler import Worker
+from skate.rows import Client, Worker
 from skate.spec import FORMAT_MSGPACK, CallTemplate, JobConfig, Strategy
 
 if TYPE_CHECKING:
@@ -45,10 +44,10 @@ def _bound_to(node_id: bytes) -> Strategy:
     return Strategy("NODE", node_id)
 
 
-class Client:
+class Program:
     """A process with a line to its node's daemon."""
 
-    def __init__(self, node: Node, peer: Peer) -> None:
+    def __init__(self, node: Node, peer: Client) -> None:
         self.node = node
         self.peer = peer
 
@@ -61,10 +60,10 @@ class Client:
         self.node.from_client(self, batch, at)
 
 
-class Submitter(Client):
+class Submitter(Program):
     """A process that submits tasks and waits for all of them."""
 
-    def __init__(self, node: Node, peer: Peer) -> None:
+    def __init__(self, node: Node, peer: Client) -> None:
         super().__init__(node, peer)
         self.ids: TaskIdCounter
         self._left: list[tuple[int, bytes, int]] = []  # template, arguments, how many
@@ -128,7 +127,7 @@ class Driver(Submitter):
     """The program that began it all; ``then`` is called once it is connected."""
 
     def __init__(self, node: Node, templates: list[CallTemplate], then: Callable[[], None]) -> None:
-        super().__init__(node, Peer())
+        super().__init__(node, Client())
         self._templates = templates
         self._connected = then
         node.connect(self)
@@ -148,7 +147,7 @@ class WorkerProcess(Submitter):
     """Runs one task after the other."""
 
     def __init__(
-        self, node: Node, peer: Peer, worker: Worker, setup: m.WorkerSetup, ready_at: float
+        self, node: Node, peer: Client, worker: Worker, setup: m.WorkerSetup, ready_at: float
     ) -> None:
         super().__init__(node, peer)
         self.worker = worker

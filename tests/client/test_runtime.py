@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.client.test_connection import Node, in_threads
 
 from skate import messages as m
 from skate.client.connection import Connection
 from skate.client.runtime import Runtime
 from skate.objects.reference_counter import process_journal
 from skate.spec import FORMAT_RAW
+from tests.client.test_connection import Node, in_threads
 
 PAGE = 4096
 PLACE = b"o" * 20

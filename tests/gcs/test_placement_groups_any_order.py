@@ -20,10 +20,11 @@ from skate.messages import (
     ReserveBundles,
     ReturnBundles,
 )
+from skate.rows import Pool, Task, Template, Worker
 from skate.scheduler.bundle_choice import STRATEGIES, NodeRoom, Wanted, choose
 from skate.scheduler.bundles import Bundles
 from skate.scheduler.group_names import rewrite_demand
-from skate.scheduler.local_scheduler import LocalScheduler, Pool, Task, Template, Worker
+from skate.scheduler.local_scheduler import LocalScheduler
 from skate.spec import CallTemplate, Demand, demand_of
 from skate.states import PlacementGroupState
 from tests.gcs.group_rows import JOB, group_row

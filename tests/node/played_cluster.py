@@ -9,12 +9,11 @@ from skate import messages as m
 from skate.config import HEARTBEAT_S, PROTOCOL_VERSION, PYTHON
 from skate.gcs.gcs_core import GcsCore, Send
 from skate.ids import handle_id
-from skate.node.neighbours import Neighbour
 from skate.node.node_core import NodeCore
-from skate.node.peer import Peer
 from skate.objects.arena import Arena
+from skate.rows import Client, OtherNode
 from skate.spec import ActorOptions, Strategy
-from tests.node.played_node import PAGE, Client, Node, done, runs
+from tests.node.played_node import PAGE, Node, Program, done, runs
 
 Way = tuple[str, str]
 """From whom to whom; the GCS is "gcs". A node answers another on the line that this one opened."""
@@ -33,7 +32,7 @@ class ClusterNode(Node):
         self.core.is_cluster = True
         self.core.now = cluster.now
         self.number = len(cluster.nodes) + 1  # as a peer of the GCS
-        self.openers: dict[str, Peer] = {}  # who has opened a line to this node
+        self.openers: dict[str, Client] = {}  # who has opened a line to this node
         self.is_dead = False
         self.fetches: list[tuple[bytes, int, bytes]] = []  # under way: object, size, from whom
 
@@ -55,7 +54,7 @@ class ClusterNode(Node):
         super().turn()
         self.cluster.collect()
 
-    def actor_up(self) -> Peer:
+    def actor_up(self) -> Client:
         """The process of an actor comes up, ahead of the workers that were asked for."""
         self.started.sort(key=lambda worker: worker.actor is None)
         return self.came_up()
@@ -145,7 +144,7 @@ class Cluster:
 
     # What a test looks at.
 
-    def neighbour(self, name: str, other: str) -> Neighbour:
+    def neighbour(self, name: str, other: str) -> OtherNode:
         return self.nodes[name].core.neighbours.by_id[self.nodes[other].core.node_id]
 
     def on_its_way(self, sender: str, to: str) -> list[str]:
@@ -204,7 +203,7 @@ class Cluster:
             self._line_ends(opener, node)
         peer = node.openers.get(opener)
         if peer is None:
-            peer = node.openers[opener] = Peer()
+            peer = node.openers[opener] = Client()
             peer.node_id = self.nodes[opener].core.node_id
             peer.role = "node"
             node.core.add_peer(peer)
@@ -234,7 +233,7 @@ def to_node(node: ClusterNode, *, soft: bool = False) -> Strategy:
     return Strategy("NODE", node.core.node_id, soft=soft)
 
 
-def create(driver: Client, options: dict[str, Any] | None = None, **template: Any) -> bytes:
+def create(driver: Program, options: dict[str, Any] | None = None, **template: Any) -> bytes:
     """Create an actor, with these options and this template; its id."""
     template = {"demand": (), "running_demand": (), **template}
     number = driver.number("actor", "Actor", **template)
@@ -244,7 +243,7 @@ def create(driver: Client, options: dict[str, Any] | None = None, **template: An
     return actor_id
 
 
-def comes_alive(node: ClusterNode, actor_id: bytes, attempt: int = 0) -> Peer:
+def comes_alive(node: ClusterNode, actor_id: bytes, attempt: int = 0) -> Client:
     """The actor's process comes up on this node, and has constructed it."""
     process = node.actor_up()
     node.cluster.run()
@@ -254,13 +253,13 @@ def comes_alive(node: ClusterNode, actor_id: bytes, attempt: int = 0) -> Peer:
     return process
 
 
-def user_of(actor_id: bytes, driver: Client, node: ClusterNode) -> Client:
+def user_of(actor_id: bytes, driver: Program, node: ClusterNode) -> Program:
     """A task on that node that has a handle of the actor."""
     driver.submit(nested=[handle_id(actor_id)], strategy=to_node(node), name="user")
     node.cluster.run()
     worker = node.came_up()
     node.cluster.run()
     assert runs(node, worker)
-    user = Client(node, worker)
+    user = Program(node, worker)
     node.say(worker, m.Hold([handle_id(actor_id)]))
     return user

@@ -15,9 +15,8 @@ from skate.config import (
 from skate.errors import ErrorRecord, decode_error, encode_error
 from skate.ids import TaskIdCounter, return_id
 from skate.node.node_core import NodeCore
-from skate.node.peer import Job, Peer
 from skate.objects.arena import Arena
-from skate.scheduler.local_scheduler import Worker
+from skate.rows import Client, Job, Worker
 from skate.spec import FORMAT_ERROR, ActorOptions, CallTemplate, JobConfig, demand_of
 
 CPU = demand_of({"CPU": 1.0})
@@ -33,7 +32,7 @@ class Node:
         self.ids = itertools.count(1)
         self.started: list[Worker] = []
         self.killed: list[Worker] = []
-        self.closed: list[Peer] = []
+        self.closed: list[Client] = []
         self.ended: list[Job] = []
         total = {"CPU": cpus * 10_000}
         self.core = NodeCore(b"n" * 16, "s", total, Arena(pages * PAGE), "", self, PYTHON)
@@ -42,14 +41,14 @@ class Node:
     # The shell.
 
     def start_worker(self, worker: Worker, setup: m.WorkerSetup) -> None:
-        worker.peer = Peer()
+        worker.peer = Client()
         worker.peer.worker = worker
         self.started.append(worker)
 
     def kill_worker(self, worker: Worker) -> None:
         self.killed.append(worker)
 
-    def close(self, peer: Peer) -> None:
+    def close(self, peer: Client) -> None:
         self.closed.append(peer)
 
     def stderr_tail(self, worker: Worker) -> list[str]:
@@ -61,12 +60,12 @@ class Node:
     def job_ended(self, job: Job, reason: str) -> None:
         self.ended.append(job)
 
-    def answer_locally(self, peer: Peer, question: m.Ask) -> bool:
+    def answer_locally(self, peer: Client, question: m.Ask) -> bool:
         return False
 
     # The clients.
 
-    def say(self, peer: Peer, *messages: Any) -> None:
+    def say(self, peer: Client, *messages: Any) -> None:
         """One turn with these messages of one client."""
         for message in messages:
             self.core.handle(peer, message)
@@ -76,22 +75,22 @@ class Node:
         self.core.end_turn()
         self.core.check()
 
-    def said(self, peer: Peer) -> list[Any]:
+    def said(self, peer: Client) -> list[Any]:
         """What the client has been told since."""
         said, peer.outbox = peer.outbox, []
         if peer in self.core.dirty:
             self.core.dirty.remove(peer)
         return said
 
-    def came_up(self) -> Peer:
+    def came_up(self) -> Client:
         """The next process that was asked for comes up."""
         worker = self.started.pop(0)
-        peer: Peer = worker.peer
+        peer: Client = worker.peer
         self.core.add_peer(peer)
         self.say(peer, m.Hello(PROTOCOL_VERSION, PYTHON, "worker", 500 + len(self.core.peers)))
         return peer
 
-    def lose(self, peer: Peer, status: int = KILLED, *, exit_first: bool = False) -> None:
+    def lose(self, peer: Client, status: int = KILLED, *, exit_first: bool = False) -> None:
         """A worker's EOF and exit status, in either order."""
         assert peer.worker is not None
         steps: list[Callable[[], None]] = [
@@ -115,15 +114,15 @@ class Node:
         ) and (core.scheduler.available == core.scheduler.total)
 
 
-class Client:
+class Program:
     """A driver or worker that submits."""
 
-    def __init__(self, node: Node, peer: Peer | None = None) -> None:
+    def __init__(self, node: Node, peer: Client | None = None) -> None:
         self.node = node
         self.numbers: dict[CallTemplate, int] = {}
         self.sequences: dict[bytes, int] = {}
         if peer is None:
-            self.peer = Peer()
+            self.peer = Client()
             node.core.add_peer(self.peer)
             node.say(self.peer, m.Hello(PROTOCOL_VERSION, PYTHON, "driver", 7, b"", JobConfig()))
             welcome = node.said(self.peer)[0]
@@ -204,7 +203,7 @@ class Client:
         }
 
 
-def runs(node: Node, worker: Peer) -> list[bytes]:
+def runs(node: Node, worker: Client) -> list[bytes]:
     """The task ids that a worker was sent."""
     return [x.task_id for x in node.said(worker) if isinstance(x, m.Run)]
 
@@ -218,8 +217,8 @@ def failed(object_id: bytes, attempt: int = 0, retry: bool = False) -> m.Done:
     return done(object_id, attempt, payload, failed=True, retry=retry)
 
 
-def setting(cpus: int = 1, **options: Any) -> tuple[Node, Client, Peer]:
+def setting(cpus: int = 1, **options: Any) -> tuple[Node, Program, Client]:
     """A node with a driver and its first worker."""
     node = Node(cpus, **options)
-    driver = Client(node)
+    driver = Program(node)
     return node, driver, node.came_up()

@@ -9,8 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from skate.node.actor_router import Actor, ActorRouter
-from skate.scheduler.local_scheduler import LocalScheduler, Task, Template
+from skate.node.actor_router import ActorRouter
+from skate.rows import Actor, Task, Template
+from skate.scheduler.local_scheduler import LocalScheduler
 from skate.spec import ActorOptions, CallTemplate
 from skate.states import ActorState
 

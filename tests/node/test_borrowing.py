@@ -6,12 +6,12 @@ import pytest
 
 from skate import messages as m
 from skate.config import LINK_GIVE_UP_S, REACH_AGAIN_S, SILENT_NODE_S
-from skate.node.peer import Peer
+from skate.rows import Client
 from tests.node.played_cluster import Cluster, ClusterNode, to_node
-from tests.node.played_node import PAGE, Client, done, runs
+from tests.node.played_node import PAGE, Program, done, runs
 
 
-def holder(driver: Client, where: ClusterNode, object_id: bytes) -> Peer:
+def holder(driver: Program, where: ClusterNode, object_id: bytes) -> Client:
     """A process of that node that comes to hold the object, as nobody else does there."""
     task = driver.submit(nested=[object_id], strategy=to_node(where), name="keep")
     where.cluster.run()
@@ -24,7 +24,7 @@ def holder(driver: Client, where: ClusterNode, object_id: bytes) -> Peer:
     return process
 
 
-def read(node: ClusterNode, process: Peer, object_id: bytes) -> bytes:
+def read(node: ClusterNode, process: Client, object_id: bytes) -> bytes:
     node.say(process, m.Want([object_id]))
     node.cluster.run()
     return [x.data for x in node.said(process) if isinstance(x, m.Ready)][-1]
@@ -35,7 +35,7 @@ def test_a_node_whose_line_is_given_up_still_holds_what_it_held(end: str) -> Non
     """Until its home has read the first Hold on the new line."""
     cluster = Cluster()
     home, other = cluster.add("h"), cluster.add("a")
-    driver = Client(home)
+    driver = Program(home)
     cluster.run()
     object_id = driver.put()
     process = holder(driver, other, object_id)
@@ -56,7 +56,7 @@ def test_a_node_whose_line_is_given_up_still_holds_what_it_held(end: str) -> Non
 def test_what_a_node_lets_go_of_around_a_cut_is_freed(when: str) -> None:
     cluster = Cluster()
     home, other = cluster.add("h"), cluster.add("a")
-    driver = Client(home)
+    driver = Program(home)
     cluster.run()
     object_id = driver.put()
     process = holder(driver, other, object_id)
@@ -80,7 +80,7 @@ def test_what_a_node_lets_go_of_around_a_cut_is_freed(when: str) -> None:
 def test_what_is_kept_for_a_node_goes_with_the_node(order: str) -> None:
     cluster = Cluster()
     home, other = cluster.add("h"), cluster.add("a")
-    driver = Client(home)
+    driver = Program(home)
     cluster.run()
     object_id = driver.put()
     holder(driver, other, object_id)
@@ -96,7 +96,7 @@ def test_a_result_does_not_wait_for_ever_for_a_home_that_cannot_be_reached() -> 
     """Two nodes cannot reach each other; a third reaches both, and waits for one of them."""
     cluster = Cluster()
     home, host, third = cluster.add("h"), cluster.add("a"), cluster.add("c")
-    driver, client = Client(home), Client(third)
+    driver, client = Program(home), Program(third)
     cluster.run()
     object_id = driver.put()
     process = holder(driver, host, object_id)
@@ -127,10 +127,10 @@ def test_a_result_waits_for_the_new_line_to_a_home_that_was_lost_for_a_moment() 
     """What its task has handed over is registered before the giver may let go."""
     cluster = Cluster()
     home, host, giver = cluster.add("h"), cluster.add("a"), cluster.add("c")
-    driver = Client(home)
+    driver = Program(home)
     cluster.run()
     object_id = driver.put()
-    between = Client(giver, holder(driver, giver, object_id))
+    between = Program(giver, holder(driver, giver, object_id))
     driver.release(object_id)
     task = between.submit(nested=[object_id], strategy=to_node(host), name="take")
     cluster.run()
@@ -154,10 +154,10 @@ def test_nor_does_what_its_task_has_handed_over_wait_without_end() -> None:
     """For a home that is out of reach; who has it reads an error then, if it was the last."""
     cluster = Cluster()
     home, host, giver = cluster.add("h"), cluster.add("a"), cluster.add("c")
-    driver = Client(home)
+    driver = Program(home)
     cluster.run()
     object_id = driver.put()
-    between = Client(giver, holder(driver, giver, object_id))
+    between = Program(giver, holder(driver, giver, object_id))
     task = between.submit(nested=[object_id], strategy=to_node(host), name="take")
     cluster.run()
     process = host.came_up()
@@ -181,7 +181,7 @@ def test_what_an_attempt_made_before_a_cut_is_what_its_home_gets_and_lets_go_of(
     """Its ``Returned`` is lost with the line; the next attempt, on the same node, makes another."""
     cluster = Cluster()
     home, host = cluster.add("h"), cluster.add("a", 2)
-    driver = Client(home)
+    driver = Program(home)
     cluster.run()
     inner = driver.put()
     task = driver.submit(nested=[inner], strategy=to_node(host), name="twice")
@@ -207,7 +207,7 @@ def test_what_an_attempt_made_before_a_cut_is_what_its_home_gets_and_lets_go_of(
     assert not home.core.store.objects and not host.core.store.objects
 
 
-def large_result(host: ClusterNode, process: Peer, task: bytes) -> None:
+def large_result(host: ClusterNode, process: Client, task: bytes) -> None:
     """The process returns a value of a page in the arena of its node."""
     host.say(process, m.CreateExtent(task, PAGE))
     offset = next(x.offset for x in host.said(process) if isinstance(x, m.Extent))
@@ -216,7 +216,7 @@ def large_result(host: ClusterNode, process: Peer, task: bytes) -> None:
     host.cluster.run()
 
 
-def made_and_held(driver: Client, maker: ClusterNode, reader: ClusterNode) -> tuple[bytes, Peer]:
+def made_and_held(driver: Program, maker: ClusterNode, reader: ClusterNode) -> tuple[bytes, Client]:
     """A large result that one node has made, and a process of another that has its ref."""
     task = driver.submit(strategy=to_node(maker), name="large")
     maker.cluster.run()
@@ -230,7 +230,7 @@ def made_and_held(driver: Client, maker: ClusterNode, reader: ClusterNode) -> tu
 def test_a_value_whose_home_cannot_be_reached_is_not_waited_for_without_end() -> None:
     cluster = Cluster()
     home, other = cluster.add("h"), cluster.add("a")
-    driver = Client(home)
+    driver = Program(home)
     cluster.run()
     process = holder(driver, other, driver.put())
     pending = driver.submit(demand=(("none", 10_000),), name="waits")
@@ -244,7 +244,7 @@ def test_a_value_whose_home_cannot_be_reached_is_not_waited_for_without_end() ->
         cluster.cut("a", "h")
     cluster.pass_time(LINK_GIVE_UP_S)
     cluster.cut("a", "h")
-    assert Client(other, process).errors() == {pending: "ObjectFetchTimedOutError"}
+    assert Program(other, process).errors() == {pending: "ObjectFetchTimedOutError"}
     # It is this node that has trouble, not the object.
     assert home.state_of(pending) == "PENDING"
 
@@ -252,7 +252,7 @@ def test_a_value_whose_home_cannot_be_reached_is_not_waited_for_without_end() ->
 def test_a_copy_is_read_if_the_home_cannot_be_reached() -> None:
     cluster = Cluster()
     home, maker, reader = cluster.add("h"), cluster.add("a"), cluster.add("b")
-    driver = Client(home)
+    driver = Program(home)
     cluster.run()
     task, process = made_and_held(driver, maker, reader)
     cluster.held |= {("b", "h")}
@@ -266,7 +266,7 @@ def test_a_home_passes_on_what_lies_on_a_node_that_is_cut_off_from_the_reader() 
     """However often their line is given up meanwhile: it began anew each time."""
     cluster = Cluster()
     home, maker, reader = cluster.add("h"), cluster.add("a"), cluster.add("b")
-    driver = Client(home)
+    driver = Program(home)
     cluster.run()
     task, process = made_and_held(driver, maker, reader)
     reader.say(process, m.Want([task]))
@@ -280,7 +280,7 @@ def test_a_copy_of_what_a_lost_attempt_made_goes_with_the_object() -> None:
     """Its home was never told of that value: it runs the task again, and frees its own."""
     cluster = Cluster()
     home, host, reader = cluster.add("h"), cluster.add("a", 2), cluster.add("b")
-    driver = Client(home)
+    driver = Program(home)
     cluster.run()
     task = driver.submit(strategy=to_node(host, soft=True), name="large")
     cluster.run()
@@ -290,7 +290,7 @@ def test_a_copy_of_what_a_lost_attempt_made_goes_with_the_object() -> None:
     process = holder(driver, host, task)
     cluster.held |= {("a", "h"), ("h", "a")}
     large_result(host, made_by, task)
-    reading = Client(host, process).submit([task], strategy=to_node(reader), name="reads")
+    reading = Program(host, process).submit([task], strategy=to_node(reader), name="reads")
     cluster.run()
     assert reader.fetched() == [task]
     reads = reader.came_up()
@@ -318,7 +318,7 @@ class Kept:
     def __init__(self) -> None:
         self.cluster = Cluster()
         self.home, self.maker = self.cluster.add("h"), self.cluster.add("a")
-        self.driver = Client(self.home)
+        self.driver = Program(self.home)
         self.cluster.run()
         self.ref = self.driver.submit(strategy=to_node(self.maker), name="large")
         self.cluster.run()
@@ -403,7 +403,7 @@ def test_what_is_inside_of_a_small_result_outlives_the_line_to_its_maker() -> No
     """Until the home of that has heard that it is held where the result is now."""
     cluster = Cluster()
     home, maker, third = cluster.add("h"), cluster.add("a"), cluster.add("c")
-    driver, other = Client(home), Client(third)
+    driver, other = Program(home), Program(third)
     cluster.run()
     ref = driver.submit(strategy=to_node(maker), name="maker")
     cluster.run()

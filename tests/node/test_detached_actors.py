@@ -6,13 +6,13 @@ from skate import messages as m
 from skate.ids import job_of
 from skate.scheduler.group_names import GROUP_ID_BYTES
 from tests.node.played_cluster import Cluster, ClusterNode, comes_alive, create, to_node
-from tests.node.played_node import CPU, Client, done, runs
+from tests.node.played_node import CPU, Program, done, runs
 
 GROUP = b"G" * GROUP_ID_BYTES
 DETACHED = {"detached": True, "name": "x", "namespace": "y"}
 
 
-def job_id_of(client: Client) -> bytes:
+def job_id_of(client: Program) -> bytes:
     return job_of(client.ids.next_task())
 
 
@@ -24,12 +24,12 @@ class Scene:
         self.at_driver = self.cluster.add("d")
         self.host = self.cluster.add("h", 2)
         self.other = self.cluster.add("a", 2)
-        self.driver = Client(self.at_driver)
+        self.driver = Program(self.at_driver)
         self.cluster.run()
         self.actor_id = create(self.driver, DETACHED, strategy=to_node(self.host))
         self.cluster.run()
         self.process = comes_alive(self.host, self.actor_id)
-        self.inside = Client(self.host, self.process)
+        self.inside = Program(self.host, self.process)
 
     @property
     def nodes(self) -> list[ClusterNode]:
@@ -39,7 +39,7 @@ class Scene:
         self.at_driver.say(self.driver.peer, m.Leaving("bye"))
         self.cluster.run()
 
-    def kill(self, client: Client) -> None:
+    def kill(self, client: Program) -> None:
         client.node.say(client.peer, m.KillActor(self.actor_id, True))
         self.cluster.run()
 
@@ -78,7 +78,7 @@ def test_what_it_has_submitted_and_created_outlives_the_driver_and_ends_with_it(
     assert scene.group_state() == "CREATED"
     assert other.actor_state(child) == "ALIVE"
 
-    later = Client(other)
+    later = Program(other)
     scene.kill(later)
     assert scene.group_state() == "REMOVED"
     assert inside_child.worker in other.killed or not inside_child.alive
@@ -91,7 +91,7 @@ def test_what_it_has_submitted_and_created_outlives_the_driver_and_ends_with_it(
 def test_calls_of_other_drivers_go_on_when_its_own_ends() -> None:
     scene = Scene()
     scene.driver.submit(strategy=to_node(scene.other))  # so the caller's node knows that job
-    caller = Client(scene.other)
+    caller = Program(scene.other)
     first = caller.call(scene.actor_id)
     scene.cluster.run()
     assert runs(scene.host, scene.process) == [first[:16]]
@@ -134,7 +134,7 @@ def test_a_detached_actor_of_a_detached_actor_outlives_that() -> None:
     scene.cluster.run()
     comes_alive(scene.other, second)
     scene.end_driver()
-    scene.kill(Client(scene.at_driver))
+    scene.kill(Program(scene.at_driver))
     assert scene.other.actor_state(second) == "ALIVE"
 
 
@@ -151,8 +151,8 @@ def test_the_end_of_its_home_ends_it_and_all_that_it_owns() -> None:
 def test_who_asks_for_it_later_reads_why_it_is_dead() -> None:
     scene = Scene()
     scene.end_driver()
-    scene.kill(Client(scene.other))
-    late = Client(scene.at_driver)
+    scene.kill(Program(scene.other))
+    late = Program(scene.at_driver)
     call = late.call(scene.actor_id)
     scene.cluster.run()
     assert late.errors() == {call: "ActorDiedError"}

@@ -8,9 +8,9 @@ import pytest
 
 from skate import messages as m
 from skate.ids import return_id
-from skate.node.peer import Peer
+from skate.rows import Client
 from tests.node.played_cluster import Cluster, ClusterNode, to_node
-from tests.node.played_node import PAGE, Client, done, runs
+from tests.node.played_node import PAGE, Program, done, runs
 
 PAGES = 40
 """Of each result: more than fits a message."""
@@ -23,12 +23,12 @@ class Scene:
         self.cluster = Cluster()
         self.home = self.cluster.add("h", pages=2 * PAGES)
         self.other = self.cluster.add("o", pages=1_000)
-        self.driver = Client(self.home)
+        self.driver = Program(self.home)
         self.cluster.run()
         self.refs = [self._result() for _ in range(count)]
         assert [self.home.state_of(ref) for ref in self.refs] == ["REMOTE"] * count
         self.home.said(self.driver.peer)
-        self.worker: Peer
+        self.worker: Client
 
     def _result(self) -> bytes:
         ref = self.driver.submit(strategy=to_node(self.other))
@@ -42,7 +42,7 @@ class Scene:
         return ref
 
 
-def make(node: ClusterNode, worker: Peer, ref: bytes) -> None:
+def make(node: ClusterNode, worker: Client, ref: bytes) -> None:
     """The worker makes the large result."""
     node.say(worker, m.CreateExtent(ref, PAGES * PAGE))
     (extent,) = [x for x in node.said(worker) if isinstance(x, m.Extent)]

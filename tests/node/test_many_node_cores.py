@@ -17,7 +17,7 @@ from tests.node.played_cluster import (
     to_node,
     user_of,
 )
-from tests.node.played_node import CPU, Client, done, runs
+from tests.node.played_node import CPU, Program, done, runs
 
 GROUP = b"G" * GROUP_ID_BYTES
 DETACHED = {"detached": True, "name": "x", "namespace": "y"}
@@ -27,7 +27,7 @@ def test_the_running_task_of_a_driver_that_has_ended_is_not_run_again() -> None:
     """Though a detached actor of its job stays, and with it the job's queues."""
     cluster = Cluster()
     home = cluster.add("h")
-    driver = Client(home)
+    driver = Program(home)
     actor_id = create(driver, DETACHED)
     comes_alive(home, actor_id)
     task = driver.submit()
@@ -47,7 +47,7 @@ def test_an_actor_that_comes_after_its_group_has_gone_is_given_back() -> None:
     cluster = Cluster()
     home = cluster.add("h")
     host = cluster.add("a", 2, a=5)
-    driver = Client(home)
+    driver = Program(home)
     cluster.run()
     job_id = driver.ids.next_task()[:JOB_ID_BYTES]
     body = {"group_id": GROUP, "bundles": [{"CPU": 10_000, "a": 10_000}], "job_id": job_id}
@@ -76,7 +76,7 @@ def test_what_waits_for_a_bundle_that_is_given_back_before_its_commit_is_told(
     """The names of the group were there for a moment; then the group is removed."""
     cluster = Cluster()
     home, *_ = [cluster.add(name) for name in nodes]
-    driver = Client(home)
+    driver = Program(home)
     cluster.run()
     body = {
         "group_id": GROUP,
@@ -101,7 +101,7 @@ def test_a_worker_that_a_removed_group_ends_is_given_nothing_more() -> None:
     """Though it says, with the signal on its way, that its task goes on."""
     cluster = Cluster()
     home = cluster.add("h", 2)
-    driver = Client(home)
+    driver = Program(home)
     cluster.run()
     body = {
         "group_id": GROUP,
@@ -132,7 +132,7 @@ def test_an_actor_that_waits_as_its_group_is_removed_may_still_say_that_it_goes_
     """It has lent the group's CPU, and takes it again with the signal on its way."""
     cluster = Cluster()
     home = cluster.add("h", 2)
-    driver = Client(home)
+    driver = Program(home)
     cluster.run()
     job_id = driver.ids.next_task()[:JOB_ID_BYTES]
     body = {"group_id": GROUP, "bundles": [{"CPU": 10_000}], "job_id": job_id}
@@ -165,7 +165,7 @@ def test_every_node_says_that_the_group_of_an_actor_was_removed() -> None:
     cluster = Cluster()
     home = cluster.add("h", 2, h=1)
     caller = cluster.add("c")
-    driver = Client(home)
+    driver = Program(home)
     cluster.run()
     job_id = driver.ids.next_task()[:JOB_ID_BYTES]
     body = {"group_id": GROUP, "bundles": [{"CPU": 10_000, "h": 10_000}], "job_id": job_id}
@@ -191,7 +191,7 @@ def test_a_detached_actor_survives_its_driver_whatever_its_creation_waits_for(wh
     cluster = Cluster()
     home = cluster.add("h")
     host = cluster.add("a", 1, a=1)
-    driver = Client(home)
+    driver = Program(home)
     demand: Any = {"in its queue": CPU, "at work": ()}.get(when, (("a", 10_000),))
     if when == "in its queue":
         busy = create(driver, demand=CPU, running_demand=CPU)
@@ -221,9 +221,9 @@ def test_tasks_of_a_detached_actor_outlive_the_driver_in_whatever_order_others_h
     cluster = Cluster()
     home = cluster.add("h", 2)
     other = cluster.add("a", 2)
-    driver = Client(home)
+    driver = Program(home)
     actor_id = create(driver, DETACHED)
-    inside = Client(home, comes_alive(home, actor_id))
+    inside = Program(home, comes_alive(home, actor_id))
     there = to_node(other)
 
     def runs_there(submitted: bytes) -> None:
@@ -252,10 +252,10 @@ def test_what_a_detached_actor_submits_as_its_driver_ends_runs() -> None:
     cluster.add("d")
     home = cluster.add("h", 2)
     other = cluster.add("a", 2)
-    driver = Client(cluster.nodes["d"])
+    driver = Program(cluster.nodes["d"])
     actor_id = create(driver, DETACHED, strategy=to_node(home))
     cluster.run()
-    inside = Client(home, comes_alive(home, actor_id))
+    inside = Program(home, comes_alive(home, actor_id))
     cluster.held |= {("h", "a"), ("gcs", "h")}
     tasks = [inside.submit(strategy=to_node(other))]
     driver.node.say(driver.peer, m.Leaving("bye"))
@@ -280,11 +280,11 @@ def test_a_call_to_an_actor_that_its_creator_had_only_named_fails(end: str, call
     cluster = Cluster()
     home = cluster.add("h")
     other = cluster.add("c")
-    driver = Client(home)
-    caller = Client(other)
+    driver = Program(home)
+    caller = Program(other)
     driver.submit(name="creator")
     worker = home.came_up()
-    actor_id = Client(home, worker).ids.next_task()
+    actor_id = Program(home, worker).ids.next_task()
     row = {"name": "ada", "namespace": "s", "actor_id": actor_id, "class_name": "A", "spec": b"s"}
     home.say(worker, m.Ask(1, "reserve_actor_name", row))
     cluster.run()
@@ -311,7 +311,7 @@ RESTARTS = {"max_restarts": -1, "max_task_retries": -1}
 def test_a_call_at_a_node_that_the_actor_has_left_is_made_again_when_that_dies() -> None:
     cluster = Cluster()
     home, former, caller = cluster.add("h"), cluster.add("a"), cluster.add("c")
-    driver = Client(home)
+    driver = Program(home)
     actor_id = create(driver, RESTARTS, strategy=to_node(former, soft=True))
     cluster.run()
     process = comes_alive(former, actor_id)
@@ -339,7 +339,7 @@ def test_a_call_made_again_waits_for_its_older_attempt(lost: str, end: str) -> N
     """Its caller has lost the host for a moment; the actor is still at what it was given."""
     cluster = Cluster()
     host, caller = cluster.add("h"), cluster.add("a")
-    driver = Client(host)
+    driver = Program(host)
     argument = driver.put()
     actor_id = create(driver, RESTARTS, strategy=to_node(host))
     cluster.run()
@@ -386,7 +386,7 @@ def test_the_next_host_of_an_actor_remembers_what_it_has_called_at_the_last() ->
     """It gets the actor before it reads of the death of the node that hosted it."""
     cluster = Cluster()
     home, former = cluster.add("h"), cluster.add("a", r=1)
-    driver = Client(home)
+    driver = Program(home)
     actor_id = create(driver, RESTARTS, demand=(("r", 10_000),))
     cluster.run()
     process = comes_alive(former, actor_id)
@@ -410,7 +410,7 @@ def test_an_actor_placed_anew_on_the_same_node_numbers_its_calls_afresh(news: st
     """Home and host were cut off from each other for a moment, the caller from neither."""
     cluster = Cluster()
     home, host, caller = cluster.add("h"), cluster.add("a", 2, a=1), cluster.add("c")
-    driver = Client(home)
+    driver = Program(home)
     actor_id = create(driver, RESTARTS, demand=(("a", 10_000),))
     cluster.run()
     process = comes_alive(host, actor_id)
@@ -443,11 +443,11 @@ def test_a_proxy_goes_though_its_caller_has_let_go_of_the_actor_before() -> None
     """And has had a handle again since, when the actor died."""
     cluster = Cluster()
     home, caller = cluster.add("h"), cluster.add("c", 2)
-    driver = Client(home)
+    driver = Program(home)
     actor_id = create(driver, DETACHED)
     cluster.run()
     process = comes_alive(home, actor_id)
-    user = Client(caller)
+    user = Program(caller)
     call = user.call(actor_id)  # found by its name: no handle
     cluster.run()
     assert runs(home, process) == [call[:16]]
@@ -472,7 +472,7 @@ def test_an_actor_that_came_too_late_for_its_room_goes_to_a_node_that_has_it(
 ) -> None:
     cluster = Cluster()
     home, busy = cluster.add("h"), cluster.add("a", 3, r=1)
-    driver, other = Client(home), Client(busy)
+    driver, other = Program(home), Program(busy)
     while busy.started:
         busy.came_up()  # those for tasks of the other driver
     cluster.run()
@@ -505,7 +505,7 @@ def test_an_actor_that_restarts_where_it_lived_waits_there_for_room() -> None:
     """Its home and its callers take that node for its host."""
     cluster = Cluster()
     home, host = cluster.add("h"), cluster.add("a", 3, r=1)
-    driver, other = Client(home), Client(host)
+    driver, other = Program(home), Program(host)
     actor_id = create(driver, RESTARTS, demand=WANTS)
     cluster.run()
     process = comes_alive(host, actor_id)
@@ -524,7 +524,7 @@ def test_an_actor_that_other_nodes_have_called_waits_for_room_where_they_did() -
     """Home and host were cut off from each other for a moment, the caller from neither."""
     cluster = Cluster()
     home, host, caller = cluster.add("h"), cluster.add("a", 3, r=1), cluster.add("c")
-    driver, other = Client(home), Client(host)
+    driver, other = Program(home), Program(host)
     actor_id = create(driver, RESTARTS, demand=WANTS)
     cluster.run()
     comes_alive(host, actor_id)
@@ -557,11 +557,11 @@ def test_an_actor_that_other_nodes_have_called_waits_for_room_where_they_did() -
 def test_calls_at_a_former_host_follow_an_actor_that_finds_its_room_taken(in_order: bool) -> None:
     cluster = Cluster()
     home, former = cluster.add("h"), cluster.add("f", r=1)
-    driver = Client(home)
+    driver = Program(home)
     actor_id = create(driver, {**RESTARTS, "in_order": in_order}, demand=WANTS)
     cluster.run()
     process = comes_alive(former, actor_id)
-    create(Client(former), demand=WANTS, running_demand=WANTS)
+    create(Program(former), demand=WANTS, running_demand=WANTS)
     busy = cluster.add("a", 3, r=1)
     user = user_of(actor_id, driver, busy)
     number, task_id = user.number("method", max_retries=-1), user.ids.next_task()
@@ -570,7 +570,7 @@ def test_calls_at_a_former_host_follow_an_actor_that_finds_its_room_taken(in_ord
     assert runs(former, process) == [task_id]
     cluster.pass_time(0.3)
     cluster.held |= {("h", "f"), ("a", "gcs")}
-    comes_alive(busy, create(Client(busy), demand=WANTS, running_demand=WANTS))
+    comes_alive(busy, create(Program(busy), demand=WANTS, running_demand=WANTS))
     cluster.cut("h", "f")
     cluster.pass_time(0.5)
     assert not busy.core.actors.router.actors[actor_id].is_proxy
@@ -590,7 +590,7 @@ def test_calls_at_a_former_host_follow_an_actor_that_finds_its_room_taken(in_ord
 def test_who_calls_from_the_host_follows_an_actor_whose_home_gives_that_up(place: str) -> None:
     cluster = Cluster()
     home, host = cluster.add("h"), cluster.add("a", 3, r=1)
-    driver = Client(home)
+    driver = Program(home)
     actor_id = create(driver, RESTARTS, demand=WANTS)
     cluster.run()
     process = comes_alive(host, actor_id)

@@ -17,7 +17,7 @@ from skate.config import (
 )
 from skate.errors import decode_error
 from skate.ids import handle_id, return_id
-from skate.node.peer import Peer
+from skate.rows import Client
 from skate.spec import ActorOptions, JobConfig, demand_of
 from skate.states import TaskState
 from tests.node.played_node import (
@@ -25,8 +25,8 @@ from tests.node.played_node import (
     KILLED,
     LARGE,
     PAGE,
-    Client,
     Node,
+    Program,
     done,
     failed,
     runs,
@@ -46,7 +46,7 @@ from tests.node.played_node import (
     ],
 )
 def test_who_does_not_fit_is_refused_in_a_sentence(hello: m.Hello, reason: str) -> None:
-    node, peer = Node(), Peer()
+    node, peer = Node(), Client()
     node.core.add_peer(peer)
     node.say(peer, hello)
     [refused] = node.said(peer)
@@ -54,7 +54,7 @@ def test_who_does_not_fit_is_refused_in_a_sentence(hello: m.Hello, reason: str) 
 
 
 def test_strangers_and_observers_may_not_act() -> None:
-    node, stranger, observer = Node(), Peer(), Peer()
+    node, stranger, observer = Node(), Client(), Client()
     for peer in (stranger, observer):
         node.core.add_peer(peer)
     node.say(observer, m.Hello(PROTOCOL_VERSION, PYTHON, "observer", 1))
@@ -68,7 +68,7 @@ def test_strangers_and_observers_may_not_act() -> None:
 
 def test_a_driver_finds_as_many_workers_starting_as_there_are_cpus() -> None:
     node = Node(cpus=3)
-    Client(node)
+    Program(node)
     assert len(node.started) == 3
 
 
@@ -94,7 +94,7 @@ def test_a_worker_is_sent_code_that_it_has_only_ever_submitted() -> None:
     node, driver, worker = setting()
     parent = driver.submit(name="parent")
     node.said(worker)
-    child = Client(node, worker).submit(name="child")
+    child = Program(node, worker).submit(name="child")
     node.say(worker, done(parent))
     code, _, run = node.said(worker)
     assert isinstance(code, m.RegisterFunction) and code.name == "child"
@@ -243,14 +243,14 @@ def test_a_task_that_kills_its_workers_fails_after_its_retries() -> None:
 
 def fail_to_start(node: Node) -> None:
     """The next process that was asked for dies before it says hello."""
-    peer: Peer = node.started.pop(0).peer
+    peer: Client = node.started.pop(0).peer
     node.core.add_peer(peer)
     node.lose(peer, 1)
 
 
 def test_tasks_are_told_when_no_worker_ever_comes_up() -> None:
     node = Node()
-    driver = Client(node)
+    driver = Program(node)
     ref = driver.submit()
     for _ in range(WORKER_START_ATTEMPTS):
         assert driver.values() == {}
@@ -269,7 +269,7 @@ def test_tasks_are_told_when_no_worker_ever_comes_up() -> None:
 
 def test_failed_starts_do_no_harm_while_another_worker_runs() -> None:
     node = Node(cpus=2)
-    driver = Client(node)
+    driver = Program(node)
     driver.submit()
     worker = node.came_up()
     waiting = driver.submit()
@@ -334,7 +334,7 @@ def test_the_last_words_of_a_dead_worker_count() -> None:
 
 def test_a_hello_from_the_grave_makes_no_worker() -> None:
     node = Node()
-    driver = Client(node)
+    driver = Program(node)
     worker = node.started.pop(0)
     node.core.add_peer(worker.peer)
     node.core.workers.exited(worker, 1)
@@ -348,7 +348,7 @@ def test_a_hello_from_the_grave_makes_no_worker() -> None:
 
 def test_a_process_that_dies_before_its_connection_is_up_is_buried_too() -> None:
     node = Node()
-    driver = Client(node)
+    driver = Program(node)
     worker = node.started.pop(0)
     node.core.workers.exited(worker, 1)
     node.core.peer_lost(worker.peer)
@@ -366,7 +366,7 @@ def test_the_end_of_a_driver_leaves_nothing_whatever_was_under_way() -> None:
     driver.submit(demand=demand_of({"CPU": 9.0}))
     actor = driver.create([waiting])
     driver.call(actor, [driver.put()])
-    child = Client(node, worker)
+    child = Program(node, worker)
     late = child.submit()
     node.say(worker, m.Hold([running]), m.CreateExtent(late, LARGE))
     node.say(driver.peer, m.Leaving("shutdown"))
@@ -381,7 +381,7 @@ def test_the_end_of_a_driver_leaves_nothing_whatever_was_under_way() -> None:
 
 def test_one_driver_survives_another() -> None:
     node = Node(cpus=2)
-    doomed, driver = Client(node), Client(node)
+    doomed, driver = Program(node), Program(node)
     doomed.submit()
     node.core.peer_lost(doomed.peer)
     node.turn()
@@ -497,7 +497,7 @@ def test_what_a_worker_writes_to_is_its_own_until_it_is_reaped() -> None:
     node.say(worker, m.Pin([read]), m.CreateExtent(ref, LARGE))
     [extent] = node.said(worker)
     node.say(driver.peer, m.Leaving("shutdown"))
-    other = Client(node)
+    other = Program(node)
     mine = other.ids.next_put()
     node.say(other.peer, m.CreateExtent(mine, LARGE))
     [given] = node.said(other.peer)
@@ -562,7 +562,7 @@ def test_an_extent_of_no_size_breaks_only_who_asks_for_it(size: int) -> None:
 # ---------------------------------------------------------------------------------- actors
 
 
-def actor_of(node: Node, driver: Client, **options: Any) -> tuple[bytes, Peer]:
+def actor_of(node: Node, driver: Program, **options: Any) -> tuple[bytes, Client]:
     """An actor that is up: its id, its process."""
     actor_id = driver.create(**options)
     host = node.came_up()
@@ -593,7 +593,7 @@ def test_a_late_argument_holds_back_the_same_caller_only() -> None:
     slow = driver.submit()
     first, second = driver.call(actor_id, [slow]), driver.call(actor_id)
     node.say(worker, m.Hold([handle_id(actor_id)]))
-    other = Client(node, worker).call(actor_id)
+    other = Program(node, worker).call(actor_id)
     assert runs(node, host) == [other[:16]]
     node.say(worker, done(slow))
     assert runs(node, host) == [first[:16], second[:16]]
@@ -620,7 +620,7 @@ def test_what_a_worker_called_runs_although_the_worker_has_ended() -> None:
         (worker, second) if second.worker.tasks else (second, worker)  # type: ignore[union-attr]
     )
     node.said(host)
-    call = Client(node, caller).call(actor_id, [slow])
+    call = Program(node, caller).call(actor_id, [slow])
     node.say(driver.peer, m.Hold([call]))
     node.lose(caller, 0)
     node.say(runner, done(slow))

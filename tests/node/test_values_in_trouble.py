@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from skate import messages as m
-from skate.node.peer import Peer
+from skate.rows import Client
 from skate.spec import FORMAT_ERROR
 from tests.node.played_cluster import Cluster, ClusterNode, to_node
-from tests.node.played_node import PAGE, Client, done, runs
+from tests.node.played_node import PAGE, Program, done, runs
 
 PAGES = 40
 """Of each result: more than fits a message."""
 
 
-def make(node: ClusterNode, worker: Peer, ref: bytes, attempt: int = 0) -> None:
+def make(node: ClusterNode, worker: Client, ref: bytes, attempt: int = 0) -> None:
     """The worker makes the large result."""
     assert runs(node, worker) == [ref[:16]]
     node.say(worker, m.CreateExtent(ref, PAGES * PAGE))
@@ -24,7 +24,7 @@ def make(node: ClusterNode, worker: Peer, ref: bytes, attempt: int = 0) -> None:
     node.cluster.run()
 
 
-def made_at(maker: ClusterNode, driver: Client) -> bytes:
+def made_at(maker: ClusterNode, driver: Program) -> bytes:
     """A large result that lies on this node."""
     ref = driver.submit(strategy=to_node(maker))
     maker.cluster.run()
@@ -32,7 +32,7 @@ def made_at(maker: ClusterNode, driver: Client) -> bytes:
     return ref
 
 
-def reads_at(reader: ClusterNode, driver: Client, ref: bytes) -> Peer:
+def reads_at(reader: ClusterNode, driver: Program, ref: bytes) -> Client:
     """A task on this node has the ref, and asks for nothing yet."""
     driver.submit(nested=[ref], strategy=to_node(reader), name="reads")
     reader.cluster.run()
@@ -47,7 +47,7 @@ def test_a_home_whose_store_is_full_spoils_no_value_elsewhere() -> None:
     home = cluster.add("h", pages=PAGES)
     maker = cluster.add("m")
     reader = cluster.add("r")
-    driver = Client(home)
+    driver = Program(home)
     cluster.run()
     ref = made_at(maker, driver)
     assert home.state_of(ref) == "REMOTE"
@@ -80,7 +80,7 @@ def test_a_value_that_is_lost_before_who_asked_reads_on_is_asked_for_anew() -> N
     home = cluster.add("h")
     maker = cluster.add("m")
     reader = cluster.add("r", pages=PAGES)
-    driver = Client(home)
+    driver = Program(home)
     cluster.run()
     ref = made_at(maker, driver)
     worker = reads_at(reader, driver, ref)
@@ -91,7 +91,7 @@ def test_a_value_that_is_lost_before_who_asked_reads_on_is_asked_for_anew() -> N
     assert reader.fetched() == [ref]
     assert list(worker.deferred) == [ref] and not reader.said(worker)
     # Its space is wanted, and the node that it came from dies.
-    other = Client(reader)
+    other = Program(reader)
     reader.say(other.peer, m.CreateExtent(other.ids.next_put(), PAGES * PAGE))
     cluster.die("m")
     assert reader.state_of(ref) == "PENDING"
@@ -108,7 +108,7 @@ def test_the_last_copy_of_a_value_stays_while_it_is_held() -> None:
     home = cluster.add("h")
     maker = cluster.add("m")
     reader = cluster.add("r", pages=PAGES)
-    driver = Client(home)
+    driver = Program(home)
     cluster.run()
     ref = made_at(maker, driver)
     worker = reads_at(reader, driver, ref)
@@ -118,7 +118,7 @@ def test_the_last_copy_of_a_value_stays_while_it_is_held() -> None:
     cluster.die("m")
     cluster.pass_time(1.0)
     # Space is wanted, and its place is forgotten: it lies nowhere else.
-    other = Client(reader)
+    other = Program(reader)
     reader.say(other.peer, m.CreateExtent(other.ids.next_put(), PAGES * PAGE))
     for question in [x for x in reader.said(worker) if isinstance(x, m.Revoke)]:
         reader.say(worker, m.Revoked(question.number, question.object_ids))
@@ -131,7 +131,7 @@ def test_the_last_copy_of_a_value_stays_while_it_is_held() -> None:
 def test_a_value_comes_from_elsewhere_while_a_task_that_was_given_up_makes_it(first: str) -> None:
     cluster = Cluster()
     home, other = cluster.add("h"), cluster.add("a", cpus=2)
-    driver = Client(home)
+    driver = Program(home)
     cluster.run()
     ref = driver.submit(strategy=to_node(other, soft=True))
     cluster.run()

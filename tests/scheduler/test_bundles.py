@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from skate.config import RESOURCE_UNITS
 from skate.messages import BundlesReserved, CommitBundles, ReserveBundles, ReturnBundles
+from skate.rows import Pool, Task, Template, Worker
 from skate.scheduler.bundles import Bundles
 from skate.scheduler.group_names import (
     BUNDLE_SHARE_UNITS,
@@ -25,7 +26,7 @@ from skate.scheduler.group_names import (
     uses_group,
     wildcard_name,
 )
-from skate.scheduler.local_scheduler import LocalScheduler, Pool, Task, Template, Worker
+from skate.scheduler.local_scheduler import LocalScheduler
 from skate.spec import CallTemplate, Demand, demand_of, resources_of
 from skate.states import WorkerState
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from skate.config import RESOURCE_UNITS
-from skate.scheduler.local_scheduler import LocalScheduler, Pool, Task, Template, Worker
+from skate.rows import Pool, Task, Template, Worker
+from skate.scheduler.local_scheduler import LocalScheduler
 from skate.spec import CallTemplate, demand_of
 
 JOB = b"job1"

@@ -15,7 +15,8 @@ from skate.config import (
     RESOURCE_PATIENCE_S,
     RESOURCE_UNITS,
 )
-from skate.scheduler.local_scheduler import LocalScheduler, Pool, Task, Template, Worker
+from skate.rows import Pool, Task, Template, Worker
+from skate.scheduler.local_scheduler import LocalScheduler
 from skate.spec import CallTemplate, demand_of
 from skate.states import TaskState, WorkerState
 

@@ -18,12 +18,11 @@ from skate import messages as m
 from skate.config import DEAD_ACTORS_KEPT
 from skate.errors import ErrorRecord, decode_error, encode_error
 from skate.ids import handle_id
-from skate.node.actor_router import Actor, ActorRouter
-from skate.node.peer import Job, Peer
+from skate.node.actor_router import ActorRouter
 from skate.node.validity import check_call, read_error
 from skate.objects.object_store import PENDING, REMOTE
+from skate.rows import Actor, Client, Job, Task, Worker
 from skate.scheduler.group_names import is_cpu
-from skate.scheduler.local_scheduler import Task, Worker
 from skate.spec import FORMAT_ERROR
 from skate.states import TASK_MOVES, ActorState, TaskState, WorkerState, advance
 
@@ -39,7 +38,7 @@ class UnbornActor:
 
     __slots__ = ("calls", "creator", "name", "namespace")
 
-    def __init__(self, creator: Peer, name: str, namespace: str) -> None:
+    def __init__(self, creator: Client, name: str, namespace: str) -> None:
         self.creator = creator
         self.name = name
         self.namespace = namespace
@@ -59,7 +58,7 @@ class ActorManager:
 
     # ------------------------------------------------------------------ birth
 
-    def on_reserved(self, peer: Peer, answer: m.Answer) -> None:
+    def on_reserved(self, peer: Client, answer: m.Answer) -> None:
         """The GCS has given a name to an actor, or not; from now on others may find and call it.
 
         Its CreateActor is still to come: calls that overtake it wait for it.
@@ -70,7 +69,7 @@ class ActorManager:
             if not peer.alive:
                 self.creator_gone(peer)
 
-    def creator_gone(self, peer: Peer) -> None:
+    def creator_gone(self, peer: Client) -> None:
         """A process has ended: what it has named and not created, it will not create."""
         for actor_id in [i for i, unborn in self.unborn.items() if unborn.creator is peer]:
             unborn = self.unborn.pop(actor_id)
@@ -80,7 +79,7 @@ class ActorManager:
                 if call.state is TaskState.WAITING:
                     self.core.fail_task(call, self.unknown(actor_id))
 
-    def on_create(self, peer: Peer, message: m.CreateActor) -> None:
+    def on_create(self, peer: Client, message: m.CreateActor) -> None:
         """A new actor; its creator holds the handle from here on."""
         core = self.core
         template = peer.templates[message.template]
@@ -172,7 +171,7 @@ class ActorManager:
 
     # ------------------------------------------------------------------ calls
 
-    def on_call(self, peer: Peer, message: m.CallActor) -> None:
+    def on_call(self, peer: Client, message: m.CallActor) -> None:
         """A method call from a process of this node."""
         core = self.core
         task = Task(
@@ -436,7 +435,7 @@ class ActorManager:
         # Wakes the process's reader, if it was another thread that called exit_actor.
         self.core.send(actor.worker.peer, m.Exit(reason))
 
-    def on_kill(self, peer: Peer, message: m.KillActor) -> None:
+    def on_kill(self, peer: Client, message: m.KillActor) -> None:
         """ray.kill: the process goes now, by SIGKILL."""
         actor = self.router.actors.get(message.actor_id)
         if actor is None or actor.is_proxy:

@@ -20,83 +20,8 @@ from collections.abc import Callable
 from typing import Any
 
 from skate.config import ACTOR_WINDOW_CALLS
-from skate.scheduler.local_scheduler import Task, Worker
-from skate.spec import ActorOptions
-from skate.states import ACTOR_MOVES, ActorState, advance
-
-
-class CallLine:
-    """The calls of one caller to one actor."""
-
-    __slots__ = ("closed", "early", "next")
-
-    def __init__(self) -> None:
-        self.next = 0
-        self.closed = False  # the caller is gone: no more will come
-        self.early: dict[int, Task | None] = {}  # arrived, not let through; None: failed, skip it
-
-
-class Actor:
-    """One actor, on the node that hosts it."""
-
-    __slots__ = (
-        "backlog",
-        "cause",
-        "creation",
-        "creator",
-        "fetching",
-        "gpus",
-        "has_handles",
-        "host",
-        "host_pid",
-        "id",
-        "in_flight",
-        "is_proxy",
-        "leaving",
-        "life",
-        "lines",
-        "options",
-        "placed",
-        "restarts",
-        "state",
-        "window",
-        "worker",
-    )
-
-    def __init__(self, creation: Task, options: ActorOptions, creator: Any) -> None:
-        self.id = creation.id
-        self.creation = creation
-        self.options = options
-        self.creator = creator
-        self.state = ActorState.DEPENDENCIES_UNREADY
-        self.worker: Worker | None = None
-        self.lines: dict[Any, CallLine] = {}
-        self.backlog: deque[Task] = deque()  # let through, not delivered
-        self.in_flight: dict[bytes, Task] = {}
-        self.window = 0  # calls that may be in flight now
-        self.restarts = 0
-        self.cause = b""  # encoded ErrorRecord, once DEAD
-        self.has_handles = True
-        self.leaving = False  # asked to end after what was delivered
-        self.placed = False  # holds its running demand
-        self.gpus: list[int] | None = None
-        self.host: Any = None  # the other node that it lives on (remote_actors.py)
-        self.life = 0  # counts its placements on other nodes: each numbers its calls afresh
-        self.host_pid = 0  # of its process there
-        self.is_proxy = False  # of another home, and not hosted here
-        self.fetching: Task | None = None  # a call whose inputs have to come here first
-
-    def move(self, to: ActorState) -> None:
-        """Change state; illegal moves raise."""
-        self.state = advance(ACTOR_MOVES, self.state, to)
-
-    def is_drained(self) -> bool:
-        """Whether no call is anywhere."""
-        return not (
-            self.in_flight
-            or self.backlog
-            or any(task for line in self.lines.values() for task in line.early.values())
-        )
+from skate.rows import Actor, Caller, CallOrder, Task
+from skate.states import ActorState
 
 
 class ActorRouter:
@@ -113,7 +38,7 @@ class ActorRouter:
         """A new actor."""
         self.actors[actor.id] = actor
 
-    def arrived(self, actor: Actor, caller: Any, call: Task) -> None:
+    def arrived(self, actor: Actor, caller: Caller, call: Task) -> None:
         """A call came in; ``call.missing`` says whether its arguments are there."""
         if not actor.options.in_order:
             if not call.missing:
@@ -130,7 +55,7 @@ class ActorRouter:
         else:
             line.early[call.sequence] = call
 
-    def arguments_ready(self, actor: Actor, caller: Any, call: Task) -> None:
+    def arguments_ready(self, actor: Actor, caller: Caller, call: Task) -> None:
         """The arguments of a call that had arrived are there now."""
         line = self._line(actor, caller)
         if actor.options.in_order:
@@ -139,7 +64,7 @@ class ActorRouter:
             self._let_through(actor, call)
         self._forget_if_over(actor, caller, line)
 
-    def failed_before_delivery(self, actor: Actor, caller: Any, sequence: int) -> None:
+    def failed_before_delivery(self, actor: Actor, caller: Caller, sequence: int) -> None:
         """A call will never be delivered: its number is closed, so that later ones may pass."""
         line = self._line(actor, caller)
         if not actor.options.in_order:
@@ -171,7 +96,7 @@ class ActorRouter:
         """Something has come to wait: it may go, as far as the window lets it."""
         self._deliver_some(actor)
 
-    def caller_gone(self, caller: Any) -> None:
+    def caller_gone(self, caller: Caller) -> None:
         """A caller's connection is closed: its line goes once its calls are through."""
         for actor in self.actors.values():
             line = actor.lines.get(caller)
@@ -238,17 +163,17 @@ class ActorRouter:
         """Calls to be delivered once more, before all others, in their order."""
         actor.backlog.extendleft(reversed(calls))
 
-    def _line(self, actor: Actor, caller: Any) -> CallLine:
+    def _line(self, actor: Actor, caller: Caller) -> CallOrder:
         line = actor.lines.get(caller)
         if line is None:
-            line = actor.lines[caller] = CallLine()
+            line = actor.lines[caller] = CallOrder()
         return line
 
-    def _forget_if_over(self, actor: Actor, caller: Any, line: CallLine) -> None:
+    def _forget_if_over(self, actor: Actor, caller: Caller, line: CallOrder) -> None:
         if line.closed and not line.early:
             del actor.lines[caller]
 
-    def _advance(self, actor: Actor, line: CallLine) -> None:
+    def _advance(self, actor: Actor, line: CallOrder) -> None:
         early = line.early
         while line.next in early:
             call = early[line.next]

@@ -26,9 +26,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from skate import messages as m
 from skate.ids import HOME_BYTES, home_of
 from skate.node.error_payload import error_payload
-from skate.node.neighbours import Neighbour
-from skate.node.peer import Peer
 from skate.objects.object_store import PENDING, REMOTE, StoredObject
+from skate.rows import Client, OtherNode
 
 if TYPE_CHECKING:
     from skate.node.node_core import NodeCore
@@ -39,7 +38,7 @@ class _Waiting:
 
     __slots__ = ("barrier", "message", "to_whom")
 
-    def __init__(self, barrier: dict[Neighbour, int], to_whom: Any, message: Any) -> None:
+    def __init__(self, barrier: dict[OtherNode, int], to_whom: Any, message: Any) -> None:
         self.barrier = barrier  # of each home, up to which Hold it has to have answered
         self.to_whom = to_whom  # a neighbour, or the peer that another node is
         self.message = message
@@ -48,7 +47,7 @@ class _Waiting:
 class _Return(NamedTuple):
     """That a task or an actor has ended, for its home; it came here after so many new Holds."""
 
-    peer: Peer
+    peer: Client
     message: m.Returned | m.ActorNews
     since: int
 
@@ -61,9 +60,9 @@ class Borrowing:
         self._store = core.store
         self.new_holds = 0  # Holds of what their homes had not been told before
         self.returns: list[_Return] = []  # of this turn
-        self.releases: list[tuple[Neighbour, list[bytes]]] = []  # of results kept elsewhere
+        self.releases: list[tuple[OtherNode, list[bytes]]] = []  # of results kept elsewhere
         self._waiting: deque[_Waiting] = deque()
-        self._unregistered: dict[Neighbour, None] = {}  # those with a Hold under way
+        self._unregistered: dict[OtherNode, None] = {}  # those with a Hold under way
         # What homes have been told of, until they are told the end: a Release that still waits.
         self._told: dict[bytes, m.Release | None] = {}
         core.neighbours.handlers.update(
@@ -76,7 +75,7 @@ class Borrowing:
 
     # ------------------------------------------------------------------ holding and letting go
 
-    def leave(self, peer: Peer, message: m.Returned | m.ActorNews, since: int = -1) -> None:
+    def leave(self, peer: Client, message: m.Returned | m.ActorNews, since: int = -1) -> None:
         """Tell a home, at the end of the turn, what lets go of what it holds for it here.
 
         ``since``: how many ``new_holds`` there were when that came here. Nothing that was held
@@ -106,7 +105,7 @@ class Borrowing:
         for home, release in leave:
             self._leave(barrier, home, release)
 
-    def _leave(self, barrier: dict[Neighbour, int], to_whom: Any, message: Any) -> None:
+    def _leave(self, barrier: dict[OtherNode, int], to_whom: Any, message: Any) -> None:
         # In order for each recipient, but that a task's Returned may go ahead of others.
         if barrier or (
             not isinstance(message, m.Returned)
@@ -116,7 +115,7 @@ class Borrowing:
         else:
             self._send(to_whom, message)
 
-    def _tell_homes(self, changed: list[bytes]) -> list[tuple[Neighbour, m.Release]]:
+    def _tell_homes(self, changed: list[bytes]) -> list[tuple[OtherNode, m.Release]]:
         """Send Holds, and return the Releases to be sent: of what is not as the home believes."""
         new: list[bytes] = []
         gone: list[bytes] = []
@@ -143,7 +142,7 @@ class Borrowing:
             releases.append((home, release))
         return releases
 
-    def _hold(self, home: Neighbour, object_ids: list[bytes], kept: Sequence[bytes] = ()) -> None:
+    def _hold(self, home: OtherNode, object_ids: list[bytes], kept: Sequence[bytes] = ()) -> None:
         self._told.update(dict.fromkeys(object_ids))
         self._core.neighbours.send(home, m.Hold(object_ids, list(kept)))
         home.holds_sent += 1
@@ -153,16 +152,16 @@ class Borrowing:
         stored = self._store.objects.get(object_id)
         return stored is not None and stored.is_registered
 
-    def _by_home(self, object_ids: list[bytes]) -> list[tuple[Neighbour, list[bytes]]]:
+    def _by_home(self, object_ids: list[bytes]) -> list[tuple[OtherNode, list[bytes]]]:
         # Of homes that are dead nothing has to be told.
-        groups: dict[Neighbour, list[bytes]] = {}
+        groups: dict[OtherNode, list[bytes]] = {}
         for object_id in object_ids:
             home = self._core.neighbours.home_of(object_id)
             if home is not None:
                 groups.setdefault(home, []).append(object_id)
         return list(groups.items())
 
-    def _on_registered(self, home: Neighbour, message: m.Registered) -> None:
+    def _on_registered(self, home: OtherNode, message: m.Registered) -> None:
         home.holds_registered = message.count
         if home.holds_registered == home.holds_sent:
             self._unregistered.pop(home, None)
@@ -183,7 +182,7 @@ class Borrowing:
                 self._send(entry.to_whom, entry.message)
 
     def _send(self, to_whom: Any, message: Any) -> None:
-        if not isinstance(to_whom, Neighbour):
+        if not isinstance(to_whom, OtherNode):
             self._core.send(to_whom, message)
             return
         if isinstance(message, m.Release):
@@ -207,13 +206,13 @@ class Borrowing:
             return
         self._core.neighbours.send(home, m.Want([stored.id]))
 
-    def _on_ready(self, home: Neighbour, message: m.Ready) -> None:
+    def _on_ready(self, home: OtherNode, message: m.Ready) -> None:
         if message.offset == m.TROUBLE:  # of its home now: no value, and nothing to keep
             self._core.pulls.home_failed(message.object_id, message.data)
             return
         self.value_known(message.object_id, message.data, 0, ())
 
-    def _on_located(self, home: Neighbour, message: m.Located) -> None:
+    def _on_located(self, home: OtherNode, message: m.Located) -> None:
         self.value_known(message.object_id, b"", message.size, message.nodes)
 
     def value_known(
@@ -238,7 +237,7 @@ class Borrowing:
 
     # ------------------------------------------------------------------ homes that are gone
 
-    def home_lost(self, home: Neighbour, *, was_used: bool) -> None:
+    def home_lost(self, home: OtherNode, *, was_used: bool) -> None:
         """What it was asked for has to be found elsewhere. What it was told it keeps, if it lives,
         and what it made for this home, until it is told on a new line what of that is held now."""
         self._unregistered.pop(home, None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from skate import messages as m
 from skate.gcs.event_log import EventBatch
 from skate.node.validity import read_error
-from skate.scheduler.local_scheduler import Task, Worker
+from skate.rows import Task, Worker
 
 if TYPE_CHECKING:
     from skate.node.node_core import NodeCore

@@ -28,9 +28,8 @@ from skate.config import (
 from skate.ids import return_id
 from skate.node.error_payload import error_payload
 from skate.node.load import load_of
-from skate.node.neighbours import Neighbour
 from skate.objects.object_store import INLINE, REMOTE, SEALED
-from skate.scheduler.local_scheduler import SchedulingClass, Task, may_leave
+from skate.rows import OtherNode, SchedulingClass, Task, may_leave
 from skate.spec import FORMAT_ERROR, Demand, Strategy
 from skate.states import (
     TASK_FAILED,
@@ -69,7 +68,7 @@ class Forwarder:
         # Offers of what is queued here meanwhile: tasks, with their rules, and actors.
         self.spills: dict[int, tuple[SchedulingClass, Strategy | None]] = {}
         self.actor_spills: dict[int, _Kind] = {}
-        self.kept_elsewhere: dict[bytes, Neighbour] = {}  # results that their maker keeps for us
+        self.kept_elsewhere: dict[bytes, OtherNode] = {}  # results that their maker keeps for us
         self.offer_count = 0  # ever
         self._batches: dict[Any, list[Task]] = {}  # to be offered at the end of this turn
         self._look_at = 0.0  # when queues are looked at next
@@ -447,7 +446,7 @@ class Forwarder:
 
     # ------------------------------------------------------------------ elsewhere
 
-    def forward(self, task: Task, host: Neighbour) -> None:
+    def forward(self, task: Task, host: OtherNode) -> None:
         """Send the task to the node that is to run it."""
         core = self._core
         task.state = advance(TASK_MOVES, task.state, TASK_FORWARDED)
@@ -488,7 +487,7 @@ class Forwarder:
                 inputs.append(m.Input(b"", stored.size, here + list(stored.nodes or ())))
         return inputs
 
-    def _on_returned(self, host: Neighbour, message: m.Returned) -> None:
+    def _on_returned(self, host: OtherNode, message: m.Returned) -> None:
         task = host.tasks.pop(message.task_id, None)
         if task is None:
             if not self._core.remote_actors.on_returned(host, message):
@@ -499,7 +498,7 @@ class Forwarder:
         self.store_results(task, host, message)
         self._core.drop_arguments(task)
 
-    def store_results(self, task: Task, host: Neighbour, message: m.Returned) -> None:
+    def store_results(self, task: Task, host: OtherNode, message: m.Returned) -> None:
         """Keep the results of a task or call that ran elsewhere, or where they are kept."""
         core = self._core
         give_up: list[bytes] = []
@@ -518,7 +517,7 @@ class Forwarder:
         if give_up:
             core.borrowing.releases.append((host, give_up))
 
-    def _let_go_of_results(self, host: Neighbour, message: m.Returned) -> None:
+    def _let_go_of_results(self, host: OtherNode, message: m.Returned) -> None:
         # Its job has ended, or it has failed here already: nobody wants what is kept there.
         kept = [
             return_id(message.task_id, index)
@@ -528,7 +527,7 @@ class Forwarder:
         if kept:
             self._core.borrowing.releases.append((host, kept))
 
-    def kept_at(self, host: Neighbour) -> list[bytes]:
+    def kept_at(self, host: OtherNode) -> list[bytes]:
         """The results that this node keeps for this home."""
         return [object_id for object_id, maker in self.kept_elsewhere.items() if maker is host]
 
@@ -539,7 +538,7 @@ class Forwarder:
             if host is not None and host.is_alive:
                 self._core.borrowing.releases.append((host, [object_id]))
 
-    def _on_given_back(self, host: Neighbour, message: m.GivenBack) -> None:
+    def _on_given_back(self, host: OtherNode, message: m.GivenBack) -> None:
         for task_id in message.task_ids:
             task = host.tasks.pop(task_id, None)
             if task is None:
@@ -558,7 +557,7 @@ class Forwarder:
 
     # ------------------------------------------------------------------ ends
 
-    def node_lost(self, host: Neighbour, tasks: dict[bytes, Task], why: str) -> None:
+    def node_lost(self, host: OtherNode, tasks: dict[bytes, Task], why: str) -> None:
         """Its tasks are run again elsewhere if they may be; its copies are gone.
 
         But for the results that it keeps for this home, if it lives.

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from skate import messages as m
 from skate.config import FULL_STORE_GRACE_S, MAKE_WAY_AFTER_S
 from skate.objects.object_store import PENDING, REMOTE, SEALED, Creation, StoredObject
-from skate.scheduler.local_scheduler import Task, Worker
+from skate.rows import Task, Worker
 from skate.states import TASK_PULLING, TASK_WAITING, WorkerState
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from skate import messages as m
 from skate.node.error_payload import error_payload
+from skate.rows import Task
 from skate.scheduler.bundles import Bundles
 from skate.scheduler.group_names import uses_group
-from skate.scheduler.local_scheduler import Task
 from skate.states import ActorState
 
 if TYPE_CHECKING:

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 
 from skate import messages as m
 from skate.ids import job_of, return_id
-from skate.node.peer import Job, Peer
 from skate.node.validity import check_call
 from skate.objects.object_store import PENDING, SEALED, StoredObject
-from skate.scheduler.local_scheduler import Task
+from skate.rows import Client, Job, Task
 from skate.spec import FORMAT_ERROR
 from skate.states import (
     TASK_FAILED,
@@ -43,7 +42,7 @@ class Guests:
         self._orphans: dict[bytes, Task] = {}  # at workers and actors
         self._behind: dict[bytes, Task] = {}  # new attempts, behind orphans
 
-    def on_introduce(self, peer: Peer, message: m.Introduce) -> None:
+    def on_introduce(self, peer: Client, message: m.Introduce) -> None:
         """A job of another node: its workers are configured as its driver was."""
         core = self._core
         if message.driver_node in core.neighbours.dead:
@@ -53,7 +52,7 @@ class Guests:
                 message.job_id, message.job, None, message.driver_node, message.driver_pid
             )
 
-    def on_forward(self, peer: Peer, message: m.Forward) -> None:
+    def on_forward(self, peer: Client, message: m.Forward) -> None:
         """A task to run here; its home holds its refs until it has returned."""
         core = self._core
         self.received += 1
@@ -92,7 +91,7 @@ class Guests:
         else:
             core.forwarder.take(task)
 
-    def adopt_returns(self, peer: Peer, task: Task) -> None:
+    def adopt_returns(self, peer: Client, task: Task) -> None:
         """The home holds each return of the task, which is made here."""
         task.came_after = self._core.borrowing.new_holds
         for index in range(task.template.spec.num_returns):
@@ -227,7 +226,7 @@ class Guests:
             del self._behind[task.id]
         return tasks
 
-    def home_lost(self, peer: Peer) -> None:
+    def home_lost(self, peer: Client) -> None:
         """Nobody waits for its tasks: drop those that have not begun."""
         core = self._core
         dropped = [task for task in self._behind.values() if task.owner is peer]

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 from skate import messages as m
 from skate.config import ENDED_JOBS_KEPT
 from skate.ids import JOB_ID_BYTES
-from skate.node.peer import Job, Peer
-from skate.scheduler.local_scheduler import Template
+from skate.rows import Client, Job, Template
 
 if TYPE_CHECKING:
     from skate.node.node_core import NodeCore
@@ -142,7 +141,7 @@ class JobDesk:
         elif node is not None:
             core.neighbours.send(node, m.ForDriver(job.id, message))
 
-    def on_for_driver(self, peer: Peer, message: m.ForDriver) -> None:
+    def on_for_driver(self, peer: Client, message: m.ForDriver) -> None:
         """Another node has something to show at the driver of a job."""
         job = self._core.jobs.get(message.job_id)
         if job is not None:

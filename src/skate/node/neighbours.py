@@ -19,66 +19,10 @@ from typing import TYPE_CHECKING, Any
 from skate import messages as m
 from skate.config import AVOID_S, DEAD_NODES_KEPT, LINK_KEPT_S, SILENT_NODE_S
 from skate.ids import HOME_BYTES, home_of, job_of
-from skate.net.frame import PartReader
-from skate.scheduler.local_scheduler import Task, Template
+from skate.rows import OtherNode, Template
 
 if TYPE_CHECKING:
     from skate.node.node_core import NodeCore
-
-
-class Neighbour:
-    """Another node."""
-
-    __slots__ = (
-        "calls",
-        "cut_at",
-        "functions",
-        "holds_registered",
-        "holds_sent",
-        "info",
-        "is_alive",
-        "jobs",
-        "lines",
-        "link",
-        "new_hold",
-        "node_id",
-        "numbers",
-        "outbox",
-        "parts",
-        "silent_since",
-        "tasks",
-        "templates",
-    )
-
-    def __init__(self, info: m.NodeInfo) -> None:
-        self.info = info
-        self.node_id = info.node_id
-        self.is_alive = True
-        self.link: Any = None  # the shell's own
-        self.outbox: list[Any] = []
-        self.cut_at = -1e9  # when it was last found unreachable
-        self.silent_since = 0.0  # when it was first found so, if it has not been heard since
-        self.tasks: dict[bytes, Task] = {}  # forwarded there and not returned
-        self.new_hold = 0  # the number of the last Hold of something new, on whatever line
-        self.start_afresh()
-
-    def start_afresh(self) -> None:
-        """The next line to it is a new one: whoever answers knows nothing of the old one."""
-        self.outbox.clear()
-        self.parts = PartReader(m.decode_to_client)
-        self.jobs: set[bytes] = set()
-        self.functions: set[tuple[bytes, bytes]] = set()  # (job, function): forgotten job by job
-        self.templates: dict[Template, int] = {}
-        self.numbers = 0  # given to templates on this line
-        self.holds_sent = 0  # Hold messages
-        self.holds_registered = 0
-        self.lines: dict[tuple[bytes, bytes], int] = {}  # next call per (actor, caller)
-        self.calls: dict[bytes, Task] = {}  # of actors hosted there, not returned
-
-    @property
-    def address(self) -> str:
-        """HOST:PORT."""
-        return self.info.address
 
 
 class Neighbours:
@@ -86,14 +30,14 @@ class Neighbours:
 
     def __init__(self, core: NodeCore) -> None:
         self._core = core
-        self.by_home: dict[bytes, Neighbour] = {}
+        self.by_home: dict[bytes, OtherNode] = {}
         core.store.homes = self.by_home
-        self.by_id: dict[bytes, Neighbour] = {}
+        self.by_id: dict[bytes, OtherNode] = {}
         self.alive = 0
-        self.dirty: list[Neighbour] = []
+        self.dirty: list[OtherNode] = []
         self.dead: dict[bytes, None] = {}  # the newest that the GCS has given up
-        self._dead_links: list[Neighbour] = []  # whose lines the shell has to close
-        self.handlers: dict[type, Callable[[Neighbour, Any], None]] = {m.Part: self._on_part}
+        self._dead_links: list[OtherNode] = []  # whose lines the shell has to close
+        self.handlers: dict[type, Callable[[OtherNode, Any], None]] = {m.Part: self._on_part}
 
     # ------------------------------------------------------------------ who there is
 
@@ -108,13 +52,13 @@ class Neighbours:
                 if not info.alive and known.is_alive:
                     self.died(known)
             elif info.alive:
-                neighbour = Neighbour(info)
+                neighbour = OtherNode(info)
                 self.by_id[info.node_id] = neighbour
                 self.by_home[info.node_id[:HOME_BYTES]] = neighbour
                 self.alive += 1
                 self._core.store.home = self._core.node_id[:HOME_BYTES]  # there are others now
 
-    def died(self, neighbour: Neighbour) -> None:
+    def died(self, neighbour: OtherNode) -> None:
         """The GCS has given it up."""
         neighbour.is_alive = False
         self.alive -= 1
@@ -129,12 +73,12 @@ class Neighbours:
         self._core.desk.node_died(neighbour.node_id)
         self._core.job_desk.node_died(neighbour.node_id)
 
-    def take_dead(self) -> list[Neighbour]:
+    def take_dead(self) -> list[OtherNode]:
         """Those that have died since the shell last asked."""
         dead, self._dead_links = self._dead_links, []
         return dead
 
-    def cut_off(self, neighbour: Neighbour) -> None:
+    def cut_off(self, neighbour: OtherNode) -> None:
         """It cannot be reached, though it may be alive."""
         if neighbour.is_alive:
             now = self._core.now
@@ -144,7 +88,7 @@ class Neighbours:
             neighbour.cut_at = now
             self.lost(neighbour, "it cannot be reached")
 
-    def lost(self, neighbour: Neighbour, why: str) -> None:
+    def lost(self, neighbour: OtherNode, why: str) -> None:
         """All that was under way there will not come back."""
         tasks, neighbour.tasks = neighbour.tasks, {}
         calls = neighbour.calls
@@ -161,36 +105,36 @@ class Neighbours:
         since = self._core.now - AVOID_S
         return [n.node_id for n in self.by_id.values() if n.cut_at > since]
 
-    def is_out_of_reach(self, neighbour: Neighbour) -> bool:
+    def is_out_of_reach(self, neighbour: OtherNode) -> bool:
         """Whether it lives, and has not been heard for so long that it is waited for no more."""
         since = neighbour.silent_since
         return bool(since) and self._core.now - since >= SILENT_NODE_S
 
-    def home_of(self, any_id: bytes) -> Neighbour | None:
+    def home_of(self, any_id: bytes) -> OtherNode | None:
         """The living home of a foreign task, actor or object."""
         return self.by_home.get(home_of(any_id))
 
     # ------------------------------------------------------------------ talking
 
-    def send(self, neighbour: Neighbour, message: Any) -> None:
+    def send(self, neighbour: OtherNode, message: Any) -> None:
         """Queue a message; it leaves at the end of the turn, or once there is a line."""
         if neighbour.is_alive:
             if not neighbour.outbox:
                 self.dirty.append(neighbour)
             neighbour.outbox.append(message)
 
-    def handle(self, neighbour: Neighbour, message: Any) -> None:
+    def handle(self, neighbour: OtherNode, message: Any) -> None:
         """What a neighbour says on the line that this node opened."""
         if neighbour.is_alive:
             neighbour.silent_since = 0.0
             self.handlers[type(message)](neighbour, message)
 
-    def _on_part(self, neighbour: Neighbour, part: m.Part) -> None:
+    def _on_part(self, neighbour: OtherNode, part: m.Part) -> None:
         for message in neighbour.parts.take(part):
             neighbour.parts.clear()
             self.handle(neighbour, message)
 
-    def introduce(self, neighbour: Neighbour, template: Template) -> int:
+    def introduce(self, neighbour: OtherNode, template: Template) -> int:
         """The number of this template there; tells its job, its function and it the first time."""
         number = neighbour.templates.get(template)
         if number is not None:

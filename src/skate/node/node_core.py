@@ -32,7 +32,6 @@ from skate.node.guests import Guests
 from skate.node.job_desk import JobDesk
 from skate.node.neighbours import Neighbours
 from skate.node.object_desk import ObjectDesk
-from skate.node.peer import Job, Peer
 from skate.node.pull_desk import PullDesk
 from skate.node.question_desk import QuestionDesk
 from skate.node.remote_actors import RemoteActors
@@ -41,8 +40,9 @@ from skate.node.validity import check_call, check_template, read_error
 from skate.node.worker_keeper import WorkerKeeper
 from skate.objects.arena import Arena
 from skate.objects.object_store import PENDING, REMOTE, ObjectStore, StoredObject
+from skate.rows import Client, Job, Task, Template, Worker
 from skate.scheduler.group_names import parse_name
-from skate.scheduler.local_scheduler import LocalScheduler, Task, Template, Worker
+from skate.scheduler.local_scheduler import LocalScheduler
 from skate.spec import FORMAT_ERROR, CallTemplate, amount_text
 from skate.states import (
     TASK_FAILED,
@@ -66,7 +66,7 @@ class Shell(Protocol):
     def kill_worker(self, worker: Worker) -> None:
         """SIGKILL; ``worker_exited`` follows."""
 
-    def close(self, peer: Peer) -> None:
+    def close(self, peer: Client) -> None:
         """Close the connection once its outbox is written; ``peer_lost`` follows."""
 
     def stderr_tail(self, worker: Worker) -> list[str]:
@@ -81,20 +81,20 @@ class Shell(Protocol):
     def cancel_fetch(self, object_id: bytes) -> None:
         """Stop that; ``fetched`` follows all the same."""
 
-    def flush_logs(self, peer: Peer, message: m.FlushLogs) -> None:
+    def flush_logs(self, peer: Client, message: m.FlushLogs) -> None:
         """The node of a driver that ends asks for all that was printed."""
 
-    def logs_flushed(self, peer: Peer, message: m.LogsFlushed) -> None:
+    def logs_flushed(self, peer: Client, message: m.LogsFlushed) -> None:
         """Another node has sent all of it."""
 
     def job_ended(self, job: Job, reason: str) -> None:
         """A driver is gone; a local session ends with it."""
 
-    def answer_locally(self, peer: Peer, question: m.Ask) -> bool:
+    def answer_locally(self, peer: Client, question: m.Ask) -> bool:
         """Whether the shell itself answers this (now or later)."""
 
 
-class _Unheard(dict[type, Callable[[Peer, Any], None]]):
+class _Unheard(dict[type, Callable[[Client, Any], None]]):
     """The handlers of who may still say anything, and nobody listens."""
 
     def get(self, key: Any, default: Any = None) -> Any:
@@ -126,8 +126,8 @@ class NodeCore:
             resources, self._send_task, self.workers.start, lambda task: self.actors.place(task)
         )
         self.actors = ActorManager(self)
-        self.peers: dict[Peer, None] = {}
-        self.dirty: list[Peer] = []  # peers with something in the outbox
+        self.peers: dict[Client, None] = {}
+        self.dirty: list[Client] = []  # peers with something in the outbox
         self.jobs: dict[bytes, Job] = {}
         self.submitters = 0  # processes that were given a number so far
         self.functions: dict[bytes, m.RegisterFunction] = {}
@@ -150,8 +150,8 @@ class NodeCore:
         self.warnings: list[str] = []  # what every driver is told at its start
         self.doomed: deque[tuple[Task, bytes]] = deque()  # tasks with a failed input
         self.questions = QuestionDesk(self)
-        ask: dict[type, Callable[[Peer, Any], None]] = {m.Ask: self.questions.on_ask}
-        driver: dict[type, Callable[[Peer, Any], None]] = {
+        ask: dict[type, Callable[[Client, Any], None]] = {m.Ask: self.questions.on_ask}
+        driver: dict[type, Callable[[Client, Any], None]] = {
             m.RegisterFunction: self.on_register_function,
             m.RegisterTemplate: self.on_register_template,
             m.Submit: self.on_submit,
@@ -170,14 +170,14 @@ class NodeCore:
             m.Want: self.desk.on_want,
             **ask,
         }
-        worker: dict[type, Callable[[Peer, Any], None]] = {
+        worker: dict[type, Callable[[Client, Any], None]] = {
             **driver,
             m.Done: self.on_done,
             m.HandBack: self.on_hand_back,
             m.Blocked: self.on_blocked,
             m.Unblocked: self.on_unblocked,
         }
-        node: dict[type, Callable[[Peer, Any], None]] = {
+        node: dict[type, Callable[[Client, Any], None]] = {
             m.Introduce: self.guests.on_introduce,
             m.RegisterFunction: self.on_register_function,
             m.RegisterTemplate: self.on_register_template,
@@ -197,7 +197,7 @@ class NodeCore:
         # What a client of each role may say; before its Hello only that.
         for handlers in (driver, worker, node):
             handlers[m.Part] = self._on_part
-        self.handlers: dict[str, dict[type, Callable[[Peer, Any], None]]] = {
+        self.handlers: dict[str, dict[type, Callable[[Client, Any], None]]] = {
             "": {m.Hello: self.on_hello},
             "observer": ask,
             "driver": driver,
@@ -219,14 +219,14 @@ class NodeCore:
 
     # ------------------------------------------------------------------ peers
 
-    def send(self, peer: Peer, message: Any) -> None:
+    def send(self, peer: Client, message: Any) -> None:
         """Queue a message for a peer; it leaves at the end of the turn."""
         if peer.alive:
             if not peer.outbox:
                 self.dirty.append(peer)
             peer.outbox.append(message)
 
-    def handle(self, peer: Peer, message: Any) -> None:
+    def handle(self, peer: Client, message: Any) -> None:
         """One message. An exception means that the peer is broken: its connection has to end."""
         handler = self.handlers[peer.role].get(type(message))
         if handler is not None and peer.alive:
@@ -234,7 +234,7 @@ class NodeCore:
         elif peer.alive:  # else it is behind its last word, in the same read
             raise ValueError(f"{type(message).__name__} of {peer.role or 'a stranger'}")
 
-    def _on_part(self, peer: Peer, part: m.Part) -> None:
+    def _on_part(self, peer: Client, part: m.Part) -> None:
         for message in peer.parts.take(part):
             peer.parts.clear()
             self.handle(peer, message)
@@ -270,7 +270,7 @@ class NodeCore:
         for counted in handles:
             self.actors.handle_gone(counted)
 
-    def add_peer(self, peer: Peer) -> None:
+    def add_peer(self, peer: Client) -> None:
         """A connection was accepted (or made, for a worker)."""
         if not peer.alive:
             return  # its process ended before its connection was up
@@ -281,7 +281,7 @@ class NodeCore:
             peer.worker.peer = peer
             peer.job = self.jobs.get(peer.worker.pool.job_id)
 
-    def on_hello(self, peer: Peer, hello: m.Hello) -> None:
+    def on_hello(self, peer: Client, hello: m.Hello) -> None:
         """A client says who it is; one that does not fit is refused in a sentence."""
         if peer.role:
             raise ValueError("Hello twice")
@@ -306,7 +306,7 @@ class NodeCore:
             else:
                 self.scheduler.worker_ready(peer.worker, self.now)
 
-    def _why_refuse(self, peer: Peer, hello: m.Hello) -> str:
+    def _why_refuse(self, peer: Client, hello: m.Hello) -> str:
         if hello.protocol != PROTOCOL_VERSION:
             return (
                 f"this node speaks protocol {PROTOCOL_VERSION}, you speak {hello.protocol}: "
@@ -325,11 +325,11 @@ class NodeCore:
             )
         return ""
 
-    def _is_node(self, peer: Peer, hello: m.Hello) -> bool:
+    def _is_node(self, peer: Client, hello: m.Hello) -> bool:
         # The shell has entered its id, which the handshake has proved.
         return bool(peer.node_id) and peer.node_id == hello.worker_id
 
-    def _welcome_driver(self, peer: Peer, hello: m.Hello) -> None:
+    def _welcome_driver(self, peer: Client, hello: m.Hello) -> None:
         if hello.job is None:
             raise ValueError("a driver's Hello without its job")
         job_id = self.shell.new_id()[:4]
@@ -365,7 +365,7 @@ class NodeCore:
         number = self.submitters.to_bytes(SUBMITTER_BYTES - HOME_BYTES, "big")
         return self.node_id[:HOME_BYTES] + number
 
-    def peer_lost(self, peer: Peer) -> None:
+    def peer_lost(self, peer: Client) -> None:
         """The connection is closed, by whatever end."""
         if not peer.alive:
             return
@@ -394,7 +394,7 @@ class NodeCore:
 
     # ------------------------------------------------------------------ functions and templates
 
-    def on_register_function(self, peer: Peer, message: m.RegisterFunction) -> None:
+    def on_register_function(self, peer: Client, message: m.RegisterFunction) -> None:
         """Step 0 of figure a: the function goes to the function table of the GCS."""
         if peer.job is not None:
             peer.job.function_ids[message.function_id] = None
@@ -403,7 +403,7 @@ class NodeCore:
             self.gcs.append(m.FunctionStored(message.function_id, message.name, message.data))
             self.notes.state("function", message.function_id, "EXPORTED", message.name, peer.pid)
 
-    def on_register_template(self, peer: Peer, message: m.RegisterTemplate) -> None:
+    def on_register_template(self, peer: Client, message: m.RegisterTemplate) -> None:
         """What calls on this connection mean by a number."""
         spec = message.template
         job = peer.job
@@ -494,7 +494,7 @@ class NodeCore:
 
     # ------------------------------------------------------------------ tasks
 
-    def on_submit(self, peer: Peer, message: m.Submit) -> None:
+    def on_submit(self, peer: Client, message: m.Submit) -> None:
         """Steps 1 and 5 of figure a: a task is here; are its inputs?"""
         template = peer.templates[message.template]
         task_id = message.task_id
@@ -518,7 +518,7 @@ class NodeCore:
         elif self.hold_arguments(task):
             self.forwarder.place(task)
 
-    def promise_returns(self, peer: Peer, task: Task) -> None:
+    def promise_returns(self, peer: Client, task: Task) -> None:
         """The submitter holds each return of the task."""
         count = task.template.spec.num_returns
         if count == 1:
@@ -605,7 +605,7 @@ class NodeCore:
             ),
         )
 
-    def introduce(self, peer: Peer, template: Template) -> None:
+    def introduce(self, peer: Client, template: Template) -> None:
         """Tell a worker of a template, and of its function, before its first call of it."""
         if template.number in peer.known_templates:
             return
@@ -616,7 +616,7 @@ class NodeCore:
             self.send(peer, self.functions[function_id])
         self.send(peer, m.RegisterTemplate(template.number, template.spec))
 
-    def on_done(self, peer: Peer, done: m.Done) -> None:
+    def on_done(self, peer: Client, done: m.Done) -> None:
         """A worker has run a task (or an actor's call): store, tell, go on."""
         worker = peer.worker
         assert worker is not None
@@ -755,13 +755,13 @@ class NodeCore:
                     )
                     self.desk.store_result(object_id, m.Value(payload), None)
 
-    def on_hand_back(self, peer: Peer, message: m.HandBack) -> None:
+    def on_hand_back(self, peer: Client, message: m.HandBack) -> None:
         """A worker will not run these: others may."""
         assert peer.worker is not None
         self.scheduler.handed_back(peer.worker, message.task_ids)
         self.guests.drop_orphans(message.task_ids)
 
-    def on_blocked(self, peer: Peer, message: m.Blocked) -> None:
+    def on_blocked(self, peer: Client, message: m.Blocked) -> None:
         """A worker's task waits: its CPU is free for another."""
         worker = peer.worker
         assert worker is not None
@@ -770,7 +770,7 @@ class NodeCore:
         else:
             self.scheduler.blocked(worker)
 
-    def on_unblocked(self, peer: Peer, message: m.Unblocked) -> None:
+    def on_unblocked(self, peer: Client, message: m.Unblocked) -> None:
         """It goes on."""
         worker = peer.worker
         assert worker is not None
@@ -781,7 +781,7 @@ class NodeCore:
 
     # ------------------------------------------------------------------ workers
 
-    def on_leaving(self, peer: Peer, message: m.Leaving) -> None:
+    def on_leaving(self, peer: Client, message: m.Leaving) -> None:
         """A client ends on purpose."""
         if peer.role == "driver":
             self.peer_lost(peer)

@@ -14,10 +14,8 @@ from skate import messages as m
 from skate.config import WRITE_BACKLOG_BYTES
 from skate.ids import return_id
 from skate.node.error_payload import error_payload
-from skate.node.neighbours import Neighbour
-from skate.node.peer import Peer
 from skate.objects.object_store import INLINE, PENDING, REMOTE, SEALED, Creation, StoredObject
-from skate.scheduler.local_scheduler import Task
+from skate.rows import Client, OtherNode, Task
 from skate.states import TASK_MOVES, TASK_WAITING, advance
 
 if TYPE_CHECKING:
@@ -37,14 +35,14 @@ class ObjectDesk:
         # What nodes hold whose line has ended, though they live: until they say what they hold.
         self.parked: dict[bytes, set[bytes]] = {}
 
-    def on_put(self, peer: Peer, message: m.Put) -> None:
+    def on_put(self, peer: Client, message: m.Put) -> None:
         """A small value from its creator, who holds it."""
         stored = self._store.promise(message.object_id, peer)
         peer.held.add(message.object_id)
         self._store.fulfil_inline(stored, message.data, message.contains)
         self._core.notes.object(message.object_id, "PUT", len(message.data), peer.pid)
 
-    def on_create_extent(self, peer: Peer, message: m.CreateExtent) -> None:
+    def on_create_extent(self, peer: Client, message: m.CreateExtent) -> None:
         """Space in the arena, now or when there is some."""
         if message.size <= 0:
             raise ValueError(f"an extent of {message.size} bytes")
@@ -113,7 +111,7 @@ class ObjectDesk:
             names.append(f"{others} task argument(s) or containing object(s)")
         return "; ".join(names) or "nobody (about to be freed)"
 
-    def on_seal(self, peer: Peer, message: m.Seal) -> None:
+    def on_seal(self, peer: Client, message: m.Seal) -> None:
         """A put's bytes are in the arena; its creator holds it."""
         stored = self._store.promise(message.object_id, peer)
         peer.held.add(message.object_id)
@@ -121,7 +119,7 @@ class ObjectDesk:
         self._core.notes.object(message.object_id, "SEALED", stored.size, peer.pid)
         self._core.gcs.append(m.ObjectsChanged([(stored.id, stored.size)], []))
 
-    def on_hold(self, peer: Peer, message: m.Hold) -> None:
+    def on_hold(self, peer: Client, message: m.Hold) -> None:
         """A process has come to know these refs. Its giver still holds them (DESIGN 6).
 
         The first Hold on a line between nodes that is not their first names all that is held.
@@ -138,7 +136,7 @@ class ObjectDesk:
             peer.holds_heard += 1
             self._core.send(peer, m.Registered(peer.holds_heard))
 
-    def on_release(self, peer: Peer, message: m.Release) -> None:
+    def on_release(self, peer: Client, message: m.Release) -> None:
         """A process has lost its last ref to these."""
         held = peer.held
         if peer.node_id:
@@ -159,7 +157,7 @@ class ObjectDesk:
             self._store.forget(object_id)
             self._store.release(object_id, borrowed=True)
 
-    def holder_lost(self, peer: Peer) -> None:
+    def holder_lost(self, peer: Client) -> None:
         """A client is gone, and all that it held. What it writes to or has mapped stays until it is
         reaped, if it is a worker."""
         self._store.stop_waiting(peer)
@@ -173,7 +171,7 @@ class ObjectDesk:
                 self._store.release(object_id)
         peer.held.clear()
 
-    def _park(self, peer: Peer) -> None:
+    def _park(self, peer: Client) -> None:
         # A node that lives holds what it held, though its line has ended: it will make another.
         if peer.node_id not in self._core.neighbours.by_id:
             return
@@ -195,7 +193,7 @@ class ObjectDesk:
         """The GCS has given a node up: it holds nothing any more."""
         self._release_parked(self.parked.pop(node_id, set()))
 
-    def memory_lost(self, peer: Peer) -> None:
+    def memory_lost(self, peer: Client) -> None:
         """A client can neither read nor write the arena any more."""
         self._store.abandon_all_of(peer)
         self._store.copies.peer_lost(peer)
@@ -204,14 +202,14 @@ class ObjectDesk:
                 self._store.unpin(object_id)
         peer.pins.clear()
 
-    def on_pin(self, peer: Peer, message: m.Pin) -> None:
+    def on_pin(self, peer: Client, message: m.Pin) -> None:
         """A process has mapped these spans."""
         for object_id in message.object_ids:
             if object_id in self._store.objects:
                 self._store.pin(object_id)
                 peer.pins[object_id] = peer.pins.get(object_id, 0) + 1
 
-    def on_unpin(self, peer: Peer, message: m.Unpin) -> None:
+    def on_unpin(self, peer: Client, message: m.Unpin) -> None:
         """The last view into these is gone."""
         for object_id in message.object_ids:
             count = peer.pins.get(object_id, 0)
@@ -234,12 +232,12 @@ class ObjectDesk:
         for peer, object_ids in asked.items():
             self._core.send(peer, m.Revoke(number, object_ids))
 
-    def on_revoked(self, peer: Peer, message: m.Revoked) -> None:
+    def on_revoked(self, peer: Client, message: m.Revoked) -> None:
         """A client has forgotten where these lie."""
         for object_id in message.object_ids:
             self._store.copies.forgotten(object_id, peer, message.number)
 
-    def on_want(self, peer: Peer, message: m.Want) -> None:
+    def on_want(self, peer: Client, message: m.Want) -> None:
         """Steps 1 and 2 of figure b: send it, or remember who waits for it."""
         for object_id in message.object_ids:
             stored = self._store.objects.get(object_id)
@@ -258,7 +256,7 @@ class ObjectDesk:
                 elif stored.is_foreign:
                     self._core.borrowing.ask_home(stored)
 
-    def on_unreachable(self, peer: Peer, message: m.Unreachable) -> None:
+    def on_unreachable(self, peer: Client, message: m.Unreachable) -> None:
         """Another node cannot fetch an object of this home: be its source."""
         stored = self._store.objects.get(message.object_id)
         if stored is None:
@@ -353,7 +351,7 @@ class ObjectDesk:
         if stored.subscribers or stored.waiters:
             self._core.pulls.want(stored)
 
-    def _push(self, peer: Peer, stored: StoredObject, *, asked: bool = False) -> None:
+    def _push(self, peer: Client, stored: StoredObject, *, asked: bool = False) -> None:
         if peer.is_remote and stored.state is SEALED:
             self._push_far(peer, stored, asked)
             return
@@ -373,7 +371,7 @@ class ObjectDesk:
             stored.is_shared = True
             peer.outbox.append(m.Located(stored.id, stored.size, self.locations(stored)))
 
-    def _push_far(self, peer: Peer, stored: StoredObject, asked: bool) -> None:
+    def _push_far(self, peer: Client, stored: StoredObject, asked: bool) -> None:
         # A driver without shared memory. The shell sends the bytes in pieces, as fast as they are
         # read, and then lets go of the pin.
         if asked:
@@ -421,7 +419,7 @@ class ObjectDesk:
                 if stored is not None:
                     stored.is_shared = True
 
-    def copies_lost(self, host: Neighbour) -> None:
+    def copies_lost(self, host: OtherNode) -> None:
         """A node is gone, and what lay in its arena with it; or it cannot be reached: what it keeps
         for this home will be there when it can."""
         kept = self._core.forwarder.kept_elsewhere
@@ -432,7 +430,7 @@ class ObjectDesk:
                 if stored.state is REMOTE and not stored.nodes:
                     self._core.pulls.nowhere(stored, cut_off)
 
-    def resume(self, peer: Peer) -> None:
+    def resume(self, peer: Client) -> None:
         """The peer reads again: push what was held back, as far as it is still wanted.
 
         Not more than a turn's worth: whether the peer takes it is seen once it is written. Who

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from skate import messages as m
 from skate.config import HOME_FETCHES_MAX, REACH_AGAIN_S, SILENT_NODE_S
 from skate.node.error_payload import error_payload
-from skate.node.peer import Peer
 from skate.objects.object_store import PENDING, REMOTE, Creation, StoredObject
 from skate.objects.pull_manager import (
     AbandonExtent,
@@ -28,7 +27,7 @@ from skate.objects.pull_manager import (
     PullManager,
     StartFetch,
 )
-from skate.scheduler.local_scheduler import Task
+from skate.rows import Client, Task
 from skate.states import OBJECT_MOVES, ObjectState, advance
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ class PullDesk:
     def __init__(self, core: NodeCore) -> None:
         self._core = core
         self._store = core.store
-        self.creator = Peer()  # whose extents the copies are, while they are being written
+        self.creator = Client()  # whose extents the copies are, while they are being written
         self.creator.role = "transfer"
         self._manager = PullManager(core.node_id, self._choose)
         self._home_fetches: dict[bytes, int] = {}  # how often a home was asked to be the source

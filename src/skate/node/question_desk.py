@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from skate import messages as m
 from skate.config import PENDING_ROWS
-from skate.node.peer import Peer
+from skate.rows import Client
 from skate.spec import Demand, resources_of, with_store
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ class QuestionDesk:
 
     def __init__(self, core: NodeCore) -> None:
         self._core = core
-        self.asked: dict[int, tuple[Peer, int]] = {}  # forwarded questions
+        self.asked: dict[int, tuple[Client, int]] = {}  # forwarded questions
         self.ask_count = 0
         self._own: dict[int, Callable[[Any], None]] = {}  # the core's own questions
 
-    def on_ask(self, peer: Peer, question: m.Ask) -> None:
+    def on_ask(self, peer: Client, question: m.Ask) -> None:
         """Answer here what is known here; the rest goes to the GCS and comes back."""
         if question.method == "actor_info" and self._core.actors.info(question.body) is None:
             question = m.Ask(question.number, "get_actor", {"actor_id": question.body["actor_id"]})
@@ -45,7 +45,7 @@ class QuestionDesk:
             if question.method == "reserve_actor_name":
                 self._core.actors.reserving[number] = question.body
 
-    def ask_gcs(self, peer: Peer, question: m.Ask) -> int:
+    def ask_gcs(self, peer: Client, question: m.Ask) -> int:
         """Forward a question; the number that its answer will have."""
         self.ask_count += 1
         self.asked[self.ask_count] = (peer, question.number)

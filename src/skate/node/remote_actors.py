@@ -19,12 +19,9 @@ from skate import messages as m
 from skate.config import ACTOR_UNKNOWN_S
 from skate.errors import ErrorRecord, encode_error
 from skate.ids import handle_id, submitter_of
-from skate.node.actor_router import Actor
 from skate.node.error_payload import error_payload
-from skate.node.neighbours import Neighbour
-from skate.node.peer import Peer
 from skate.node.validity import check_call
-from skate.scheduler.local_scheduler import Task, Template
+from skate.rows import Actor, Client, OtherNode, Task, Template
 from skate.spec import FORMAT_ERROR, ActorOptions
 from skate.states import (
     TASK_FAILED,
@@ -59,7 +56,9 @@ class RemoteActors:
             return None
         return self._stand_in(actor_id, call.template, call.owner, in_order)
 
-    def _stand_in(self, actor_id: bytes, template: Template, owner: Peer, in_order: bool) -> Actor:
+    def _stand_in(
+        self, actor_id: bytes, template: Template, owner: Client, in_order: bool
+    ) -> Actor:
         # Of its creation nothing is known here but the id, and nothing is asked.
         core = self._core
         creation = Task(actor_id, template, b"", None, None, owner, 0, core.now)
@@ -95,7 +94,7 @@ class RemoteActors:
                 self._unknown.pop(actor.id, None)
                 self.hosted_at(actor, host, message.life)
 
-    def hosted_at(self, actor: Actor, host: Neighbour, life: int) -> None:
+    def hosted_at(self, actor: Actor, host: OtherNode, life: int) -> None:
         """The actor is alive there: what waits for it may go."""
         is_same = actor.host is host and actor.life == life
         if is_same and actor.state is ALIVE:
@@ -135,6 +134,7 @@ class RemoteActors:
         """Send a call to the actor's host."""
         core = self._core
         host = actor.host
+        assert host is not None
         number = core.neighbours.introduce(host, call.template)
         caller = submitter_of(call.id)
         key = (actor.id, caller)
@@ -159,7 +159,7 @@ class RemoteActors:
             ),
         )
 
-    def on_returned(self, host: Neighbour, message: m.Returned) -> bool:
+    def on_returned(self, host: OtherNode, message: m.Returned) -> bool:
         """A call has been answered by the actor's host; False if it is not known (any more)."""
         core = self._core
         call = host.calls.pop(message.task_id, None)
@@ -178,7 +178,7 @@ class RemoteActors:
 
     # ------------------------------------------------------------------ the home
 
-    def forward_creation(self, task: Task, host: Neighbour) -> None:
+    def forward_creation(self, task: Task, host: OtherNode) -> None:
         """The global scheduler has chosen a host for an actor of this home."""
         core = self._core
         actor: Actor = task.actor
@@ -204,7 +204,7 @@ class RemoteActors:
         if not actor.has_handles and actor.is_drained():
             core.neighbours.send(host, m.EndActor(actor.id))
 
-    def given_back(self, host: Neighbour, task_id: bytes, life: int) -> Task | None:
+    def given_back(self, host: OtherNode, task_id: bytes, life: int) -> Task | None:
         """The construction that a node was to host and will not, if there is still to be one.
 
         A call is sent again, if it was to an older ``life`` of the actor; else it fails, and the
@@ -225,7 +225,7 @@ class RemoteActors:
         actor.host = None
         return actor.creation
 
-    def _call_again(self, host: Neighbour, call: Task, life: int) -> None:
+    def _call_again(self, host: OtherNode, call: Task, life: int) -> None:
         # The actor was placed anew, maybe on the same node, and this node reads of it first here.
         core = self._core
         actor: Actor = call.actor
@@ -240,7 +240,7 @@ class RemoteActors:
         core.actors.router.again(actor, [call])
         core.actors.router.go_on(actor)
 
-    def _on_news(self, host: Neighbour, message: m.ActorNews) -> None:
+    def _on_news(self, host: OtherNode, message: m.ActorNews) -> None:
         core = self._core
         actor = core.actors.router.actors.get(message.actor_id)
         if actor is None or actor.host is not host or actor.state is DEAD:
@@ -266,7 +266,7 @@ class RemoteActors:
         else:  # restarted in place: its host keeps the calls
             core.actors.report(actor, state)
 
-    def node_lost(self, host: Neighbour, calls: dict[bytes, Task], why: str) -> None:
+    def node_lost(self, host: OtherNode, calls: dict[bytes, Task], why: str) -> None:
         """A host is gone: the home places its actors anew, callers wait to hear of that."""
         core = self._core
         text = f"node {host.node_id.hex()} ({host.address}), which hosted it, is lost: {why}"
@@ -378,7 +378,7 @@ class RemoteActors:
 
     # ------------------------------------------------------------------ the host
 
-    def on_forward_actor(self, peer: Peer, message: m.ForwardActor) -> None:
+    def on_forward_actor(self, peer: Client, message: m.ForwardActor) -> None:
         """Host an actor of another home."""
         core = self._core
         core.guests.received += 1
@@ -478,7 +478,7 @@ class RemoteActors:
         neighbours = self._core.neighbours.by_id.values()
         return [call for host in neighbours for call in host.calls.values() if call.actor is actor]
 
-    def on_forward_call(self, peer: Peer, message: m.ForwardCall) -> None:
+    def on_forward_call(self, peer: Client, message: m.ForwardCall) -> None:
         """A call from another node to an actor that is hosted here."""
         core = self._core
         actor = core.actors.router.actors.get(message.actor_id)
@@ -516,7 +516,7 @@ class RemoteActors:
             core.guests.stand_behind(task)
             core.actors.router.arrived(actor, task.line, task)
 
-    def _refuse_call(self, peer: Peer, message: m.ForwardCall) -> None:
+    def _refuse_call(self, peer: Client, message: m.ForwardCall) -> None:
         # The job of its caller has ended here, before the caller's node has heard of that: the
         # numbers stay gapless.
         router = self._core.actors.router
@@ -525,14 +525,14 @@ class RemoteActors:
             router.failed_before_delivery(actor, (peer, message.caller), message.sequence)
         self._core.send(peer, m.GivenBack([message.task_id], "the job has ended here"))
 
-    def on_end_actor(self, peer: Peer, message: m.EndActor) -> None:
+    def on_end_actor(self, peer: Client, message: m.EndActor) -> None:
         """Its home tells that no handle is left."""
         actor = self._core.actors.router.actors.get(message.actor_id)
         if actor is not None and actor.creator is peer:
             actor.has_handles = False
             self._core.actors.end_if_drained(actor)
 
-    def home_lost(self, peer: Peer) -> None:
+    def home_lost(self, peer: Client) -> None:
         """The home of hosted actors is dead, or has given this node up and restarts them."""
         for actor in list(self._core.actors.router.actors.values()):
             if actor.creator is peer and not actor.is_proxy:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from skate import messages as m
 from skate.config import EVENT_BATCH_S, TASKS_LOOKED_AT, TASKS_REPORTED
-from skate.scheduler.local_scheduler import Task
+from skate.rows import Task
 
 if TYPE_CHECKING:
     from skate.node.node_core import NodeCore

@@ -20,8 +20,7 @@ from skate.config import (
 )
 from skate.node.error_payload import error_payload
 from skate.node.exit_status import NOT_STARTED, describe_status
-from skate.node.peer import Job, Peer
-from skate.scheduler.local_scheduler import Pool, Task, Template, Worker
+from skate.rows import Client, Job, Pool, Task, Template, Worker
 from skate.states import WORKER_ENDING, WORKER_LEASED, WORKER_STARTING
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class WorkerKeeper:
         self.lost: dict[bytes, Worker] = {}  # EOFs ahead of their exit status
         self.ending: dict[bytes, float] = {}  # workers that were to end: seen at which tick first
 
-    def connection_lost(self, peer: Peer) -> None:
+    def connection_lost(self, peer: Client) -> None:
         """A worker's connection has ended."""
         worker = peer.worker
         assert worker is not None

@@ -27,13 +27,14 @@ from __future__ import annotations
 
 from skate.config import RESOURCE_UNITS
 from skate.messages import BundlesReserved, CommitBundles, ReserveBundles, ReturnBundles
+from skate.rows import Task, Worker
 from skate.scheduler.group_names import (
     bundle_resources,
     indexed_name,
     uses_group,
     wildcard_name,
 )
-from skate.scheduler.local_scheduler import LocalScheduler, Task, Worker
+from skate.scheduler.local_scheduler import LocalScheduler
 from skate.spec import Demand
 
 

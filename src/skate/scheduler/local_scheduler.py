@@ -24,12 +24,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from itertools import islice
-from typing import Any
 
 from skate.config import (
     AVERAGE_WEIGHT,
-    FIND_AMONG_TASKS,
     MAX_WORKER_STARTS,
     PIPELINE_BUDGET_S,
     PIPELINE_MAX_TASKS,
@@ -37,275 +34,27 @@ from skate.config import (
     RESOURCE_PATIENCE_S,
     RESOURCE_UNITS,
 )
+from skate.rows import Pool, SchedulingClass, Task, Worker
 from skate.scheduler.group_names import is_cpu, parse_name
 from skate.scheduler.patience import is_owed
-from skate.spec import CallTemplate, Demand, Strategy
+from skate.spec import CallTemplate, Demand
 from skate.states import (
     TASK_MOVES,
     TASK_READY,
     TASK_SENT,
-    TASK_WAITING,
     WORKER_ACTOR,
     WORKER_BLOCKED,
     WORKER_DEAD,
     WORKER_ENDING,
     WORKER_IDLE,
     WORKER_LEASED,
-    WORKER_MOVES,
     WORKER_STARTING,
-    WorkerState,
     advance,
 )
 
 PoolKey = tuple[bytes, int]  # job, threads: a worker serves one of these for life
 
 UNKNOWN_S = 3600.0  # what a task of unknown run time is expected to take: nothing goes behind it
-
-
-class Template:
-    """A call template as its node knows it: shared by all connections of a job that use it."""
-
-    __slots__ = (
-        "average_s", "is_plain", "is_warned", "job_id", "may_move", "number", "queue", "rules",
-        "spec",
-    )  # fmt: skip
-
-    def __init__(
-        self, number: int, job_id: bytes, spec: CallTemplate, queue: SchedulingClass
-    ) -> None:
-        self.number = number
-        self.job_id = job_id
-        self.spec = spec
-        self.queue = queue
-        self.is_plain = spec.strategy is None  # its tasks run here unless others are less busy
-        self.may_move = spec.strategy is None or spec.strategy.kind != "NODE"
-        self.rules = _rules_of(spec.strategy)  # of nodes, for what moves once it is queued
-        self.is_warned = False  # the driver has been told that no node meets its rules
-        self.average_s = -1.0  # exponentially averaged run time; below 0: not known yet
-
-    def ran(self, seconds: float) -> None:
-        """A task of this template took so long."""
-        if self.average_s < 0:
-            self.average_s = seconds
-        else:
-            self.average_s += AVERAGE_WEIGHT * (seconds - self.average_s)
-
-
-def _rules_of(strategy: Strategy | None) -> Strategy | None:
-    # SPREAD chooses the first node; what waits there for long may go wherever it waits less.
-    if strategy is None or not (strategy.rules or strategy.soft_rules or strategy.fallbacks):
-        return None
-    rules, soft_rules, fallbacks = strategy.rules, strategy.soft_rules, strategy.fallbacks
-    return Strategy(rules=rules, soft_rules=soft_rules, fallbacks=fallbacks)
-
-
-class Task:
-    """A task, from submission until its results are stored."""
-
-    __slots__ = (
-        "actor",
-        "arguments",
-        "attempt",
-        "came_after",
-        "dependencies",
-        "depth",
-        "expected_s",
-        "gpus",
-        "holds_handle",
-        "host",
-        "id",
-        "is_bound",
-        "is_here",
-        "line",
-        "missing",
-        "nested",
-        "owner",
-        "ready_at",
-        "retries_left",
-        "sent_at",
-        "sequence",
-        "state",
-        "submitted_at",
-        "template",
-        "worker",
-    )
-
-    def __init__(
-        self,
-        task_id: bytes,
-        template: Template,
-        arguments: bytes,
-        dependencies: list[bytes] | None,
-        nested: list[bytes] | None,
-        owner: Any,
-        depth: int,
-        now: float,
-    ) -> None:
-        self.id = task_id
-        self.template = template
-        self.arguments = arguments
-        self.dependencies = dependencies
-        self.nested = nested
-        self.owner = owner
-        self.depth = depth
-        self.state = TASK_WAITING
-        self.attempt = 0
-        self.retries_left = template.spec.max_retries
-        self.missing = 0
-        self.worker: Worker | None = None
-        self.host: Any = None  # the other node that runs it
-        self.is_here = False  # it waits for its inputs to be in this node's own store
-        self.is_bound = False  # it was sent to this node for good
-        self.actor: Any = None
-        self.line: Any = owner  # of a call: whose order it keeps
-        self.holds_handle = False  # of a call: it holds its actor's handle while it is under way
-        self.sequence = 0
-        self.gpus: list[int] | None = None
-        self.expected_s = 0.0  # its part of its worker's load_s
-        self.submitted_at = now
-        self.came_after = 0  # from another node: after so many new Holds (node/borrowing.py)
-        self.ready_at = 0.0
-        self.sent_at = 0.0
-
-
-class Worker:
-    """A worker process, as the scheduler sees it."""
-
-    __slots__ = (
-        "actor",
-        "calls",
-        "gpus",
-        "id",
-        "idle_since",
-        "lease",
-        "load_s",
-        "peer",
-        "pid",
-        "pool",
-        "stalled",
-        "state",
-        "tasks",
-    )
-
-    def __init__(self, worker_id: bytes, pool: Pool, now: float) -> None:
-        self.id = worker_id
-        self.pool = pool
-        self.state = WORKER_STARTING
-        self.peer: Any = None
-        self.pid = 0
-        self.lease: SchedulingClass | None = None
-        self.tasks: dict[bytes, Task] = {}  # sent and not done, in the order they run
-        self.load_s = 0.0  # expected run time of what is in ``tasks``
-        self.stalled = False  # handed back because its task is long: sent nothing until done
-        self.idle_since = now
-        self.gpus: list[int] | None = None
-        self.calls: dict[int, int] = {}  # per template with max_calls: how often
-        self.actor: Any = None
-
-    def move(self, to: WorkerState) -> None:
-        """Change state; illegal moves raise."""
-        self.state = advance(WORKER_MOVES, self.state, to)
-
-
-class Pool:
-    """The workers of one job and thread count."""
-
-    __slots__ = ("failed_starts", "idle", "job_id", "starting", "threads")
-
-    def __init__(self, job_id: bytes, threads: int) -> None:
-        self.job_id = job_id
-        self.threads = threads
-        self.idle: list[Worker] = []  # last in, first out: its caches are warm
-        self.starting = 0
-        self.failed_starts = 0  # in a row: processes that died before they said hello
-
-
-class SchedulingClass:
-    """The ready tasks that can stand in for each other: same job, demand and pool."""
-
-    __slots__ = ("by_depth", "count", "demand", "leased", "pool", "waiting_since")
-
-    def __init__(self, pool: Pool, demand: Demand) -> None:
-        self.pool = pool
-        self.demand = demand
-        self.by_depth: dict[int, deque[Task]] = {}
-        self.count = 0
-        self.leased: dict[bytes, Worker] = {}
-        self.waiting_since = 0.0  # for resources that others have; 0: not waiting
-
-    def push(self, task: Task, *, front: bool = False) -> None:
-        """Queue a task behind (or before) those of its depth."""
-        if not self.count:
-            self.waiting_since = 0.0  # what waited before has gone, maybe long ago
-        queue = self.by_depth.get(task.depth)
-        if queue is None:
-            queue = self.by_depth[task.depth] = deque()
-        if front:
-            queue.appendleft(task)
-        else:
-            queue.append(task)
-        self.count += 1
-
-    def head(self) -> Task:
-        """The next task: the first of the deepest."""
-        return self.by_depth[max(self.by_depth)][0]
-
-    def pop(self) -> Task:
-        """Take the next task out."""
-        depth = max(self.by_depth) if len(self.by_depth) > 1 else next(iter(self.by_depth))
-        queue = self.by_depth[depth]
-        task = queue.popleft()
-        if not queue:
-            del self.by_depth[depth]
-        self.count -= 1
-        return task
-
-    def find(self, wanted: Callable[[Task], bool]) -> Task | None:
-        """The first task that is wanted, among those that may soon be next."""
-        return next((task for task in islice(self, FIND_AMONG_TASKS) if wanted(task)), None)
-
-    def take_out(self, task: Task) -> None:
-        """Take this task out, wherever it stands."""
-        queue = self.by_depth[task.depth]
-        queue.remove(task)
-        if not queue:
-            del self.by_depth[task.depth]
-        self.count -= 1
-
-    def take_back(self, count: int, rules: Strategy | None) -> list[Task]:
-        """Take out up to so many tasks that may run elsewhere, by these rules: those that would
-        come last here."""
-        taken: list[Task] = []
-        for depth in sorted(self.by_depth):
-            queue = self.by_depth[depth]
-            stay: list[Task] = []
-            while queue and len(taken) < count and len(stay) < FIND_AMONG_TASKS:
-                task = queue.pop()
-                if not may_leave(task) or task.template.rules != rules:
-                    stay.append(task)
-                else:
-                    taken.append(task)
-            queue.extend(reversed(stay))
-            if not queue:
-                del self.by_depth[depth]
-        self.count -= len(taken)
-        return taken
-
-    def __iter__(self) -> Any:
-        for depth in sorted(self.by_depth, reverse=True):
-            yield from self.by_depth[depth]
-
-    def clear(self) -> list[Task]:
-        """Take all tasks out."""
-        tasks = list(self)
-        self.by_depth.clear()
-        self.count = 0
-        return tasks
-
-
-def may_leave(task: Task) -> bool:
-    """Whether another node may run it, though it is queued here."""
-    return not task.is_bound and task.template.may_move
 
 
 class LocalScheduler:

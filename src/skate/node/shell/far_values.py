@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from skate import messages as m
 from skate.config import DRIVER_CHUNK_BYTES
-from skate.node.peer import Peer
+from skate.rows import Client
 
 if TYPE_CHECKING:
     from skate.node.shell.node_shell import NodeShell
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class FarValues:
     """See the module's docstring."""
 
-    def __init__(self, shell: NodeShell, peer: Peer) -> None:
+    def __init__(self, shell: NodeShell, peer: Client) -> None:
         self._shell = shell
         self._peer = peer
         self._waiting: deque[m.Ready] = deque()

@@ -27,10 +27,9 @@ from skate.net.frame import BadFrame, FrameReader, frame
 from skate.net.handshake import Identity, LineHello, LineOk
 from skate.net.lasting import LastingLine, LineBroken
 from skate.net.tls import Tls
-from skate.node.neighbours import Neighbour
-from skate.node.peer import Peer
 from skate.node.shell.doorman import NOT_YET, Admission, Doorman, Routes
 from skate.node.shell.far_values import FarValues
+from skate.rows import Client, OtherNode
 
 if TYPE_CHECKING:
     from skate.node.shell.node_shell import NodeShell
@@ -47,7 +46,7 @@ log = logging.getLogger("skate.node")
 class OutgoingLine:
     """A line that this node has opened, to run tasks and hold objects at the other."""
 
-    def __init__(self, lines: Lines, neighbour: Neighbour) -> None:
+    def __init__(self, lines: Lines, neighbour: OtherNode) -> None:
         self._lines = lines
         self._neighbour = neighbour
         self._session_id = os.urandom(16)
@@ -200,7 +199,7 @@ class _Dialled(asyncio.Protocol):
 class IncomingLine:
     """A line that another node, or a driver on another machine, has opened: a peer of the core."""
 
-    def __init__(self, lines: Lines, peer: Peer, session_id: bytes, kept_s: float) -> None:
+    def __init__(self, lines: Lines, peer: Client, session_id: bytes, kept_s: float) -> None:
         self._lines = lines
         self.peer = peer
         self.session_id = session_id
@@ -465,7 +464,7 @@ class Lines:
                 return "this line is over: the other side was away for too long"
             for old in [x for x in self.incoming.values() if x.peer.node_id == hello.node_id]:
                 old.end("it has opened a new one")
-            peer = Peer()
+            peer = Client()
             peer.node_id = hello.node_id
             peer.role = "node"
             peer.pid = hello.pid
@@ -478,7 +477,7 @@ class Lines:
             if hello.received or hello.session_id in self._given_up:
                 why = self._given_up.get(hello.session_id, "this node does not know it (any more)")
                 return f"this driver's line is over, and with it its job: {why}"
-            peer = Peer()
+            peer = Client()
             peer.is_remote = True
             line = self._take_in(peer, hello, self.shell.cfg.driver_kept_s)
         return self._admit(line, hello)
@@ -490,7 +489,7 @@ class Lines:
         if len(self._given_up) > config.ENDED_JOBS_KEPT:
             del self._given_up[next(iter(self._given_up))]
 
-    def _take_in(self, peer: Peer, hello: LineHello, kept_s: float) -> IncomingLine:
+    def _take_in(self, peer: Client, hello: LineHello, kept_s: float) -> IncomingLine:
         line = IncomingLine(self, peer, hello.session_id, kept_s)
         peer.link = line
         self.incoming[hello.session_id] = line

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING
 
 from skate import config
 from skate import messages as m
-from skate.node.peer import Peer
 from skate.node.shell.log_tail import LogChunk, LogTail, tail_lines
-from skate.scheduler.local_scheduler import Worker
+from skate.rows import Client, Worker
 
 if TYPE_CHECKING:
     from skate.node.node_core import NodeCore
@@ -49,7 +48,7 @@ class LogForwarder:
         self._workers: dict[bytes, Worker] = {}  # those whose files are not read to their end
         self._flushes: list[tuple[Callable[[], None], dict[str, int]]] = []
         # Flushes for drivers, and the nodes that have yet to say that theirs is done.
-        self._awaited: dict[int, tuple[Peer, int, set[bytes]]] = {}
+        self._awaited: dict[int, tuple[Client, int, set[bytes]]] = {}
         self._flush_count = 0
         self._again_due = False
 
@@ -112,7 +111,7 @@ class LogForwarder:
         self.poll()
         self._write_out()
 
-    def flush(self, peer: Peer, number: int) -> None:
+    def flush(self, peer: Client, number: int) -> None:
         """Answer question ``number`` once all that is written by now has been forwarded.
 
         On every node that works for the job: those that are lost meanwhile are waited for by nobody
@@ -131,7 +130,7 @@ class LogForwarder:
             core.neighbours.send(neighbour, m.FlushLogs(job_id, flush))
         self._flush_here(lambda: self._flushed(flush, core.node_id))
 
-    def on_flush_logs(self, peer: Peer, message: m.FlushLogs) -> None:
+    def on_flush_logs(self, peer: Client, message: m.FlushLogs) -> None:
         """The node of a driver asks the same; the answer goes the way of the lines."""
         core = self._core
         driver_node = core.neighbours.by_id.get(peer.node_id)
@@ -139,7 +138,7 @@ class LogForwarder:
             answer = m.LogsFlushed(message.number)
             self._flush_here(lambda: core.neighbours.send(driver_node, answer))
 
-    def on_logs_flushed(self, peer: Peer, message: m.LogsFlushed) -> None:
+    def on_logs_flushed(self, peer: Client, message: m.LogsFlushed) -> None:
         """Another node has forwarded all that there was."""
         self._flushed(message.number, peer.node_id)
 

@@ -27,13 +27,12 @@ from skate.net.frame import BadFrame, FrameReader, frames
 from skate.node.exit_status import describe_status
 from skate.node.load import load_of
 from skate.node.node_core import NodeCore
-from skate.node.peer import Job, Peer
 from skate.node.shell import linux, zygote
 from skate.node.shell.log_forwarder import LogForwarder
 from skate.node.shell.node_config import NodeConfig, arena_file, create_arena, remove_files
 from skate.node.shell.pulse import Pulse
 from skate.objects.arena import Arena
-from skate.scheduler.local_scheduler import Worker
+from skate.rows import Client, Job, Worker
 
 if TYPE_CHECKING:
     from skate.node.shell.lines import Lines
@@ -54,7 +53,7 @@ log = logging.getLogger("skate.node")
 class ClientLink(asyncio.Protocol):
     """One client's connection."""
 
-    def __init__(self, shell: NodeShell, peer: Peer) -> None:
+    def __init__(self, shell: NodeShell, peer: Client) -> None:
         self.shell = shell
         self.peer = peer
         self.reader = FrameReader(m.decode_to_node)
@@ -241,7 +240,7 @@ class NodeShell:
         self.alive_workers[worker.id] = worker
         self._ask_zygote(zygote.fork_request(worker.id, out, err), theirs)
         setup.clock_offset = self._clock_offset
-        peer = Peer()
+        peer = Client()
         peer.worker = worker
         worker.peer = peer
         self.core.send(peer, setup)
@@ -263,7 +262,7 @@ class NodeShell:
 
         self.loop.call_later(START_AGAIN_S, tell)
 
-    async def _connect_worker(self, sock: socket.socket, peer: Peer) -> None:
+    async def _connect_worker(self, sock: socket.socket, peer: Client) -> None:
         await self.loop.create_unix_connection(lambda: ClientLink(self, peer), sock=sock)
         self.write_out_peer(peer)
 
@@ -297,7 +296,7 @@ class NodeShell:
             if line is not None:
                 line.close()
 
-    def close(self, peer: Peer) -> None:
+    def close(self, peer: Client) -> None:
         """Close after what is queued has been written."""
         link = peer.link
         if link is None:
@@ -318,15 +317,15 @@ class NodeShell:
         if self.cfg.local and not self.core.jobs:
             self.end("")
 
-    def flush_logs(self, peer: Peer, message: m.FlushLogs) -> None:
+    def flush_logs(self, peer: Client, message: m.FlushLogs) -> None:
         """Another node asks for all that workers of a job have printed."""
         self.logs.on_flush_logs(peer, message)
 
-    def logs_flushed(self, peer: Peer, message: m.LogsFlushed) -> None:
+    def logs_flushed(self, peer: Client, message: m.LogsFlushed) -> None:
         """Another node has sent all of it."""
         self.logs.on_logs_flushed(peer, message)
 
-    def answer_locally(self, peer: Peer, question: m.Ask) -> bool:
+    def answer_locally(self, peer: Client, question: m.Ask) -> bool:
         """Questions that need the world: none of them goes to the GCS."""
         if question.method == "flush_logs":
             self.logs.flush(peer, question.number)
@@ -357,7 +356,7 @@ class NodeShell:
             batch, core.gcs = core.gcs, []
             self.gcs_transport.writelines(frames(batch))
 
-    def write_out_peer(self, peer: Peer) -> None:
+    def write_out_peer(self, peer: Client) -> None:
         """One peer's outbox."""
         outbox = peer.outbox
         link = peer.link
@@ -373,7 +372,7 @@ class NodeShell:
             if peer.paused and transport.get_write_buffer_size() > config.UNREAD_MAX_BYTES:
                 link.stop_asking()
 
-    def push_deferred(self, peer: Peer) -> None:
+    def push_deferred(self, peer: Client) -> None:
         """A turn's worth of what was held back while the peer did not read, then the next.
 
         So others get their turns in between. It ends when the peer pauses again: the transport
@@ -538,7 +537,9 @@ class NodeShell:
         listener = socket.socket(fileno=os.dup(self.cfg.listen_fd))
         listener.setblocking(False)
         # Kept: a server that nobody refers to is collected, and listens no more.
-        server = await self.loop.create_unix_server(lambda: ClientLink(self, Peer()), sock=listener)
+        server = await self.loop.create_unix_server(
+            lambda: ClientLink(self, Client()), sock=listener
+        )
         try:
             if self.cfg.tcp_fd >= 0:
                 await self._open_lines()

@@ -1,0 +1,486 @@
+"""The rows of a node's tables: jobs, clients, other nodes, workers, tasks, actors. Pure.
+
+Data, and methods on that data alone; the parts of the node (node/) and the local scheduler decide
+what becomes of it. They lie in one module because they refer to each other: a task has an owner (a
+client), a client may be a worker's, and a worker has tasks. Their life cycles are in states.py.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+from skate import messages as m
+from skate.config import AVERAGE_WEIGHT, FIND_AMONG_TASKS
+from skate.net.frame import PartReader
+from skate.spec import ActorOptions, CallTemplate, Demand, JobConfig, Strategy
+from skate.states import (
+    ACTOR_MOVES,
+    TASK_WAITING,
+    WORKER_MOVES,
+    WORKER_STARTING,
+    ActorState,
+    WorkerState,
+    advance,
+)
+
+
+class Job:
+    """A driver's program: its workers, functions and configuration live and die with it.
+
+    Or a detached actor in a cluster, with all that it submits and creates.
+    """
+
+    __slots__ = (
+        "actor_id",
+        "config",
+        "driver",
+        "driver_node",
+        "driver_pid",
+        "function_ids",
+        "id",
+        "parent",
+    )
+
+    def __init__(
+        self,
+        job_id: bytes,
+        config: JobConfig,
+        driver: Client | None,
+        driver_node: bytes,
+        driver_pid: int,
+    ) -> None:
+        self.id = job_id
+        self.config = config
+        self.driver = driver  # None: it is at another node, or an actor
+        self.driver_node = driver_node
+        self.driver_pid = driver_pid
+        self.actor_id = b""  # of the detached actor that it ends with, at the actor's home
+        self.parent = b""  # and the job that created this, whose driver is shown what it prints
+        self.function_ids: dict[bytes, None] = {}
+
+
+class Client:
+    """One connection. ``outbox`` is what the shell has to write at the end of the turn."""
+
+    __slots__ = (
+        "alive",
+        "deferred",
+        "held",
+        "holds_heard",
+        "is_remote",
+        "job",
+        "known_functions",
+        "known_templates",
+        "link",
+        "node_id",
+        "outbox",
+        "parts",
+        "paused",
+        "pid",
+        "pins",
+        "role",
+        "templates",
+        "worker",
+    )
+
+    def __init__(self, link: Any = None) -> None:
+        self.link = link  # the shell's own: a transport
+        self.role = ""  # until hello
+        self.pid = 0
+        self.alive = True
+        self.job: Job | None = None
+        self.worker: Worker | None = None
+        self.outbox: list[Any] = []
+        self.parts = PartReader(m.decode_to_node)
+        self.templates: dict[int, Template] = {}  # what this peer's numbers mean
+        self.known_templates: set[int] = set()  # node numbers that this worker has been told
+        self.known_functions: set[bytes] = set()
+        self.node_id = b""  # of another node
+        self.held: set[bytes] = set()
+        self.is_remote = False  # a driver on another machine: it has no shared memory
+        self.holds_heard = 0  # Hold messages of another node: it is told how many are registered
+        self.pins: dict[bytes, int] = {}
+        self.paused = False  # it does not read as fast as we write
+        self.deferred: deque[bytes] = deque()  # values to push once it reads again
+
+
+class OtherNode:
+    """Another node."""
+
+    __slots__ = (
+        "calls",
+        "cut_at",
+        "functions",
+        "holds_registered",
+        "holds_sent",
+        "info",
+        "is_alive",
+        "jobs",
+        "lines",
+        "link",
+        "new_hold",
+        "node_id",
+        "numbers",
+        "outbox",
+        "parts",
+        "silent_since",
+        "tasks",
+        "templates",
+    )
+
+    def __init__(self, info: m.NodeInfo) -> None:
+        self.info = info
+        self.node_id = info.node_id
+        self.is_alive = True
+        self.link: Any = None  # the shell's own
+        self.outbox: list[Any] = []
+        self.cut_at = -1e9  # when it was last found unreachable
+        self.silent_since = 0.0  # when it was first found so, if it has not been heard since
+        self.tasks: dict[bytes, Task] = {}  # forwarded there and not returned
+        self.new_hold = 0  # the number of the last Hold of something new, on whatever line
+        self.start_afresh()
+
+    def start_afresh(self) -> None:
+        """The next line to it is a new one: whoever answers knows nothing of the old one."""
+        self.outbox.clear()
+        self.parts = PartReader(m.decode_to_client)
+        self.jobs: set[bytes] = set()
+        self.functions: set[tuple[bytes, bytes]] = set()  # (job, function): forgotten job by job
+        self.templates: dict[Template, int] = {}
+        self.numbers = 0  # given to templates on this line
+        self.holds_sent = 0  # Hold messages
+        self.holds_registered = 0
+        self.lines: dict[tuple[bytes, bytes], int] = {}  # next call per (actor, caller)
+        self.calls: dict[bytes, Task] = {}  # of actors hosted there, not returned
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT."""
+        return self.info.address
+
+
+class Pool:
+    """The workers of one job and thread count."""
+
+    __slots__ = ("failed_starts", "idle", "job_id", "starting", "threads")
+
+    def __init__(self, job_id: bytes, threads: int) -> None:
+        self.job_id = job_id
+        self.threads = threads
+        self.idle: list[Worker] = []  # last in, first out: its caches are warm
+        self.starting = 0
+        self.failed_starts = 0  # in a row: processes that died before they said hello
+
+
+class Template:
+    """A call template as its node knows it: shared by all connections of a job that use it."""
+
+    __slots__ = (
+        "average_s", "is_plain", "is_warned", "job_id", "may_move", "number", "queue", "rules",
+        "spec",
+    )  # fmt: skip
+
+    def __init__(
+        self, number: int, job_id: bytes, spec: CallTemplate, queue: SchedulingClass
+    ) -> None:
+        self.number = number
+        self.job_id = job_id
+        self.spec = spec
+        self.queue = queue
+        self.is_plain = spec.strategy is None  # its tasks run here unless others are less busy
+        self.may_move = spec.strategy is None or spec.strategy.kind != "NODE"
+        self.rules = _rules_of(spec.strategy)  # of nodes, for what moves once it is queued
+        self.is_warned = False  # the driver has been told that no node meets its rules
+        self.average_s = -1.0  # exponentially averaged run time; below 0: not known yet
+
+    def ran(self, seconds: float) -> None:
+        """A task of this template took so long."""
+        if self.average_s < 0:
+            self.average_s = seconds
+        else:
+            self.average_s += AVERAGE_WEIGHT * (seconds - self.average_s)
+
+
+def _rules_of(strategy: Strategy | None) -> Strategy | None:
+    # SPREAD chooses the first node; what waits there for long may go wherever it waits less.
+    if strategy is None or not (strategy.rules or strategy.soft_rules or strategy.fallbacks):
+        return None
+    rules, soft_rules, fallbacks = strategy.rules, strategy.soft_rules, strategy.fallbacks
+    return Strategy(rules=rules, soft_rules=soft_rules, fallbacks=fallbacks)
+
+
+class Task:
+    """A task, from submission until its results are stored."""
+
+    __slots__ = (
+        "actor",
+        "arguments",
+        "attempt",
+        "came_after",
+        "dependencies",
+        "depth",
+        "expected_s",
+        "gpus",
+        "holds_handle",
+        "host",
+        "id",
+        "is_bound",
+        "is_here",
+        "line",
+        "missing",
+        "nested",
+        "owner",
+        "ready_at",
+        "retries_left",
+        "sent_at",
+        "sequence",
+        "state",
+        "submitted_at",
+        "template",
+        "worker",
+    )
+
+    def __init__(
+        self,
+        task_id: bytes,
+        template: Template,
+        arguments: bytes,
+        dependencies: list[bytes] | None,
+        nested: list[bytes] | None,
+        owner: Client,
+        depth: int,
+        now: float,
+    ) -> None:
+        self.id = task_id
+        self.template = template
+        self.arguments = arguments
+        self.dependencies = dependencies
+        self.nested = nested
+        self.owner = owner
+        self.depth = depth
+        self.state = TASK_WAITING
+        self.attempt = 0
+        self.retries_left = template.spec.max_retries
+        self.missing = 0
+        self.worker: Worker | None = None
+        self.host: OtherNode | None = None  # that runs it
+        self.is_here = False  # it waits for its inputs to be in this node's own store
+        self.is_bound = False  # it was sent to this node for good
+        self.actor: Any = None  # of a call, or of a construction
+        self.line: Caller = owner  # of a call: whose order it keeps
+        self.holds_handle = False  # of a call: it holds its actor's handle while it is under way
+        self.sequence = 0
+        self.gpus: list[int] | None = None
+        self.expected_s = 0.0  # its part of its worker's load_s
+        self.submitted_at = now
+        self.came_after = 0  # from another node: after so many new Holds (node/borrowing.py)
+        self.ready_at = 0.0
+        self.sent_at = 0.0
+
+
+class Worker:
+    """A worker process, as the scheduler sees it."""
+
+    __slots__ = (
+        "actor",
+        "calls",
+        "gpus",
+        "id",
+        "idle_since",
+        "lease",
+        "load_s",
+        "peer",
+        "pid",
+        "pool",
+        "stalled",
+        "state",
+        "tasks",
+    )
+
+    def __init__(self, worker_id: bytes, pool: Pool, now: float) -> None:
+        self.id = worker_id
+        self.pool = pool
+        self.state = WORKER_STARTING
+        self.peer: Any = None
+        self.pid = 0
+        self.lease: SchedulingClass | None = None
+        self.tasks: dict[bytes, Task] = {}  # sent and not done, in the order they run
+        self.load_s = 0.0  # expected run time of what is in ``tasks``
+        self.stalled = False  # handed back because its task is long: sent nothing until done
+        self.idle_since = now
+        self.gpus: list[int] | None = None
+        self.calls: dict[int, int] = {}  # per template with max_calls: how often
+        self.actor: Any = None  # that it hosts
+
+    def move(self, to: WorkerState) -> None:
+        """Change state; illegal moves raise."""
+        self.state = advance(WORKER_MOVES, self.state, to)
+
+
+class SchedulingClass:
+    """The ready tasks that can stand in for each other: same job, demand and pool."""
+
+    __slots__ = ("by_depth", "count", "demand", "leased", "pool", "waiting_since")
+
+    def __init__(self, pool: Pool, demand: Demand) -> None:
+        self.pool = pool
+        self.demand = demand
+        self.by_depth: dict[int, deque[Task]] = {}
+        self.count = 0
+        self.leased: dict[bytes, Worker] = {}
+        self.waiting_since = 0.0  # for resources that others have; 0: not waiting
+
+    def push(self, task: Task, *, front: bool = False) -> None:
+        """Queue a task behind (or before) those of its depth."""
+        if not self.count:
+            self.waiting_since = 0.0  # what waited before has gone, maybe long ago
+        queue = self.by_depth.get(task.depth)
+        if queue is None:
+            queue = self.by_depth[task.depth] = deque()
+        if front:
+            queue.appendleft(task)
+        else:
+            queue.append(task)
+        self.count += 1
+
+    def head(self) -> Task:
+        """The next task: the first of the deepest."""
+        return self.by_depth[max(self.by_depth)][0]
+
+    def pop(self) -> Task:
+        """Take the next task out."""
+        depth = max(self.by_depth) if len(self.by_depth) > 1 else next(iter(self.by_depth))
+        queue = self.by_depth[depth]
+        task = queue.popleft()
+        if not queue:
+            del self.by_depth[depth]
+        self.count -= 1
+        return task
+
+    def find(self, wanted: Callable[[Task], bool]) -> Task | None:
+        """The first task that is wanted, among those that may soon be next."""
+        return next((task for task in islice(self, FIND_AMONG_TASKS) if wanted(task)), None)
+
+    def take_out(self, task: Task) -> None:
+        """Take this task out, wherever it stands."""
+        queue = self.by_depth[task.depth]
+        queue.remove(task)
+        if not queue:
+            del self.by_depth[task.depth]
+        self.count -= 1
+
+    def take_back(self, count: int, rules: Strategy | None) -> list[Task]:
+        """Take out up to so many tasks that may run elsewhere, by these rules: those that would
+        come last here."""
+        taken: list[Task] = []
+        for depth in sorted(self.by_depth):
+            queue = self.by_depth[depth]
+            stay: list[Task] = []
+            while queue and len(taken) < count and len(stay) < FIND_AMONG_TASKS:
+                task = queue.pop()
+                if not may_leave(task) or task.template.rules != rules:
+                    stay.append(task)
+                else:
+                    taken.append(task)
+            queue.extend(reversed(stay))
+            if not queue:
+                del self.by_depth[depth]
+        self.count -= len(taken)
+        return taken
+
+    def __iter__(self) -> Iterator[Task]:
+        for depth in sorted(self.by_depth, reverse=True):
+            yield from self.by_depth[depth]
+
+    def clear(self) -> list[Task]:
+        """Take all tasks out."""
+        tasks = list(self)
+        self.by_depth.clear()
+        self.count = 0
+        return tasks
+
+
+def may_leave(task: Task) -> bool:
+    """Whether another node may run it, though it is queued here."""
+    return not task.is_bound and task.template.may_move
+
+
+class CallOrder:
+    """The calls of one caller to one actor."""
+
+    __slots__ = ("closed", "early", "next")
+
+    def __init__(self) -> None:
+        self.next = 0
+        self.closed = False  # the caller is gone: no more will come
+        self.early: dict[int, Task | None] = {}  # arrived, not let through; None: failed, skip it
+
+
+class Actor:
+    """One actor, on the node that hosts it."""
+
+    __slots__ = (
+        "backlog",
+        "cause",
+        "creation",
+        "creator",
+        "fetching",
+        "gpus",
+        "has_handles",
+        "host",
+        "host_pid",
+        "id",
+        "in_flight",
+        "is_proxy",
+        "leaving",
+        "life",
+        "lines",
+        "options",
+        "placed",
+        "restarts",
+        "state",
+        "window",
+        "worker",
+    )
+
+    def __init__(self, creation: Task, options: ActorOptions, creator: Client) -> None:
+        self.id = creation.id
+        self.creation = creation
+        self.options = options
+        self.creator = creator
+        self.state = ActorState.DEPENDENCIES_UNREADY
+        self.worker: Worker | None = None
+        self.lines: dict[Caller, CallOrder] = {}
+        self.backlog: deque[Task] = deque()  # let through, not delivered
+        self.in_flight: dict[bytes, Task] = {}
+        self.window = 0  # calls that may be in flight now
+        self.restarts = 0
+        self.cause = b""  # encoded ErrorRecord, once DEAD
+        self.has_handles = True
+        self.leaving = False  # asked to end after what was delivered
+        self.placed = False  # holds its running demand
+        self.gpus: list[int] | None = None
+        self.host: OtherNode | None = None  # that it lives on (remote_actors.py)
+        self.life = 0  # counts its placements on other nodes: each numbers its calls afresh
+        self.host_pid = 0  # of its process there
+        self.is_proxy = False  # of another home, and not hosted here
+        self.fetching: Task | None = None  # a call whose inputs have to come here first
+
+    def move(self, to: ActorState) -> None:
+        """Change state; illegal moves raise."""
+        self.state = advance(ACTOR_MOVES, self.state, to)
+
+    def is_drained(self) -> bool:
+        """Whether no call is anywhere."""
+        return not (
+            self.in_flight
+            or self.backlog
+            or any(task for line in self.lines.values() for task in line.early.values())
+        )
+
+
+Caller = Client | tuple[Client, bytes]
+"""Whose calls to an actor keep an order: a process here, or one of another node's, by its id."""
