@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -125,7 +124,119 @@ WORLD = frozenset(
 )
 """A core gets time, randomness and new ids as arguments and leaves I/O to its shell."""
 
-LONGEST_MODULE_LINES = 900
+CIRCLES_LEFT: tuple[frozenset[str], ...] = (
+    frozenset(
+        {
+            "sim.gcs",
+            "sim.invariants",
+            "sim.node",
+            "sim.process",
+            "sim.simulator",
+            "sim.wires",
+            "sim.workload",
+        }
+    ),
+    frozenset(
+        {
+            "sim.scale.cluster",
+            "sim.scale.machines",
+            "sim.scale.programs",
+        }
+    ),
+    frozenset(
+        {
+            "skate",
+            "skate.api.actor_handle",
+            "skate.api.decorator",
+            "skate.api.objects",
+            "skate.api.options",
+            "skate.api.placement",
+            "skate.api.placement_group",
+            "skate.api.remote_function",
+            "skate.api.runtime_context",
+            "skate.api.scheduling_strategies",
+            "skate.api.session",
+            "skate.launch.machine",
+            "skate.util",
+            "skate.util.placement_group",
+        }
+    ),
+    frozenset(
+        {
+            "skate.demo.report",
+            "skate.demo.run",
+        }
+    ),
+    frozenset(
+        {
+            "skate.node.actor_manager",
+            "skate.node.borrowing",
+            "skate.node.event_notes",
+            "skate.node.forwarder",
+            "skate.node.full_store",
+            "skate.node.group_desk",
+            "skate.node.guests",
+            "skate.node.job_desk",
+            "skate.node.load",
+            "skate.node.neighbours",
+            "skate.node.node_core",
+            "skate.node.object_desk",
+            "skate.node.pull_desk",
+            "skate.node.question_desk",
+            "skate.node.remote_actors",
+            "skate.node.task_report",
+            "skate.node.worker_keeper",
+        }
+    ),
+    frozenset(
+        {
+            "skate.node.shell.far_values",
+            "skate.node.shell.lines",
+            "skate.node.shell.node_shell",
+            "skate.node.shell.transfer_threads",
+        }
+    ),
+    frozenset(
+        {
+            "skate.objects.copies",
+            "skate.objects.object_store",
+        }
+    ),
+    frozenset(
+        {
+            "skate.worker.async_actor",
+            "skate.worker.threaded_actor",
+            "skate.worker.worker_main",
+        }
+    ),
+)
+"""The circles of imports that still stand. Whoever breaks one deletes it here; none is added."""
+
+LONGEST_MODULE_LINES = 600
+LONGEST_TEST_MODULE_LINES = 900
+LONGEST_FUNCTION_LINES = 60  # with its docstring
+
+MODULES_TOO_LONG: dict[str, int] = {
+    "sim/process.py": 842,
+    "src/skate/client/runtime.py": 782,
+    "src/skate/errors.py": 787,
+    "src/skate/gcs/gcs_core.py": 686,
+    "src/skate/gcs/placement_groups.py": 726,
+    "src/skate/messages.py": 856,
+    "src/skate/node/actor_manager.py": 697,
+    "src/skate/node/forwarder.py": 641,
+    "src/skate/node/node_core.py": 821,
+    "src/skate/node/shell/node_shell.py": 722,
+}
+"""Modules past the bound and their size today. A size here only goes down, and then away."""
+
+FUNCTIONS_TOO_LONG: dict[str, int] = {
+    "src/skate/api/session.py: init": 66,
+    "src/skate/gcs/gcs_core.py: GcsCore.__init__": 73,
+    "src/skate/node/node_core.py: NodeCore.__init__": 112,
+}
+"""Functions past the bound and their size today, as `path: name`. It only goes down."""
+
 TEXT_SUFFIXES = frozenset({".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".cfg", ".sh", ""})
 NOT_OURS = frozenset({"build", "dist", "venv", "node_modules", "__pycache__"})
 
@@ -136,7 +247,6 @@ class Import:
 
     target: str
     line: int
-    at_module_level: bool  # runs when the module is imported, so it can close a circle
 
 
 @dataclass(frozen=True)
@@ -173,15 +283,44 @@ def test_imports_only_go_down() -> None:
 
 
 def test_no_circle_of_imports() -> None:
-    ours = {module.name for module in package()}
-    graph = {
-        module.name: {i.target for i in module.imports if i.at_module_level and i.target in ours}
-        for module in package()
+    """All imports count: one that is hidden from Python is still there for a reader."""
+    found = circles_of(targets_of(package() + simulator()))
+    expect_none(
+        "modules that import each other, under TYPE_CHECKING and in functions too",
+        (", ".join(sorted(circle)) for circle in found if circle not in CIRCLES_LEFT),
+    )
+    expect_none(
+        "this circle is gone or is smaller now: say so in CIRCLES_LEFT",
+        (", ".join(sorted(circle)) for circle in CIRCLES_LEFT if circle not in found),
+    )
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "import upper",
+        "from upper import Up",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from upper import Up",
+        "def late():\n    from upper import Up",
+        "class Low:\n    def late(self):\n        import upper",
+        "try:\n    import upper\nexcept ImportError:\n    upper = None",
+    ],
+)
+def test_a_circle_is_found_wherever_its_import_stands(back: str) -> None:
+    sources = {
+        "upper": "import middle",
+        "middle": "import lower",
+        "lower": back,
+        "main": "import upper",
     }
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        pytest.fail("circle of imports: " + " <- ".join(error.args[1]), pytrace=False)
+    assert circles_of(targets_of(made_up(sources))) == [frozenset({"upper", "middle", "lower"})]
+
+
+def test_two_circles_are_told_apart_and_a_diamond_is_none() -> None:
+    pairs = {"a": "import b", "b": "import a, c", "c": "import d", "d": "import c"}
+    assert circles_of(targets_of(made_up(pairs))) == [frozenset("ab"), frozenset("cd")]
+    diamond = {"a": "import b, c", "b": "import d", "c": "import d", "d": "import os"}
+    assert circles_of(targets_of(made_up(diamond))) == []
 
 
 def test_cores_do_not_touch_the_world() -> None:
@@ -202,19 +341,48 @@ def test_every_module_says_what_it_is_for() -> None:
         "a module opens with a docstring",
         (
             relative(path)
-            for path in files()
-            if path.suffix == ".py" and not ast.get_docstring(ast.parse(path.read_bytes()))
+            for path in python_files()
+            if not ast.get_docstring(ast.parse(path.read_bytes()))
         ),
     )
 
 
 def test_no_module_outgrows_a_reader() -> None:
     """A module past the bound usually hides a new core: take that out, don't raise the bound."""
-    lengths = {path: path.read_bytes().count(b"\n") for path in files() if path.suffix == ".py"}
+    lengths = {relative(path): path.read_bytes().count(b"\n") for path in python_files()}
     expect_none(
-        f"a module has at most {LONGEST_MODULE_LINES} lines",
-        (f"{relative(path)}: {n}" for path, n in lengths.items() if n > LONGEST_MODULE_LINES),
+        f"a module has at most {LONGEST_MODULE_LINES} lines, one of tests"
+        f" {LONGEST_TEST_MODULE_LINES}",
+        past_their_bound(lengths, longest_of, MODULES_TOO_LONG, "MODULES_TOO_LONG"),
     )
+
+
+def test_no_function_outgrows_a_reader() -> None:
+    expect_none(
+        f"a function has at most {LONGEST_FUNCTION_LINES} lines",
+        past_their_bound(
+            dict(function_lengths()),
+            lambda _: LONGEST_FUNCTION_LINES,
+            FUNCTIONS_TOO_LONG,
+            "FUNCTIONS_TOO_LONG",
+        ),
+    )
+
+
+def test_a_size_that_is_allowed_for_now_only_shrinks() -> None:
+    def complaints(lines: int) -> list[str]:
+        return list(past_their_bound({"a.py": lines}, lambda _: 10, {"a.py": 20}, "ALLOWED"))
+
+    assert complaints(20) == []
+    assert complaints(21) == ["a.py: 21, may have 20"]
+    assert complaints(19) == ["a.py: 19, lower its entry in ALLOWED (20)"]
+    assert complaints(10) == ["a.py: 10, delete its entry in ALLOWED (20)"]
+    assert list(past_their_bound({}, lambda _: 10, {"a.py": 20}, "ALLOWED")) == [
+        "a.py: gone, delete its entry in ALLOWED (20)"
+    ]
+    assert list(past_their_bound({"b.py": 11}, lambda _: 10, {}, "ALLOWED")) == [
+        "b.py: 11, may have 10"
+    ]
 
 
 def test_no_module_is_a_drawer_for_everything() -> None:
@@ -274,6 +442,48 @@ def files() -> tuple[Path, ...]:
     return tuple(walk(ROOT))
 
 
+def python_files() -> Iterator[Path]:
+    return (path for path in files() if path.suffix == ".py")
+
+
+def function_lengths() -> Iterator[tuple[str, int]]:
+    """Every function as `path: Class.name`, and its lines without decorators."""
+
+    def walk(node: ast.AST, owner: str) -> Iterator[tuple[str, int]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield owner + child.name, (child.end_lineno or 0) - child.lineno + 1
+            named = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            yield from walk(child, f"{owner}{child.name}." if named else owner)
+
+    for path in python_files():
+        for name, lines in walk(ast.parse(path.read_bytes()), ""):
+            yield f"{relative(path)}: {name}", lines
+
+
+def past_their_bound(
+    lengths: Mapping[str, int],
+    bound: Callable[[str], int],
+    allowed: Mapping[str, int],
+    name_of_allowed: str,
+) -> Iterator[str]:
+    """What is too long, and each entry of `allowed` that doesn't say today's length."""
+    for what, lines in lengths.items():
+        if lines > max(bound(what), allowed.get(what, 0)):
+            yield f"{what}: {lines}, may have {max(bound(what), allowed.get(what, 0))}"
+    for what, lines in allowed.items():
+        today = lengths.get(what)
+        if today is None or today <= bound(what):
+            gone = "gone" if today is None else str(today)
+            yield f"{what}: {gone}, delete its entry in {name_of_allowed} ({lines})"
+        elif today < lines:
+            yield f"{what}: {today}, lower its entry in {name_of_allowed} ({lines})"
+
+
+def longest_of(path: str) -> int:
+    return LONGEST_TEST_MODULE_LINES if path.startswith("tests/") else LONGEST_MODULE_LINES
+
+
 def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
@@ -289,20 +499,77 @@ def lines_that_match(pattern: str) -> Iterator[str]:
 @cache
 def package() -> tuple[Module, ...]:
     """Every module of skate. Never empty, so that no rule passes for want of anything to check."""
-    paths = {module_name(path): path for path in (ROOT / "src/skate").rglob("*.py")}
-    assert paths, "no module found under src/skate"
-    modules = []
-    for name, path in sorted(paths.items()):
-        tree = ast.parse(path.read_bytes(), filename=str(path))
-        package_name = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        found = tuple(imports_of(tree, package_name, frozenset(paths)))
-        modules.append(Module(name, path, tree, found))
-    return tuple(modules)
+    return modules_under(ROOT / "src/skate")
 
 
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT / "src").with_suffix("").parts
+@cache
+def simulator() -> tuple[Module, ...]:
+    return modules_under(ROOT / "sim")
+
+
+def modules_under(folder: Path) -> tuple[Module, ...]:
+    paths = sorted(folder.rglob("*.py"))
+    assert paths, f"no module found under {folder}"
+    names = {module_name(path, folder.parent): path for path in paths}
+    return tuple(
+        read_module(name, path, path.read_text(encoding="utf-8"), frozenset(names))
+        for name, path in sorted(names.items())
+    )
+
+
+def made_up(sources: Mapping[str, str]) -> tuple[Module, ...]:
+    """Modules that exist in a test only."""
+    ours = frozenset(sources)
+    return tuple(read_module(n, Path(f"{n}.py"), text, ours) for n, text in sources.items())
+
+
+def read_module(name: str, path: Path, text: str, ours: frozenset[str]) -> Module:
+    tree = ast.parse(text, filename=str(path))
+    package_name = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    return Module(name, path, tree, tuple(imports_of(tree, package_name, ours)))
+
+
+def module_name(path: Path, source: Path) -> str:
+    parts = path.relative_to(source).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def targets_of(modules: tuple[Module, ...]) -> dict[str, set[str]]:
+    """Which of these modules each of them imports, anywhere in it."""
+    ours = {module.name for module in modules}
+    return {module.name: {i.target for i in module.imports} & ours for module in modules}
+
+
+def circles_of(targets: Mapping[str, set[str]]) -> list[frozenset[str]]:
+    """The sets of modules that all import each other, directly or through others of the set.
+
+    These are the strongly connected components with more than one module, found by Tarjan's
+    algorithm; a module that imports itself is one too.
+    """
+    order: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    path: list[str] = []
+    circles: list[frozenset[str]] = []
+
+    def visit(name: str) -> None:
+        order[name] = lowest[name] = len(order)
+        path.append(name)
+        for target in sorted(targets[name]):
+            if target not in order:
+                visit(target)
+                lowest[name] = min(lowest[name], lowest[target])
+            elif target in path:
+                lowest[name] = min(lowest[name], order[target])
+        if lowest[name] == order[name]:
+            circle = frozenset(path[path.index(name) :])
+            del path[path.index(name) :]
+            if len(circle) > 1 or name in targets[name]:
+                circles.append(circle)
+
+    for name in targets:
+        if name not in order:
+            visit(name)
+    return sorted(circles, key=sorted)
 
 
 def layer_of(name: str) -> int | None:
@@ -318,28 +585,15 @@ def layer_of(name: str) -> int | None:
 
 def imports_of(tree: ast.Module, package_name: str, ours: frozenset[str]) -> Iterator[Import]:
     """Every import of a module, in functions and under `if TYPE_CHECKING` too."""
-
-    def walk(node: ast.AST, at_module_level: bool) -> Iterator[Import]:
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.Import):
-                for alias in child.names:
-                    yield Import(alias.name, child.lineno, at_module_level)
-            elif isinstance(child, ast.ImportFrom):
-                base = absolute_name(child, package_name)
-                for alias in child.names:
-                    inner = f"{base}.{alias.name}"
-                    target = inner if inner in ours else base
-                    yield Import(target, child.lineno, at_module_level)
-            else:
-                yield from walk(child, at_module_level and runs_on_import(child))
-
-    yield from walk(tree, True)
-
-
-def runs_on_import(node: ast.AST) -> bool:
-    if isinstance(node, ast.If):
-        return "TYPE_CHECKING" not in ast.dump(node.test)
-    return not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, node.lineno)
+        elif isinstance(node, ast.ImportFrom):
+            base = absolute_name(node, package_name)
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                yield Import(inner if inner in ours else base, node.lineno)
 
 
 def absolute_name(statement: ast.ImportFrom, package_name: str) -> str:
