@@ -77,6 +77,27 @@ def test_a_single_message_leaves_without_a_further_call(ends: tuple[Connection, 
     assert [ask.number for ask in node.read(11)] == list(range(1, 12))
 
 
+def test_releases_ride_with_the_next_message_or_leave_before_a_sleep(
+    ends: tuple[Connection, Node],
+) -> None:
+    connection, node = ends
+    gone: list[m.Release] = []
+
+    def add_releases(outbox: list[Any]) -> None:
+        outbox.extend(gone)
+        gone.clear()
+
+    connection.before_flush = add_releases
+    first, second = m.Release([b"o" * 20]), m.Release([b"p" * 20])
+    gone.append(first)
+    connection.push()
+    connection.append(m.Ask(1, "ping", {}))
+    assert node.read(2) == [m.Ask(1, "ping", {}), first]
+    gone.append(second)
+    assert not connection.wait_for(lambda: False, 0.01)
+    assert node.read(3)[2] == second
+
+
 def test_appending_never_blocks_and_keeps_the_order(ends: tuple[Connection, Node]) -> None:
     connection, node = ends
     payload = bytes(50_000)

@@ -1,10 +1,12 @@
 """A client's one connection: an outbox that flushes in batches, and a leader that reads for all.
 
-Writing (DESIGN 5.1): ``append`` never blocks. The outbox leaves at once when the line has been
-idle, else at 64 messages, 64 KiB or after 1 ms (the courier thread sees to that), and always before
-its process blocks. What the socket does not take stays in user space.
+Writing: ``append`` never blocks. The outbox leaves at once when the line has been idle or the last
+frame left because a thread began to wait, else at 64 messages, 64 KiB or after 1 ms (the courier
+thread sees to that), and always before its process blocks. Releases alone make no frame of their
+own until the process sleeps: mostly the next message takes them along. What the socket does not
+take stays in user space.
 
-Reading (DESIGN 11, "who reads"): a thread that blocks in the API reads for everyone (the leader);
+Reading: a thread that blocks in the API reads for everyone (the leader);
 others that block wait for it. No thread reads while none is blocked, but for the courier of a
 driver, which ten times a second reads what is at hand: prints of tasks, and the EOF of a dead node.
 
@@ -51,6 +53,7 @@ class Connection:
         self.closed = ""  # why, once it is
         self._bytes = 0
         self._last_flush = 0.0
+        self._pushed = False  # a wait has begun since the last frame: one will for the next, too
         # Out: the frame that was just cut, those not sent, which of them is next, from which byte,
         # and what the last send took.
         self._staged = b""
@@ -97,7 +100,8 @@ class Connection:
         if count >= config.FLUSH_CALLS or self._bytes >= config.FLUSH_BYTES:
             self.flush_locked()
         elif count == 1:
-            if time.monotonic() - self._last_flush > config.LINE_IDLE_S:
+            if self._pushed or time.monotonic() - self._last_flush > config.LINE_IDLE_S:
+                self._pushed = False
                 self.flush_locked()
             else:
                 self.arm()
@@ -120,6 +124,11 @@ class Connection:
         self.outbox, self._staged = [], data
         if not self._pump():
             self.arm()
+
+    def push(self) -> None:
+        """Send what is queued. Releases alone wait for the next message, or for a sleep."""
+        if self.outbox:
+            self.flush()
 
     def _settle(self) -> None:
         """Finish the bookkeeping that an interrupt may have cut short."""
@@ -182,7 +191,8 @@ class Connection:
         if ready():
             return True
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        self.flush()
+        self.push()
+        self._pushed = True
         while True:
             if self._leader.acquire(blocking=False):
                 try:
@@ -192,6 +202,7 @@ class Connection:
                     if self._followers:
                         self._notify()
                 return done
+            self.flush()
             with self._turn:
                 self._followers += 1
                 try:
@@ -219,6 +230,7 @@ class Connection:
                 self.raise_closed()
             if not self._unsent and self._spin():
                 continue
+            self.flush()  # no answer for now: before a sleep, releases leave as well
             poll = self._poll_both if self._unsent else self._poll
             left = config.SLEEP_AT_MOST_S
             if deadline is not None:

@@ -536,7 +536,7 @@ class Runtime:
         """Wait; in a worker, the CPU is lent out meanwhile."""
         if self.blocking is None or ready():
             return self.connection.wait_for(ready, timeout_s)
-        self.connection.flush()
+        self.connection.push()
         self.connection.try_read()
         if ready():
             return True

@@ -133,6 +133,7 @@ class Worker:
                 self.begun_at = time.monotonic()
                 if not self.courier_awake:
                     self.courier_awake = True
+                    self.last_active = self.begun_at  # or it would sleep again, if this is short
                     with connection.lock:
                         connection.arm()
                 self.execute(run, self._answer)
