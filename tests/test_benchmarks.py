@@ -97,3 +97,12 @@ def test_the_readme_shows_the_ratios_of_the_page() -> None:
     page = (root / "docs" / document.PAGE).read_text(encoding="utf-8")
     readme = (root / "README.md").read_text(encoding="utf-8")
     assert document.MARKS[0] + "\n" + document.short_table(page) + document.MARKS[1] in readme
+
+
+def test_the_start_is_measured_in_starts_of_a_bare_interpreter() -> None:
+    finished = run_module(
+        "benchmarks.start_up", "--python", sys.executable, "--rounds", "1", "--idle-seconds", "0"
+    )
+    assert finished.returncode == 0, finished.stderr
+    (line,) = (x for x in finished.stdout.splitlines() if x.startswith("in bare starts"))
+    assert float(line.split()[3]) > 1
