@@ -35,10 +35,10 @@ from sim.scale.costs import MEASURED, Costs
 from skate import messages as m
 from skate.cluster_utils import Cluster, ClusterNode
 from skate.config import HEARTBEAT_S, PROTOCOL_VERSION
-from skate.gcs.event_log import encode_events
 from skate.gcs.gcs_core import GcsCore
 from skate.net.cluster_token import read_token
 from skate.net.dialing import dial
+from skate.net.event_batch import encode_events
 from skate.net.frame import frame
 from skate.net.handshake import LineHello
 from skate.util.scheduling_strategies import NodeAffinitySchedulingStrategy

@@ -470,7 +470,7 @@ class ObjectsChanged(msgspec.Struct, array_like=True, tag=45):
 
 
 class Events(msgspec.Struct, array_like=True, tag=46):
-    """A batch of encoded task events (gcs/event_log.py): the GCS opens it only when asked."""
+    """A batch of encoded task events (net/event_batch.py): the GCS opens it only when asked."""
 
     count: int
     batch: bytes

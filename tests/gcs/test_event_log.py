@@ -6,12 +6,12 @@ import json
 from itertools import pairwise
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skate.gcs.event_log import EventBatch, EventLog, encode_events
+from skate.gcs.event_log import EventLog
+from skate.net.event_batch import encode_events
 from skate.states import TaskState
 
 NODE = b"N" * 16
@@ -175,20 +175,6 @@ def test_every_event_is_kept_or_counted(batches: list[tuple[int, int]]) -> None:
     assert log.kept + log.dropped == sum(max(0, count) + dropped for count, dropped in batches)
 
 
-def test_a_node_s_batch_is_bounded_and_starts_afresh() -> None:
-    batch = EventBatch(max_events=2)
-    assert batch.take() is None
-    for _ in range(5):
-        batch.add(task_event())
-    message = batch.take()
-    assert message is not None
-    assert (message.count, message.dropped) == (2, 3)
-    log = EventLog(10)
-    log.append(message.batch, message.count, message.dropped)
-    assert (len(log.rows()), log.dropped, log.unreadable) == (5, 3, 0)
-    assert batch.take() is None
-
-
 # -------------------------------------------------------------------------------- timeline
 
 
@@ -252,10 +238,3 @@ def test_a_task_whose_worker_died_shows_as_an_instant() -> None:
 def test_a_task_that_has_not_run_is_not_in_the_timeline(times: tuple[float, ...]) -> None:
     event = task_event(times=times, state=TaskState.SENT)  # type: ignore[arg-type]
     assert log_of(event).timeline() == []
-
-
-def test_the_encoding_is_plain_messagepack() -> None:
-    """A node in any language can write it."""
-    assert msgspec.msgpack.decode(encode_events([object_event(b"o", "PUT", 1.0)])) == [
-        ["O", b"o", "PUT", 1000, 1.0, 77, NODE]
-    ]

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from skate.config import PROTOCOL_VERSION
 from skate.errors import decode_error
-from skate.gcs.event_log import encode_events
 from skate.gcs.gcs_core import GcsCore
 from skate.gcs.questions import BODIES
 from skate.messages import (
@@ -32,6 +31,7 @@ from skate.messages import (
     TasksChanged,
     WatchActor,
 )
+from skate.net.event_batch import encode_events
 from skate.states import ActorState, TaskState
 
 NODE_1, NODE_2 = b"1" * 16, b"2" * 16

@@ -1,19 +1,7 @@
-"""What happened, compactly: the event format that nodes and the GCS share, and the log of it.
+"""The event log of the GCS: the newest batches of all nodes, and what readers make of them.
 
-A node collects events as plain tuples in an `EventBatch` and sends them as one opaque batch; the
-GCS keeps batches as they are in an `EventLog` and opens them only when somebody asks. Of the tuple
-forms, with times in seconds of the wall clock (0.0: did not happen) and ids as bytes:
-
-    ("T", task_id, attempt, name, job_id, worker_pid, worker_id, submitted, ready, sent, started,
-          ended, state, error_type, node_id, kind, submitter_pid, stored, result_bytes, delivered)
-          one attempt of a task; `state` is a TaskState, `kind` is "task", "actor" or "method".
-          `stored` is when its one small result was stored, and `delivered` whether it was sent to
-          the submitter at once; such results have no events of their own, but rows like those of
-    ("O", object_id, what, size, at, pid, node_id)
-          `what` is "PUT", "STORED" (in the node's own memory), "SEALED" (in the arena), "WANTED",
-          "DELIVERED", "FREED" or "PULLED"; size in bytes
-    ("S", kind, id, state, at, text, pid)
-          `kind` is "node", "job", "actor", "worker", "function" or "placement_group"
+The log keeps batches as nodes sent them (net/event_batch.py has their format) and opens them only
+when somebody asks.
 
 A row, which is what readers get, is one state change as plain data with ids in hex: "time", "kind"
 ("task", "object" or the kind of an S event), "id", "name", "state", "node_id", "worker_pid" are in
@@ -29,14 +17,20 @@ A batch that cannot be read is counted and skipped: it harms nobody else's.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from skate.config import EVENT_BACKLOG, EVENT_LOG_TASKS
+from skate.config import EVENT_LOG_TASKS
 from skate.ids import FIRST_RETURN, OBJECT_ID_BYTES, task_of
-from skate.messages import Events
+from skate.net.event_batch import (
+    Event,
+    ObjectEvent,
+    StateEvent,
+    TaskEvent,
+    decode_events,
+    encode_events,
+)
 from skate.states import TaskState
 
 Row = dict[str, Any]
@@ -52,88 +46,6 @@ DELIVERED = "DELIVERED"
 
 OBJECTS_LANE = 0  # no process has this pid, so the row of a node's objects cannot meet a worker's
 LANE_SHIFT = 22  # pids are below 2^22: tids of a worker's further lanes cannot meet a pid
-
-
-class TaskEvent(msgspec.Struct, array_like=True, tag="T", gc=False):
-    """One attempt of a task, as far as it has come."""
-
-    task_id: bytes
-    attempt: int
-    name: str
-    job_id: bytes
-    worker_pid: int
-    worker_id: bytes
-    submitted: float
-    ready: float
-    sent: float
-    started: float
-    ended: float
-    state: int
-    error_type: str
-    node_id: bytes
-    kind: str
-    submitter_pid: int
-    stored: float = 0.0
-    result_bytes: int = 0
-    delivered: bool = False
-
-
-class ObjectEvent(msgspec.Struct, array_like=True, tag="O", gc=False):
-    """Something that was done to an object."""
-
-    object_id: bytes
-    what: str
-    size: int
-    at: float
-    pid: int
-    node_id: bytes
-
-
-class StateEvent(msgspec.Struct, array_like=True, tag="S", gc=False):
-    """A state change of anything that is neither a task nor an object."""
-
-    kind: str
-    id: bytes
-    state: str
-    at: float
-    text: str
-    pid: int
-
-
-Event = TaskEvent | ObjectEvent | StateEvent
-
-encode_events: Callable[[list[tuple[Any, ...]]], bytes] = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[Event]).decode
-
-
-class EventBatch:
-    """A node's events that the GCS does not have yet; at most `max_events`, later ones dropped."""
-
-    __slots__ = ("_dropped", "_events", "_max_events")
-
-    def __init__(self, max_events: int = EVENT_BACKLOG) -> None:
-        self._events: list[tuple[Any, ...]] = []
-        self._max_events = max_events
-        self._dropped = 0
-
-    def __len__(self) -> int:
-        return len(self._events)
-
-    def add(self, event: tuple[Any, ...]) -> None:
-        """Keep an event, in one of the tuple forms above, or count it as dropped."""
-        if len(self._events) < self._max_events:
-            self._events.append(event)
-        else:
-            self._dropped += 1
-
-    def take(self) -> Events | None:
-        """All of it as a message to the GCS, and start afresh; None if nothing has happened."""
-        if not self._events and not self._dropped:
-            return None
-        message = Events(len(self._events), encode_events(self._events), self._dropped)
-        self._events = []
-        self._dropped = 0
-        return message
 
 
 class EventLog:
@@ -157,6 +69,10 @@ class EventLog:
             oldest, _ = self._batches.popleft()
             self.kept -= oldest
             self.dropped += oldest
+
+    def record(self, kind: str, any_id: bytes, state: str, at: float, text: str, pid: int) -> None:
+        """Enter a state change that the GCS itself has seen: of a node, job, actor, ..."""
+        self.append(encode_events([("S", kind, any_id, state, at, text, pid)]), 1, 0)
 
     def rows(self, since: float = 0.0, limit: int = ROWS_MAX) -> list[Row]:
         """The newest `limit` state changes after the moment `since`, by time."""
@@ -198,7 +114,7 @@ class EventLog:
         self.unreadable = 0
         for _, batch in self._batches:
             try:
-                events = _decode(batch)
+                events = decode_events(batch)
             except msgspec.MsgspecError:
                 self.unreadable += 1
                 continue

@@ -33,7 +33,7 @@ from skate.errors import ErrorRecord, encode_error
 from skate.gcs import questions
 from skate.gcs.actor_table import ActorRow, ActorTable, view_actor
 from skate.gcs.actor_watch import ActorWatch
-from skate.gcs.event_log import EventLog, encode_events
+from skate.gcs.event_log import EventLog
 from skate.gcs.function_table import FunctionTable, KeyValueStore
 from skate.gcs.membership import (
     Membership,
@@ -258,7 +258,7 @@ class GcsCore:
         self._node_of[peer] = message.node_id
         self.scheduler.node_joined(message.node_id, message.resources, message.labels)
         self.groups.node_joined(message.node_id, peer, message.resources, message.labels, now)
-        self._record("node", message.node_id, "ALIVE", now, message.hostname, message.pid)
+        self.events.record("node", message.node_id, "ALIVE", now, message.hostname, message.pid)
         alive = [info_of(row) for row in self.membership.alive()]
         sends: list[Send] = [(peer, NodesChanged(alive))]
         return sends + self._tell_nodes(NodesChanged(alive[-1:]), but=peer)
@@ -279,7 +279,7 @@ class GcsCore:
         if self.membership.change_job(node_id, message):
             state = "RUNNING" if message.alive else "FINISHED"
             text, pid = message.entrypoint, message.driver_pid
-            self._record("job", message.job_id, state, message.at, text, pid)
+            self.events.record("job", message.job_id, state, message.at, text, pid)
             if not message.alive:
                 for actor_id in self.actors.end_job(message.job_id):
                     self._tell_of_unborn(actor_id)
@@ -291,7 +291,7 @@ class GcsCore:
         self, node_id: bytes, message: FunctionStored, now: float
     ) -> list[Send]:
         if self.functions.store(message.function_id, message.name, message.data):
-            self._record("function", message.function_id, "STORED", now, message.name, 0)
+            self.events.record("function", message.function_id, "STORED", now, message.name, 0)
         return []
 
     def _on_actor_changed(self, node_id: bytes, message: ActorChanged, now: float) -> list[Send]:
@@ -300,7 +300,7 @@ class GcsCore:
         if self.actors.change(node_id, message):
             state = ActorState(message.state).name
             text = message.cause or message.class_name
-            self._record("actor", message.actor_id, state, message.at, text, message.pid)
+            self.events.record("actor", message.actor_id, state, message.at, text, message.pid)
         return [] if is_late else self._tell_watchers(message.actor_id)
 
     def _on_objects_changed(
@@ -352,7 +352,7 @@ class GcsCore:
 
     def _on_group_state(self, row: GroupRow, now: float) -> list[Send]:
         text = row.reason or row.name
-        self._record("placement_group", row.group_id, row.state.name, now, text, 0)
+        self.events.record("placement_group", row.group_id, row.state.name, now, text, 0)
         if row.state is not PlacementGroupState.REMOVED:
             return []
         hopeless = self.scheduler.give_up(lambda offer: uses_group(offer.demand, row.group_id))
@@ -388,16 +388,16 @@ class GcsCore:
         self.scheduler.node_left(node_id)
         self.groups.node_lost(node_id, now)
         sends = self._tell_nodes(NodesChanged([info_of(row)]))
-        self._record("node", node_id, "DEAD", now, cause, row.pid)
+        self.events.record("node", node_id, "DEAD", now, cause, row.pid)
         why = f"node {node_id.hex()} is dead: {cause}"
         for job in jobs:
-            self._record("job", job.job_id, "FINISHED", now, why, job.driver_pid)
+            self.events.record("job", job.job_id, "FINISHED", now, why, job.driver_pid)
             for actor_id in self.actors.end_job(job.job_id):
                 self._tell_of_unborn(actor_id)
             self.groups.end_job(job.job_id, now)
             sends += self._tell_nodes(JobOver(job.job_id))
         for actor in self.actors.end_node(node_id, why, now):
-            self._record("actor", actor.actor_id, "DEAD", now, why, actor.pid)
+            self.events.record("actor", actor.actor_id, "DEAD", now, why, actor.pid)
         # Also those that it never came to report: nobody else will.
         for actor_id in self._actor_watch.watched():
             sends += self._tell_watchers_of_end(actor_id, now)
@@ -457,9 +457,6 @@ class GcsCore:
         news = _death(actor_id, _NEVER_BORN, self._now)
         self._sends += [(peer, news) for peer in self._actor_watch.watchers(actor_id)]
         self._actor_watch.end_actor(actor_id)
-
-    def _record(self, kind: str, any_id: bytes, state: str, at: float, text: str, pid: int) -> None:
-        self.events.append(encode_events([("S", kind, any_id, state, at, text, pid)]), 1, 0)
 
     # --------------------------------------------------------------------------- questions
 

@@ -1,6 +1,6 @@
 """The node's side of the event log: compact rows, batched to the GCS, bounded. Pure.
 
-The rows' formats are those of gcs/event_log.py, which alone opens them.
+The rows' formats are those of net/event_batch.py; only the GCS decodes them.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from skate import messages as m
-from skate.gcs.event_log import EventBatch
+from skate.net.event_batch import EventBatch
 from skate.node.validity import read_error
 from skate.rows import Task, Worker
 
@@ -34,7 +34,7 @@ class EventNotes:
         result_bytes: int = 0,
         delivered: bool = False,
     ) -> None:
-        """One compact row for all state changes of a task (gcs/event_log.py).
+        """One compact row for all state changes of a task (net/event_batch.py).
 
         ``stored`` is when its one small result was stored; other results have rows of their own.
         """

@@ -1,0 +1,113 @@
+"""Events on their way to the GCS: the format, and a node's bounded batch of them.
+
+A node collects events as plain tuples in an `EventBatch` and sends them as one opaque batch. The
+GCS keeps batches as they are (gcs/event_log.py) and decodes them only when somebody asks. The tuple
+forms, with times in seconds of the wall clock (0.0: did not happen) and ids as bytes:
+
+    ("T", task_id, attempt, name, job_id, worker_pid, worker_id, submitted, ready, sent, started,
+          ended, state, error_type, node_id, kind, submitter_pid, stored, result_bytes, delivered)
+          one attempt of a task; `state` is a TaskState, `kind` is "task", "actor" or "method".
+          `stored` is when its one small result was stored, and `delivered` whether it was sent to
+          the submitter at once; such results have no events of their own, but rows like those of
+    ("O", object_id, what, size, at, pid, node_id)
+          `what` is "PUT", "STORED" (in the node's own memory), "SEALED" (in the arena), "WANTED",
+          "DELIVERED", "FREED" or "PULLED"; size in bytes
+    ("S", kind, id, state, at, text, pid)
+          `kind` is "node", "job", "actor", "worker", "function" or "placement_group"
+
+Invariant: a batch holds at most `max_events` events; those that do not fit are counted.
+
+This module gives events no meaning: the GCS makes rows and timelines of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from skate.config import EVENT_BACKLOG
+from skate.messages import Events
+
+
+class TaskEvent(msgspec.Struct, array_like=True, tag="T", gc=False):
+    """One attempt of a task, as far as it has come."""
+
+    task_id: bytes
+    attempt: int
+    name: str
+    job_id: bytes
+    worker_pid: int
+    worker_id: bytes
+    submitted: float
+    ready: float
+    sent: float
+    started: float
+    ended: float
+    state: int
+    error_type: str
+    node_id: bytes
+    kind: str
+    submitter_pid: int
+    stored: float = 0.0
+    result_bytes: int = 0
+    delivered: bool = False
+
+
+class ObjectEvent(msgspec.Struct, array_like=True, tag="O", gc=False):
+    """Something that was done to an object."""
+
+    object_id: bytes
+    what: str
+    size: int
+    at: float
+    pid: int
+    node_id: bytes
+
+
+class StateEvent(msgspec.Struct, array_like=True, tag="S", gc=False):
+    """A state change of anything that is neither a task nor an object."""
+
+    kind: str
+    id: bytes
+    state: str
+    at: float
+    text: str
+    pid: int
+
+
+Event = TaskEvent | ObjectEvent | StateEvent
+
+encode_events: Callable[[list[tuple[Any, ...]]], bytes] = msgspec.msgpack.Encoder().encode
+decode_events: Callable[[bytes], list[Event]] = msgspec.msgpack.Decoder(list[Event]).decode
+
+
+class EventBatch:
+    """A node's events that the GCS does not have yet; at most `max_events`, later ones dropped."""
+
+    __slots__ = ("_dropped", "_events", "_max_events")
+
+    def __init__(self, max_events: int = EVENT_BACKLOG) -> None:
+        self._events: list[tuple[Any, ...]] = []
+        self._max_events = max_events
+        self._dropped = 0
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def add(self, event: tuple[Any, ...]) -> None:
+        """Keep an event, in one of the tuple forms above, or count it as dropped."""
+        if len(self._events) < self._max_events:
+            self._events.append(event)
+        else:
+            self._dropped += 1
+
+    def take(self) -> Events | None:
+        """All of it as a message to the GCS, and start afresh; None if nothing has happened."""
+        if not self._events and not self._dropped:
+            return None
+        message = Events(len(self._events), encode_events(self._events), self._dropped)
+        self._events = []
+        self._dropped = 0
+        return message

@@ -1,0 +1,35 @@
+"""A node's batch of events: bounded, counted, and readable by whoever gets it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from skate.net.event_batch import EventBatch, ObjectEvent, decode_events, encode_events
+
+NODE = b"N" * 16
+
+
+def put_event(at: float) -> tuple[str, bytes, str, int, float, int, bytes]:
+    return ("O", b"o", "PUT", 1000, at, 77, NODE)
+
+
+def test_a_batch_is_bounded_and_starts_afresh() -> None:
+    batch = EventBatch(max_events=2)
+    assert batch.take() is None
+    for second in range(5):
+        batch.add(put_event(float(second)))
+    message = batch.take()
+    assert message is not None
+    assert (message.count, message.dropped) == (2, 3)
+    assert decode_events(message.batch) == [
+        ObjectEvent(b"o", "PUT", 1000, 0.0, 77, NODE),
+        ObjectEvent(b"o", "PUT", 1000, 1.0, 77, NODE),
+    ]
+    assert batch.take() is None
+
+
+def test_the_encoding_is_plain_messagepack() -> None:
+    """A node in any language can write it."""
+    assert msgspec.msgpack.decode(encode_events([put_event(1.0)])) == [
+        ["O", b"o", "PUT", 1000, 1.0, 77, NODE]
+    ]
