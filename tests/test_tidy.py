@@ -222,7 +222,6 @@ MODULES_TOO_LONG: dict[str, int] = {
     "src/skate/client/runtime.py": 782,
     "src/skate/errors.py": 787,
     "src/skate/gcs/gcs_core.py": 683,
-    "src/skate/gcs/placement_groups.py": 726,
     "src/skate/messages.py": 856,
     "src/skate/node/actor_manager.py": 697,
     "src/skate/node/forwarder.py": 641,

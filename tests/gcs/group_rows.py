@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from skate.gcs.placement_groups import GroupRow
+from skate.gcs.group_row import GroupRow
 from skate.spec import demand_of
 
 G, H = b"G" * 16, b"H" * 16

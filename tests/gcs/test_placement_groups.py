@@ -14,7 +14,8 @@ from skate.config import (
     RESOURCE_PATIENCE_S,
 )
 from skate.errors import decode_error
-from skate.gcs.placement_groups import GroupRow, PlacementGroups, view_group
+from skate.gcs.group_row import GroupRow, view_group
+from skate.gcs.placement_groups import PlacementGroups
 from skate.messages import (
     Answer,
     BundlesReserved,

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from skate.config import GROUP_RETRY_S
-from skate.gcs.placement_groups import GroupRow, PlacementGroups
+from skate.gcs.group_row import GroupRow
+from skate.gcs.placement_groups import PlacementGroups
 from skate.messages import (
     Answer,
     CommitBundles,

@@ -35,6 +35,7 @@ from skate.gcs.actor_table import ActorRow, ActorTable, view_actor
 from skate.gcs.actor_watch import ActorWatch
 from skate.gcs.event_log import EventLog
 from skate.gcs.function_table import FunctionTable, KeyValueStore
+from skate.gcs.group_row import GroupRow, view_group
 from skate.gcs.membership import (
     Membership,
     NodeRow,
@@ -45,7 +46,7 @@ from skate.gcs.membership import (
     view_node,
 )
 from skate.gcs.object_table import ObjectRow, ObjectTable, view_object
-from skate.gcs.placement_groups import Changes, GroupRow, PlacementGroups, view_group
+from skate.gcs.placement_groups import Changes, PlacementGroups
 from skate.gcs.table import Table
 from skate.gcs.task_table import TaskTable, view_task
 from skate.ids import home_of
@@ -79,7 +80,6 @@ from skate.states import ActorState, IllegalMove, NodeState, PlacementGroupState
 
 Send = tuple[int, msgspec.Struct]
 Body = Any  # plain MessagePack data
-
 
 _NEVER_BORN = "the process that had reserved its name ended before it had created it"
 

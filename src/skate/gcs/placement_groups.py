@@ -40,31 +40,21 @@ from typing import Any
 import msgspec
 
 from skate.config import (
-    BUNDLES_MAX,
     GROUP_RETRY_MAX_S,
     GROUP_RETRY_S,
     GROUPS_TRIED_COST,
     KEPT_FREE_MAX_S,
-    KEPT_FREE_S,
-    RESERVE_TIMEOUT_S,
-    RESOURCE_PATIENCE_S,
-    RESOURCE_UNITS,
 )
 from skate.errors import ErrorRecord, encode_error
+from skate.gcs.group_attempt import Attempt, GroupNode, Waiting
+from skate.gcs.group_row import GroupRow, check_group, gone_text, placed_of, wanted_of
 from skate.gcs.table import Table
-from skate.messages import (
-    Answer,
-    BundlesReserved,
-    CommitBundles,
-    ReserveBundles,
-    ReturnBundles,
-)
-from skate.scheduler.bundle_choice import STRATEGIES, NodeRoom, Wanted, choose, why_not
-from skate.scheduler.group_names import GROUP_ID_BYTES, bundle_resources, parse_name
-from skate.scheduler.label_rules import labels_of
+from skate.messages import Answer, BundlesReserved, CommitBundles, ReserveBundles, ReturnBundles
+from skate.scheduler.bundle_choice import choose, why_not
+from skate.scheduler.group_names import bundle_resources, parse_name
 from skate.scheduler.patience import next_turn_s
-from skate.spec import Demand, LabelRule, resources_of
-from skate.states import PLACEMENT_GROUP_MOVES, PlacementGroupState, advance
+from skate.spec import Demand, resources_of
+from skate.states import PlacementGroupState
 
 Send = tuple[int, msgspec.Struct]
 Waiter = tuple[int, int]  # peer, number of its question
@@ -78,124 +68,6 @@ REMOVED = PlacementGroupState.REMOVED
 
 REMOVED_KEPT = 1_000
 """Removed groups that stay listed."""
-
-
-class GroupRow(msgspec.Struct):
-    """A placement group. `nodes` and `attempts` go with `bundles`: where each of them is committed
-    (b"": nowhere), and since which attempt. Times are wall seconds."""
-
-    group_id: bytes
-    name: str
-    namespace: str
-    bundles: list[Demand]
-    strategy: str
-    job_id: bytes
-    detached: bool
-    rules: list[tuple[LabelRule, ...]]
-    soft_target: bytes
-    made: float
-    nodes: list[bytes]
-    attempts: list[int]
-    state: PlacementGroupState = PENDING
-    attempt: int = 0  # the last one, counted from 1
-    reason: str = ""  # why it waits, or why it was removed
-    scheduling: str = "QUEUED"  # Ray's word for that
-    created: float = 0.0
-    reserving_s: float = 0.0  # what the two phases took
-    longest_delay_s: float = 0.0
-
-    def move(self, to: PlacementGroupState) -> None:
-        """Change state; illegal moves raise."""
-        self.state = advance(PLACEMENT_GROUP_MOVES, self.state, to)
-
-
-class _Attempt:
-    """A reservation under way."""
-
-    __slots__ = ("awaited", "is_claim", "number", "places", "since", "within_s")
-
-    def __init__(
-        self,
-        number: int,
-        places: dict[bytes, list[int]],
-        since: float,
-        claim_s: float,
-    ) -> None:
-        self.number = number
-        self.places = places  # node -> bundles
-        self.awaited = dict.fromkeys(places)  # nodes that have not answered
-        self.since = since
-        self.is_claim = claim_s > 0
-        self.within_s = claim_s or RESERVE_TIMEOUT_S
-
-    def is_late(self, now: float) -> bool:
-        """Whether it has taken too long; or the clock was set back, and it may have."""
-        return not 0.0 <= now - self.since <= self.within_s
-
-
-class _Waiting:
-    """A group that has bundles to be placed."""
-
-    __slots__ = (
-        "attempt",
-        "claim_at",
-        "claim_s",
-        "delay_s",
-        "no_claim",
-        "not_before",
-        "refused",
-    )
-
-    def __init__(self, now: float) -> None:
-        self.attempt: _Attempt | None = None
-        self.claim_at = now + RESOURCE_PATIENCE_S  # not before
-        self.claim_s = KEPT_FREE_S  # how long its next claim may take
-        self.no_claim: dict[bytes, None] = {}  # nodes that have refused its claim
-        self.not_before = now
-        self.delay_s = GROUP_RETRY_S
-        self.refused: dict[bytes, None] = {}  # nodes that said no since the last pause
-
-
-class _Node:
-    """A living node: what it has without groups, what is free, what groups add to it.
-
-    `attainable` is what would be free if tasks ended. `unseen` is what was reserved there and is
-    not in `free` yet: what for (group, attempt), how much, and whether the node has answered, so
-    that its next heartbeat counts it.
-    """
-
-    __slots__ = ("added", "attainable", "free", "labels", "node_id", "peer", "total", "unseen")
-
-    def __init__(
-        self, node_id: bytes, peer: int, total: dict[str, int], labels: dict[str, str]
-    ) -> None:
-        self.node_id = node_id
-        self.peer = peer
-        self.total = dict(total)
-        self.labels = labels_of(node_id, labels)
-        self.free = dict(total)
-        self.attainable = self.free
-        self.added: dict[str, int] = {}
-        self.unseen: dict[tuple[bytes, int], tuple[dict[str, int], bool]] = {}
-
-    def room(self, *, to_claim: bool = False) -> NodeRoom:
-        """The node as one that may be chosen, with what is free or what may become free there."""
-        free = self.attainable if to_claim else self.free
-        if self.unseen:
-            free = dict(free)
-            for units, _ in self.unseen.values():
-                for name, taken in units.items():
-                    free[name] = free.get(name, 0) - taken
-        return NodeRoom(self.node_id, self.total, free, self.labels)
-
-    def add(self, resources: dict[str, int], sign: int) -> None:
-        """Bundles have come (1) or gone (-1) with these resources."""
-        for name, units in resources.items():
-            left = self.added.get(name, 0) + sign * units
-            if left:
-                self.added[name] = left
-            else:
-                del self.added[name]
 
 
 class PlacementGroups:
@@ -214,8 +86,8 @@ class PlacementGroups:
         self.groups: Table[bytes, GroupRow] = Table(history=REMOVED_KEPT)
         self._on_state = on_state
         self._on_resources = on_resources
-        self._nodes: dict[bytes, _Node] = {}
-        self._waiting: dict[bytes, _Waiting] = {}  # the one that is to be tried next first
+        self._nodes: dict[bytes, GroupNode] = {}
+        self._waiting: dict[bytes, Waiting] = {}  # the one that is to be tried next first
         self._names: dict[tuple[str, str], bytes] = {}
         self._waiters: dict[bytes, list[Waiter]] = {}
         self._sends: list[Send] = []
@@ -236,7 +108,7 @@ class PlacementGroups:
 
     def create(self, row: GroupRow) -> None:
         """Enter a new group and try to place it. ValueError if it cannot be."""
-        _check(row)
+        check_group(row)
         if row.group_id in self.groups:
             raise ValueError(f"there is a placement group {row.group_id.hex()} already")
         name = row.namespace, row.name
@@ -247,7 +119,7 @@ class PlacementGroups:
             )
         if row.name:
             self._names[name] = row.group_id
-        self._waiting[row.group_id] = _Waiting(row.made)
+        self._waiting[row.group_id] = Waiting(row.made)
         self._changed(row, row.made)
         self._try(row, row.made)
 
@@ -306,7 +178,7 @@ class PlacementGroups:
                 row = self.groups.get(found[1])
                 if row is None:
                     return f"there is no placement group {found[1].hex()}: it was removed long ago"
-                return _gone(row) if row.state is REMOVED else ""
+                return gone_text(row) if row.state is REMOVED else ""
         return ""
 
     def pending(self) -> list[dict[str, Any]]:
@@ -351,7 +223,7 @@ class PlacementGroups:
         now: float,
     ) -> None:
         """A node with all of this free."""
-        self._nodes[node_id] = _Node(node_id, peer, total, labels)
+        self._nodes[node_id] = GroupNode(node_id, peer, total, labels)
         self._has_grown = True
         self.tick(now)
 
@@ -383,7 +255,7 @@ class PlacementGroups:
             for index in lost:
                 row.nodes[index] = b""
             if waiting is None:
-                waiting = self._waiting[row.group_id] = _Waiting(now)
+                waiting = self._waiting[row.group_id] = Waiting(now)
                 row.move(RESCHEDULING)
             elif attempt is not None:
                 self._abort(row, waiting)  # what is left of the group may want another choice
@@ -485,7 +357,7 @@ class PlacementGroups:
             for node in self._nodes.values()
             if node.node_id not in waiting.no_claim
         ]
-        choice = choose(_wanted(row), row.strategy, rooms, _placed(row), row.soft_target)
+        choice = choose(wanted_of(row), row.strategy, rooms, placed_of(row), row.soft_target)
         if choice is None:
             waiting.no_claim.clear()
             waiting.claim_at = now + GROUP_RETRY_MAX_S
@@ -495,7 +367,7 @@ class PlacementGroups:
 
     def _try(self, row: GroupRow, now: float) -> None:
         waiting = self._waiting[row.group_id]
-        wanted, placed = _wanted(row), _placed(row)
+        wanted, placed = wanted_of(row), placed_of(row)
         rooms = [node.room() for node in self._nodes.values()]
         willing = [room for room in rooms if room.node_id not in waiting.refused]
         choice = choose(wanted, row.strategy, willing, placed, row.soft_target)
@@ -519,7 +391,7 @@ class PlacementGroups:
     def _reserve(
         self,
         row: GroupRow,
-        waiting: _Waiting,
+        waiting: Waiting,
         choice: dict[int, bytes],
         now: float,
         claim_s: float = 0.0,
@@ -531,7 +403,7 @@ class PlacementGroups:
         row.scheduling = "SCHEDULING_STARTED"
         row.reason = "its bundles are being reserved"
         self.groups.put(row.group_id, row)
-        attempt = waiting.attempt = _Attempt(row.attempt, places, now, claim_s)
+        attempt = waiting.attempt = Attempt(row.attempt, places, now, claim_s)
         for node_id, indexes in places.items():
             node = self._nodes[node_id]
             units: dict[str, int] = {}
@@ -543,7 +415,7 @@ class PlacementGroups:
             message = ReserveBundles(row.group_id, row.attempt, bundles, attempt.is_claim)
             self._sends.append((node.peer, message))
 
-    def _abort(self, row: GroupRow, waiting: _Waiting, but: bytes = b"") -> None:
+    def _abort(self, row: GroupRow, waiting: Waiting, but: bytes = b"") -> None:
         attempt, waiting.attempt = waiting.attempt, None
         assert attempt is not None
         for node_id in attempt.places:
@@ -554,7 +426,7 @@ class PlacementGroups:
             if node_id != but:
                 self._sends.append((node.peer, ReturnBundles(row.group_id, attempt.number)))
 
-    def _commit(self, row: GroupRow, attempt: _Attempt, now: float) -> None:
+    def _commit(self, row: GroupRow, attempt: Attempt, now: float) -> None:
         del self._waiting[row.group_id]
         row.move(PREPARED)
         placed: dict[int, bytes] = {}
@@ -572,7 +444,7 @@ class PlacementGroups:
         self._move_resources(row, placed, 1)
         self._answer(row)
 
-    def _answer_late(self, row: GroupRow | None, node: _Node, message: BundlesReserved) -> None:
+    def _answer_late(self, row: GroupRow | None, node: GroupNode, message: BundlesReserved) -> None:
         # To an attempt that is over. What came of it is in use, or not wanted any more.
         if not message.is_reserved:
             return
@@ -609,7 +481,7 @@ class PlacementGroups:
         for peer, number in self._waiters.pop(row.group_id, ()):
             answer = Answer(number, True)
             if row.state is REMOVED:
-                error = encode_error(ErrorRecord("TaskPlacementGroupRemoved", _gone(row)))
+                error = encode_error(ErrorRecord("TaskPlacementGroupRemoved", gone_text(row)))
                 answer = Answer(number, None, error)
             self._sends.append((peer, answer))
 
@@ -651,76 +523,8 @@ class PlacementGroups:
                 row_ = self._row(group_id)
                 assert row_.state is not REMOVED and number <= row_.attempt
 
-    def _check_attempt(self, row: GroupRow, attempt: _Attempt) -> None:
+    def _check_attempt(self, row: GroupRow, attempt: Attempt) -> None:
         assert attempt.number == row.attempt and attempt.awaited
         assert attempt.awaited.keys() <= attempt.places.keys() <= self._nodes.keys()
         placed = sorted(index for indexes in attempt.places.values() for index in indexes)
         assert placed == [index for index, node_id in enumerate(row.nodes) if not node_id]
-
-
-def _wanted(row: GroupRow) -> list[Wanted]:
-    """The bundles that are nowhere."""
-    return [
-        Wanted(index, demand, row.rules[index] if row.rules else ())
-        for index, demand in enumerate(row.bundles)
-        if not row.nodes[index]
-    ]
-
-
-def _placed(row: GroupRow) -> dict[bytes, int]:
-    """How many bundles each node has."""
-    placed: dict[bytes, int] = {}
-    for node_id in row.nodes:
-        if node_id:
-            placed[node_id] = placed.get(node_id, 0) + 1
-    return placed
-
-
-def _gone(row: GroupRow) -> str:
-    return f"placement group {row.group_id.hex()} is no more: {row.reason}"
-
-
-def _check(row: GroupRow) -> None:
-    if len(row.group_id) != GROUP_ID_BYTES:
-        raise ValueError(f"the id of a placement group has {GROUP_ID_BYTES} bytes")
-    if row.strategy not in STRATEGIES:
-        raise ValueError(f"no strategy {row.strategy!r}, only {', '.join(STRATEGIES)}")
-    if not 0 < len(row.bundles) <= BUNDLES_MAX:
-        raise ValueError(f"a placement group has 1 to {BUNDLES_MAX} bundles: {len(row.bundles)}")
-    if row.rules and len(row.rules) != len(row.bundles):
-        raise ValueError(f"{len(row.rules)} lists of rules for {len(row.bundles)} bundles")
-    if row.soft_target and row.strategy != "STRICT_PACK":
-        raise ValueError(f"a soft target goes with STRICT_PACK, not with {row.strategy}")
-    for index, demand in enumerate(row.bundles):
-        if not demand or any(units <= 0 for _, units in demand):
-            raise ValueError(f"bundle {index} asks for nothing, or for less: {demand}")
-        for name, units in demand:
-            if name == "bundle" or parse_name(name) is not None:
-                raise ValueError(f"{name!r} in bundle {index} is a name that groups make")
-            if name == "GPU" and units > RESOURCE_UNITS and units % RESOURCE_UNITS:
-                raise ValueError(f"bundle {index} asks for parts of several GPUs: whole ones only")
-
-
-def view_group(row: GroupRow) -> dict[str, Any]:
-    """A group as `placement_group_table` shows it: Ray's keys, then skate's own; ids in hex."""
-    is_created = row.created > 0
-    return {
-        "placement_group_id": row.group_id.hex(),
-        "name": row.name,
-        "bundles": {index: resources_of(demand) for index, demand in enumerate(row.bundles)},
-        "bundles_to_node_id": {index: node_id.hex() for index, node_id in enumerate(row.nodes)},
-        "strategy": row.strategy,
-        "state": row.state.name,
-        "stats": {
-            "end_to_end_creation_latency_ms": (row.created - row.made) * 1e3 if is_created else 0.0,
-            "scheduling_latency_ms": row.reserving_s * 1e3,
-            "scheduling_attempt": row.attempt,
-            "highest_retry_delay_ms": row.longest_delay_s * 1e3,
-            "scheduling_state": row.scheduling,
-        },
-        "namespace": row.namespace,
-        "creator_job_id": row.job_id.hex(),
-        "is_detached": row.detached,
-        "reason": row.reason,
-        "made": row.made,
-    }
