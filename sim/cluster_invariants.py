@@ -18,26 +18,27 @@ def check_cluster_idle(simulator: Simulator) -> None:
     assert simulator.gcs is not None
     for node in simulator.alive:
         _check_apart(node.core)
-        assert not node.core.questions.asked
-        bundles = node.core.groups.bundles
+        assert not node.core.parts.asking.asked
+        bundles = node.core.parts.groups.bundles
         assert not bundles.groups and not bundles.leaving, f"{node.name} has bundles"
         assert bundles.claim is None, f"{node.name} keeps what becomes free for a group"
     _check_gcs(simulator.gcs.core)
 
 
 def _check_apart(core: NodeCore) -> None:
-    for neighbour in core.neighbours.by_id.values():
+    for neighbour in core.nodes.by_id.values():
         names = [short(i) for i in (*neighbour.tasks, *neighbour.calls)]
-        assert not names, f"{short(core.node_id)} has {names} at {short(neighbour.node_id)}"
+        assert not names, f"{short(core.me.node_id)} has {names} at {short(neighbour.node_id)}"
         assert not neighbour.outbox
         assert neighbour.holds_sent == neighbour.holds_registered
-    for peer in core.peers:
+    for peer in core.clients:
         if peer.node_id:
             assert not peer.held and not peer.pins and not peer.outbox
-    assert core.forwarder.is_idle(), "offers, or results that others keep"
-    assert core.borrowing.is_idle(), "words that wait for others"
-    assert core.pulls.is_idle(), "transfers"
-    assert not core.remote_actors.is_waiting
+    apart = core.parts.placing, core.parts.rebalancing, core.parts.forwarding
+    assert all(part.is_idle() for part in apart), "offers, or results that others keep"
+    assert core.parts.borrowing.is_idle(), "words that wait for others"
+    assert core.parts.pulls.is_idle() and core.parts.finding.is_idle(), "transfers"
+    assert not core.parts.actor_proxies.is_waiting
 
 
 def _check_gcs(core: GcsCore) -> None:
@@ -59,8 +60,8 @@ def check_cluster_empty(simulator: Simulator) -> None:
     assert not any(job.alive for job in core.membership.jobs.rows())
     assert not core.tasks.counts(), "tasks in the table"
     for node in simulator.alive:
-        for neighbour in node.core.neighbours.by_id.values():
+        for neighbour in node.core.nodes.by_id.values():
             left = [*neighbour.templates, *neighbour.lines]
             assert not left, f"{node.name} knows {left} at {short(neighbour.node_id)}"
-        for peer in node.core.peers:
+        for peer in node.core.clients:
             assert not peer.templates, f"{node.name} knows {peer.templates}"

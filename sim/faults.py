@@ -153,7 +153,7 @@ class Faults:
     def _lose_gcs(self) -> None:
         gcs = self._simulator.gcs
         assert gcs is not None
-        victims = [node for node in self._victims() if gcs.has_joined(node.core.node_id)]
+        victims = [node for node in self._victims() if gcs.has_joined(node.core.me.node_id)]
         if victims:
             victim = self._random.choice(victims)
             self._simulator.tell(victim.name, "loses its connection to the GCS")

@@ -180,7 +180,7 @@ class Ledger:
             self._check_order(process, task_id, attempt)
         runs.append(Run(process))
         self.tasks += 1
-        self.moved += home_of(task_id) != node.core.node_id[:HOME_BYTES]
+        self.moved += home_of(task_id) != node.core.me.node_id[:HOME_BYTES]
 
     def _check_order(self, process: Process, task_id: bytes, attempt: int) -> None:
         caller, number = self.calls[task_id]
@@ -257,7 +257,7 @@ class Ledger:
         return False
 
     def _has_ended(self, job_id: bytes) -> bool:
-        return any(job_id in node.core.job_desk.ended for node in self._simulator.nodes)
+        return any(job_id in node.core.parts.jobs.ended for node in self._simulator.nodes)
 
     def _is_excused(self, object_id: bytes, kind: str, record: ErrorRecord) -> bool:
         if self.cuts and (kind in OF_NODE_DEATHS or kind == OUT_OF_REACH):
@@ -281,7 +281,7 @@ class Ledger:
         while front:
             any_id = front.pop()
             nodes = list(self.made_at.get(any_id, ()))
-            nodes += [n for n in self._simulator.nodes if n.core.node_id[:4] == home_of(any_id)]
+            nodes += [n for n in self._simulator.nodes if n.core.me.node_id[:4] == home_of(any_id)]
             if any(node.dead for node in nodes):
                 return True
             more = [one for one in self.found_in.get(any_id, ()) if one not in seen]
@@ -303,7 +303,7 @@ class Ledger:
         """A line between two nodes was given up, though both may live."""
         if not one.dead and not other.dead:
             self.cuts += 1
-            neighbour = one.core.neighbours.by_id.get(other.core.node_id)
+            neighbour = one.core.nodes.by_id.get(other.core.me.node_id)
             if neighbour is not None:
                 self.given_up.update(neighbour.tasks, neighbour.calls)
             self.disturbed[one] = None
@@ -329,12 +329,12 @@ def _is_idle(core: NodeCore, queue: SchedulingClass) -> bool:
 
 def check_turn(core: NodeCore, *, full: bool) -> None:
     """After a turn: nothing is left undone, and, if ``full``, all invariants of the parts."""
-    assert not core.doomed and not core.store.freed_handles
+    assert not core.parts.running.doomed and not core.store.freed_handles
     scheduler = core.scheduler
     if len(scheduler.ready) == 1 and not scheduler.placing and not scheduler.claimed:
         queue = next(iter(scheduler.ready))
         assert not (queue.pool.idle and scheduler.fits(queue.demand)), "a worker and a task idle"
-    for worker_id in [*core.workers.exits, *core.workers.lost]:
+    for worker_id in [*core.parts.workers.exits, *core.parts.workers.lost]:
         worker = scheduler.workers[worker_id]
         assert worker.state in (WorkerState.STARTING, WorkerState.ENDING), "a dead worker has work"
     if full:
@@ -361,11 +361,13 @@ def _check_nothing_stored(core: NodeCore) -> None:
         f"{' foreign' if stored.is_foreign else ''}{' cached' if stored.id in store.cached else ''}"
         for stored in store.objects.values()
     ]
-    assert not rows, f"{short(core.node_id)} keeps {rows}"
+    assert not rows, f"{short(core.me.node_id)} keeps {rows}"
     left = [short(i) for i in (*store.creations, *store.arriving, *store.watched)]
-    assert not left, f"{short(core.node_id)} has {left}"
+    assert not left, f"{short(core.me.node_id)} has {left}"
     assert not store.arena.used_bytes and not store.queue
-    assert not store.inline_bytes, f"{short(core.node_id)} counts {store.inline_bytes} bytes inline"
+    assert not store.inline_bytes, (
+        f"{short(core.me.node_id)} counts {store.inline_bytes} bytes inline"
+    )
 
 
 def check_idle(core: NodeCore, processes: list[Process]) -> None:
@@ -387,10 +389,12 @@ def check_idle(core: NodeCore, processes: list[Process]) -> None:
     actors = [
         f"{short(actor.id)} {actor.state.name} handles={actor.has_handles}"
         f"{' proxy' if actor.is_proxy else ''}{' hosted elsewhere' if actor.host else ''}"
-        for actor in core.actors.router.actors.values()
+        for actor in core.router.actors.values()
     ]
-    assert not actors and not core.actors.lent_cpu, f"{short(core.node_id)} has {actors}"
-    assert not core.workers.exits and not core.workers.lost
+    assert not actors and not core.parts.actor_resources.lent_cpu, (
+        f"{short(core.me.node_id)} has {actors}"
+    )
+    assert not core.parts.workers.exits and not core.parts.workers.lost
     cpus = scheduler.total["CPU"] // 10_000
     assert len(scheduler.workers) <= cpus, "idle workers beyond the CPUs"
 
@@ -399,12 +403,12 @@ def check_empty(core: NodeCore) -> None:
     """The drivers have left: nothing remembers them."""
     core.check()
     scheduler = core.scheduler
-    peers = [peer for peer in core.peers if not peer.node_id]
-    assert not peers and not core.jobs, f"{short(core.node_id)} has {core.jobs}"
-    assert not core.templates and not core.functions, list(core.functions)
+    peers = [peer for peer in core.clients if not peer.node_id]
+    assert not peers and not core.jobs.by_id, f"{short(core.me.node_id)} has {core.jobs.by_id}"
+    assert not core.jobs.templates and not core.jobs.functions, list(core.jobs.functions)
     _check_nothing_stored(core)
     assert not scheduler.workers and not scheduler.pools and not scheduler.classes
     assert not scheduler.ready and not scheduler.placing
     assert scheduler.available == scheduler.total
-    assert not core.actors.router.actors and not core.workers.exits and not core.workers.lost
-    assert not core.questions.asked
+    assert not core.router.actors and not core.parts.workers.exits and not core.parts.workers.lost
+    assert not core.parts.asking.asked

@@ -21,7 +21,6 @@ from skate.config import (
     TRANSFER_SILENCE_S,
     UPLOADS_PER_OBJECT,
 )
-from skate.node.load import load_of
 from skate.node.node_core import NodeCore
 from skate.objects.arena import Arena
 from skate.objects.object_store import SEALED
@@ -77,9 +76,9 @@ class SimulatedNode:
             "",
             SimulatedShell(self),
             PYTHON,
+            is_cluster=settings.is_cluster,
         )
-        self.core.now = simulator.now
-        self.core.is_cluster = settings.is_cluster
+        self.core.begin(simulator.now)
         self.incoming: dict[Client, LastingWire] = {}  # the lines that others have opened
         self.gcs: GcsLink | None = None
         self.processes: dict[Client, Process] = {}
@@ -96,11 +95,11 @@ class SimulatedNode:
         core = self.core
         self.gcs = self.simulator.gcs.connect(self)
         total, labels = dict(core.scheduler.total), {"number": str(self.number)}
-        core.gcs.insert(
+        core.outbox.gcs.insert(
             0,
             m.NodeJoins(
                 PROTOCOL_VERSION,
-                core.node_id,
+                core.me.node_id,
                 self.number,
                 f"{self.name}:1",
                 self.name,
@@ -119,10 +118,10 @@ class SimulatedNode:
             return
         simulator = self.simulator
         core = self.core
-        core.now = simulator.now
+        core.begin(simulator.now)
         if item is None:
             simulator.tell("EOF of", simulator.name(peer))
-            core.peer_lost(peer)
+            core.client_lost(peer)
         else:
             for message in item:
                 simulator.tell(simulator.name(peer), "->", message)
@@ -133,12 +132,12 @@ class SimulatedNode:
         """A batch of the GCS."""
         if self.dead:
             return
-        self.core.now = self.simulator.now
+        self.core.begin(self.simulator.now)
         for message in batch:
             if isinstance(message, m.Refused):
                 self.die()
                 return
-            self.core.gcs_handlers[type(message)](message)
+            self.core.hear_gcs(message)
         self.turn_soon()
 
     def lost_gcs(self) -> None:
@@ -152,8 +151,8 @@ class SimulatedNode:
         if self.dead:
             return
         self.simulator.tell(self.name, "exit status", status, "of worker", worker.id)
-        self.core.now = self.simulator.now
-        self.core.workers.exited(worker, status)
+        self.core.begin(self.simulator.now)
+        self.core.worker_exited(worker, status)
         self.turn_soon()
 
     def turn_soon(self) -> None:
@@ -167,14 +166,14 @@ class SimulatedNode:
         if self.dead:
             return
         core = self.core
-        core.now = self.simulator.now
+        core.begin(self.simulator.now)
         core.end_turn()
         self.turns += 1
         check_turn(core, full=self.turns % self.simulator.settings.check_every == 0)
         self.write_out()
         if self.gcs is None:
-            core.gcs.clear()
-            core.notes.batch.take()
+            core.outbox.gcs.clear()
+            core.parts.notes.batch.take()
             core.store.dropped.clear()
 
     def tick(self) -> None:
@@ -182,7 +181,7 @@ class SimulatedNode:
         if self.dead:
             return
         core = self.core
-        core.now = self.simulator.now
+        core.begin(self.simulator.now)
         core.tick()
         self._turn()
         if self.gcs is None or self.dead:
@@ -191,9 +190,9 @@ class SimulatedNode:
         self._since_events += HEARTBEAT_S
         if self._since_events >= EVENT_BATCH_S:
             self._since_events = 0.0
-            core.notes.batch.take()
-            core.notes.flush()
-        core.gcs.append(load_of(core))
+            core.parts.notes.batch.take()
+            core.flush_events()
+        core.outbox.to_gcs(core.heartbeat())
         self._write_gcs()
 
     # ------------------------------------------------------------------ writing
@@ -201,13 +200,13 @@ class SimulatedNode:
     def write_out(self) -> None:
         """One batch to each peer, neighbour and GCS that there is something for."""
         core = self.core
-        while core.dirty:
-            dirty, core.dirty = core.dirty, []
+        while core.outbox.clients:
+            dirty, core.outbox.clients = core.outbox.clients, []
             for peer in dirty:
                 self.write_out_peer(peer)
-        neighbours = core.neighbours
-        while neighbours.dirty:
-            others, neighbours.dirty = neighbours.dirty, []
+        outbox = core.outbox
+        while outbox.nodes:
+            others, outbox.nodes = outbox.nodes, []
             for neighbour in others:
                 if not neighbour.is_alive or not neighbour.outbox:
                     continue
@@ -222,22 +221,22 @@ class SimulatedNode:
         self._arm_pulls()
 
     def _forget_dead(self) -> None:
-        for neighbour in self.core.neighbours.take_dead():
+        for neighbour in self.core.take_dead():
             if neighbour.link is not None:
                 neighbour.link.close()
                 neighbour.link = None
             for wire in list(self.incoming.values()):
-                if wire.opener.core.node_id == neighbour.node_id:
+                if wire.opener.core.me.node_id == neighbour.node_id:
                     wire.end("the cluster has given that node up")
 
     def _write_gcs(self) -> None:
-        if self.core.gcs and self.gcs is not None:
-            batch, self.core.gcs = self.core.gcs, []
+        if self.core.outbox.gcs and self.gcs is not None:
+            batch, self.core.outbox.gcs = self.core.outbox.gcs, []
             self.gcs.send(batch)
 
     def write_out_peer(self, peer: Client) -> None:
         """What the core has for this peer; a driver may be slow to read it."""
-        if not peer.outbox or peer not in self.core.peers:
+        if not peer.outbox or peer not in self.core.clients:
             return
         batch, peer.outbox = peer.outbox, []
         if peer.node_id:
@@ -254,8 +253,8 @@ class SimulatedNode:
     def _resume(self, peer: Client) -> None:
         if self.dead:
             return
-        self.core.now = self.simulator.now
-        self.core.desk.resume(peer)
+        self.core.begin(self.simulator.now)
+        self.core.resume(peer)
         self.write_out()
 
     def connect(self, peer: Client, process: Process) -> None:
@@ -266,8 +265,8 @@ class SimulatedNode:
     def _connected(self, peer: Client) -> None:
         if self.dead:
             return
-        self.core.now = self.simulator.now
-        self.core.add_peer(peer)
+        self.core.begin(self.simulator.now)
+        self.core.add_client(peer)
         self.write_out_peer(peer)
 
     # ------------------------------------------------------------------ transfers
@@ -338,13 +337,13 @@ class SimulatedNode:
         simulator.tell(self.name, "has fetched", transfer.object_id, why)
         del self._transfers[transfer.object_id]
         self.memory.written(transfer.object_id)
-        self.core.now = simulator.now
+        self.core.begin(simulator.now)
         seconds = simulator.now - transfer.since
-        self.core.pulls.fetched(transfer.object_id, why, transfer.size, seconds)
+        self.core.fetched(transfer.object_id, why, transfer.size, seconds)
         self.turn_soon()
 
     def _arm_pulls(self) -> None:
-        due = self.core.pulls.deadline()
+        due = self.core.pulls_due()
         if due is not None and not self._pulls_are_armed:
             self._pulls_are_armed = True
             self.simulator.at(max(0.001, due - self.simulator.now), self._retry_pulls)
@@ -352,8 +351,8 @@ class SimulatedNode:
     def _retry_pulls(self) -> None:
         self._pulls_are_armed = False
         if not self.dead:
-            self.core.now = self.simulator.now
-            self.core.pulls.retry()
+            self.core.begin(self.simulator.now)
+            self.core.retry_pulls()
             self._turn()
 
     # ------------------------------------------------------------------ the end
@@ -388,14 +387,14 @@ class SimulatedShell:
 
         peer = Client()
         peer.worker = worker
-        worker.peer = peer
+        worker.client = peer
         process = WorkerProcess(self._node, peer, worker)
         self._node.connect(peer, process)
-        self._node.core.send(peer, setup)
+        self._node.core.outbox.send(peer, setup)
 
     def kill_worker(self, worker: Worker) -> None:
         """SIGKILL."""
-        process = self._simulator.processes[worker.peer]
+        process = self._simulator.processes[worker.client]
         self._simulator.at(self._simulator.random.random() * 0.002, process.die, -9)
 
     def close(self, peer: Client) -> None:

@@ -76,7 +76,7 @@ class Simulator:
         """One more machine."""
         node = SimulatedNode(self, len(self.nodes))
         self.nodes.append(node)
-        self.by_id[node.core.node_id] = node
+        self.by_id[node.core.me.node_id] = node
         node.start()
         return node
 
@@ -158,7 +158,7 @@ class Simulator:
         return has_happened
 
     def _something_is_due(self) -> bool:
-        return any(node.core.remote_actors.is_waiting for node in self.alive)
+        return any(node.core.parts.actor_proxies.is_waiting for node in self.alive)
 
     def _tick(self) -> None:
         for node in self.alive:

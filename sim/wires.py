@@ -122,11 +122,11 @@ class LastingWire:
             self._send(self._to_far, frames)
         else:
             core = opener.core
-            core.now = self._simulator.now
+            core.begin(self._simulator.now)
             messages = FrameReader(m.decode_to_client).feed(body)
             for message in self._near.incoming(messages, len(body)):
                 self._simulator.tell(opener.name, "<-", self.acceptor.name, message)
-                core.neighbours.handle(self._neighbour, message)
+                core.hear_node(self._neighbour, message)
             seen = self._near.due_seen()
             if seen is not None:
                 self._to_far.send((number, "data", frame([seen])))
@@ -138,9 +138,9 @@ class LastingWire:
         opener = self.opener
         if self._neighbour.link is self:
             self._neighbour.link = None
-            opener.core.now = self._simulator.now
+            opener.core.begin(self._simulator.now)
             self._simulator.ledger.cut_off(opener, self.acceptor)
-            opener.core.neighbours.cut_off(self._neighbour)
+            opener.core.cut_off(self._neighbour)
             opener.turn_soon()
 
     def close(self) -> None:
@@ -160,7 +160,7 @@ class LastingWire:
             return
         assert self._far is not None and self._peer is not None
         core = acceptor.core
-        core.now = self._simulator.now
+        core.begin(self._simulator.now)
         messages = FrameReader(m.decode_to_node).feed(body)
         for message in self._far.incoming(messages, len(body)):
             self._simulator.tell(acceptor.name, "takes", message, "from", self.opener.name)
@@ -172,10 +172,10 @@ class LastingWire:
 
     def _on_hello(self, number: int, received: int) -> None:
         acceptor, opener = self.acceptor, self.opener
-        if opener.core.node_id in acceptor.core.neighbours.dead:
+        if opener.core.me.node_id in acceptor.core.nodes.dead:
             self._to_near.send((number, "no", "this node was given up by the cluster"))
             return
-        if opener.core.node_id not in acceptor.core.neighbours.by_id:
+        if opener.core.me.node_id not in acceptor.core.nodes.by_id:
             self.break_up()  # it is tried again
             return
         if self._peer is None or self._far_is_over:
@@ -197,13 +197,13 @@ class LastingWire:
         self._far = LastingLine(SEEN_AFTER_MESSAGES, SEEN_AFTER_BYTES)
         self._far_is_over = False
         peer = Client()
-        peer.node_id = self.opener.core.node_id
+        peer.node_id = self.opener.core.me.node_id
         peer.role = "node"
         peer.link = self
         self._peer = peer
         acceptor.incoming[peer] = self
-        acceptor.core.now = self._simulator.now
-        acceptor.core.add_peer(peer)
+        acceptor.core.begin(self._simulator.now)
+        acceptor.core.add_client(peer)
 
     def write_back(self, batch: list[Any]) -> None:
         """From the other node."""
@@ -227,8 +227,8 @@ class LastingWire:
         if not self.opener.dead:
             self._simulator.ledger.cut_off(self.opener, acceptor)
         self.break_up()
-        acceptor.core.now = self._simulator.now
-        acceptor.core.peer_lost(peer)
+        acceptor.core.begin(self._simulator.now)
+        acceptor.core.client_lost(peer)
         acceptor.turn_soon()
 
     # ------------------------------------------------------------------ connections

@@ -20,7 +20,6 @@ from skate.config import EVENT_BATCH_S, HEARTBEAT_S, PROTOCOL_VERSION, PYTHON, R
 from skate.gcs.gcs_core import GcsCore
 from skate.gcs.membership import TICK_S
 from skate.ids import HOME_BYTES, home_of
-from skate.node.load import load_of
 from skate.node.node_core import NodeCore
 from skate.objects.arena import Arena
 from skate.rows import Client, Job, Worker
@@ -52,7 +51,7 @@ class Node:
         self.core = NodeCore(
             self.node_id, "sim", total, Arena(ARENA_BYTES), "", NodeShell(self), PYTHON
         )
-        self.core.now = self.world.now
+        self.core.begin(self.world.now)
         self.server = Server(self.world, self._handle, self._settle)
         self.clients: dict[Client, Program] = {}
         self.openers: dict[Client, Node] = {}  # who has opened the line that this peer is
@@ -66,7 +65,7 @@ class Node:
     def _handle(self, item: tuple[str, Any, list[Any] | None]) -> float:
         kind, who, batch = item
         core = self.core
-        core.now = self.world.now
+        core.begin(self.world.now)
         if kind is CLOCK:
             self._tick()
             return self.costs.tick_s
@@ -75,17 +74,17 @@ class Node:
             self.cluster.relay(who, batch, self.world.now + self.costs.relay_s)
             return self.costs.relay_s
         if batch is None:
-            core.peer_lost(who)
+            core.client_lost(who)
             return 0.0
         cost = 0.0
         if kind is GCS:
             for message in batch:
                 assert not isinstance(message, m.Refused), message.reason
-                core.gcs_handlers[type(message)](message)
+                core.hear_gcs(message)
             return self.costs.relay_s  # about the same
         if kind is CLIENT:
-            if who not in core.peers:
-                core.add_peer(who)
+            if who not in core.clients:
+                core.add_client(who)
             cost += self.costs.line_frame_s if who.node_id else self.costs.frame_s
             for message in batch:
                 cost += self._cost(message)
@@ -94,7 +93,7 @@ class Node:
             cost += self.costs.line_frame_s
             for message in batch:
                 cost += self._cost(message)
-                core.neighbours.handle(who, message)
+                core.hear_node(who, message)
         return cost
 
     def _settle(self, spent_s: float) -> float:
@@ -103,21 +102,21 @@ class Node:
         cost = 0.0
         to_clients: list[tuple[Program, list[Any]]] = []
         to_nodes: list[tuple[Node, Any]] = []
-        while core.dirty:
-            dirty, core.dirty = core.dirty, []
+        while core.outbox.clients:
+            dirty, core.outbox.clients = core.outbox.clients, []
             for peer in dirty:
                 batch, peer.outbox = peer.outbox, []
                 cost += sum(map(self._cost, batch))
                 cost += self.costs.line_frame_s if peer.node_id else self.costs.frame_s
                 if peer.node_id:
                     opener = self.openers[peer]
-                    who = opener.core.neighbours.by_id[self.node_id]
+                    who = opener.core.nodes.by_id[self.node_id]
                     to_nodes.append((opener, (NEIGHBOUR, who, batch)))
                 else:
                     to_clients.append((self.clients[peer], batch))
-        neighbours = core.neighbours
-        while neighbours.dirty:
-            others, neighbours.dirty = neighbours.dirty, []
+        outbox = core.outbox
+        while outbox.nodes:
+            others, outbox.nodes = outbox.nodes, []
             for neighbour in others:
                 batch, neighbour.outbox = neighbour.outbox, []
                 cost += self.costs.line_frame_s + sum(map(self._cost, batch))
@@ -131,8 +130,8 @@ class Node:
         far = leaves_at + self.costs.remote_delay_s
         for other, item in to_nodes:
             world.at(far, other.server.arrive, item)
-        if core.gcs:
-            batch, core.gcs = core.gcs, []
+        if core.outbox.gcs:
+            batch, core.outbox.gcs = core.outbox.gcs, []
             self.cluster.to_gcs(self, batch, leaves_at)
         return cost
 
@@ -185,8 +184,8 @@ class Node:
         self._since_events += HEARTBEAT_S
         if self._since_events >= EVENT_BATCH_S:
             self._since_events = 0.0
-            core.notes.flush()
-        core.gcs.append(load_of(core))
+            core.flush_events()
+        core.outbox.to_gcs(core.heartbeat())
         core.tick()
 
     # ------------------------------------------------------------------ programs
@@ -202,8 +201,8 @@ class Node:
 
     def worker_exited(self, client: WorkerProcess) -> None:
         """The zygote has reaped it."""
-        self.core.now = self.world.now
-        self.core.workers.exited(client.worker, 0)
+        self.core.begin(self.world.now)
+        self.core.worker_exited(client.worker, 0)
         del self.clients[client.peer]
 
 
@@ -233,7 +232,7 @@ class Gcs:
             m.NodeInfo(n.node_id, f"n{n.number}:1", dict(n.core.scheduler.total), {}) for n in nodes
         ]
         for node in nodes:
-            node.core.neighbours.on_nodes_changed(m.NodesChanged(infos))
+            node.core.hear_gcs(m.NodesChanged(infos))
         self._clock()
 
     def _clock(self) -> None:
@@ -289,7 +288,7 @@ class NodeShell:
         self._forked_at = max(now, self._forked_at) + forking_s
         peer = Client()
         peer.worker = worker
-        worker.peer = peer
+        worker.client = peer
         node.connect(WorkerProcess(node, peer, worker, setup, self._forked_at))
 
     def kill_worker(self, worker: Worker) -> None:

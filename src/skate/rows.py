@@ -280,19 +280,24 @@ class Task:
         self.ready_at = 0.0
         self.sent_at = 0.0
 
+    def next_attempt(self) -> None:
+        """It is to run once more: one retry less, unless they are without end (-1)."""
+        self.retries_left -= self.retries_left > 0
+        self.attempt += 1
+
 
 class Worker:
-    """A worker process, as the scheduler sees it."""
+    """A worker process, as the node sees it."""
 
     __slots__ = (
         "actor",
         "calls",
+        "client",
         "gpus",
         "id",
         "idle_since",
         "lease",
         "load_s",
-        "peer",
         "pid",
         "pool",
         "stalled",
@@ -304,7 +309,7 @@ class Worker:
         self.id = worker_id
         self.pool = pool
         self.state = WORKER_STARTING
-        self.peer: Any = None
+        self.client: Any = None  # its connection
         self.pid = 0
         self.lease: SchedulingClass | None = None
         self.tasks: dict[bytes, Task] = {}  # sent and not done, in the order they run
@@ -434,6 +439,7 @@ class Actor:
         "host_pid",
         "id",
         "in_flight",
+        "is_guest",
         "is_proxy",
         "leaving",
         "life",
@@ -467,6 +473,7 @@ class Actor:
         self.life = 0  # counts its placements on other nodes: each numbers its calls afresh
         self.host_pid = 0  # of its process there
         self.is_proxy = False  # of another home, and not hosted here
+        self.is_guest = False  # of another home, and hosted here
         self.fetching: Task | None = None  # a call whose inputs have to come here first
 
     def move(self, to: ActorState) -> None:

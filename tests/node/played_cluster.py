@@ -28,9 +28,10 @@ class ClusterNode(Node):
         self.ids = itertools.count(1 + 1_000 * len(cluster.nodes))
         self.started, self.killed, self.closed, self.ended = [], [], [], []
         arena = Arena(pages * PAGE)
-        self.core = NodeCore(name.encode() * 16, "s", total, arena, "", self, PYTHON)
-        self.core.is_cluster = True
-        self.core.now = cluster.now
+        self.core = NodeCore(
+            name.encode() * 16, "s", total, arena, "", self, PYTHON, is_cluster=True
+        )
+        self.core.begin(cluster.now)
         self.number = len(cluster.nodes) + 1  # as a peer of the GCS
         self.openers: dict[str, Client] = {}  # who has opened a line to this node
         self.is_dead = False
@@ -43,7 +44,7 @@ class ClusterNode(Node):
         """All that is under way to this node arrives; what that was."""
         fetches, self.fetches = self.fetches, []
         for object_id, size, _ in fetches:
-            self.core.pulls.fetched(object_id, "ok", size, 0.001)
+            self.core.fetched(object_id, "ok", size, 0.001)
             self.turn()
         self.cluster.run()
         return [object_id for object_id, _, _ in fetches]
@@ -63,7 +64,7 @@ class ClusterNode(Node):
         return self.core.store.objects[object_id].state.name
 
     def actor_state(self, actor_id: bytes) -> str:
-        return self.core.actors.router.actors[actor_id].state.name
+        return self.core.router.actors[actor_id].state.name
 
 
 class Cluster:
@@ -82,9 +83,16 @@ class Cluster:
         total = {what: 10_000 * count for what, count in {"CPU": cpus, **resources}.items()}
         node = ClusterNode(self, name, total, pages)
         self.nodes[name] = node
-        node.core.gcs.append(
+        node.core.outbox.to_gcs(
             m.NodeJoins(
-                PROTOCOL_VERSION, node.core.node_id, 1, f"{name}:1", name, total, {}, PAGE * pages
+                PROTOCOL_VERSION,
+                node.core.me.node_id,
+                1,
+                f"{name}:1",
+                name,
+                total,
+                {},
+                PAGE * pages,
             )
         )
         self.run()
@@ -103,12 +111,12 @@ class Cluster:
         while self.now < end:
             self.now += HEARTBEAT_S
             for node in self._living():
-                node.core.now = self.now
+                node.core.begin(self.now)
                 scheduler = node.core.scheduler
                 load = (dict(scheduler.available), scheduler.queued(), 0, 0)
-                received = node.core.guests.received
+                received = node.core.parts.guests.received
                 beat = m.Heartbeat(*load, scheduler.average_task_s, received)
-                node.core.gcs.append(beat)
+                node.core.outbox.to_gcs(beat)
                 node.core.tick()
                 node.turn()
             self._gcs_sends(self.gcs.tick(self.now))
@@ -132,8 +140,8 @@ class Cluster:
         self._answered.pop((to, opener), None)
         self._renewed.add((opener, to))
         node = self.nodes[opener]
-        node.core.now = self.now
-        node.core.neighbours.cut_off(self.neighbour(opener, to))
+        node.core.begin(self.now)
+        node.core.cut_off(self.neighbour(opener, to))
         node.turn()
         self.run()
 
@@ -145,7 +153,7 @@ class Cluster:
     # What a test looks at.
 
     def neighbour(self, name: str, other: str) -> OtherNode:
-        return self.nodes[name].core.neighbours.by_id[self.nodes[other].core.node_id]
+        return self.nodes[name].core.nodes.by_id[self.nodes[other].core.me.node_id]
 
     def on_its_way(self, sender: str, to: str) -> list[str]:
         return [type(message).__name__ for message in self._asked.get((sender, to), [])]
@@ -156,10 +164,10 @@ class Cluster:
         """Put on the lines what the nodes have said in this turn."""
         for node in self._living():
             name = node.name
-            self._asked.setdefault((name, "gcs"), []).extend(node.core.gcs)
-            node.core.gcs.clear()
-            neighbours = node.core.neighbours
-            dirty, neighbours.dirty = neighbours.dirty, []
+            self._asked.setdefault((name, "gcs"), []).extend(node.core.outbox.gcs)
+            node.core.outbox.gcs.clear()
+            outbox = node.core.outbox
+            dirty, outbox.nodes = outbox.nodes, []
             for other in dirty:
                 way = (name, self._name_of(other.node_id))
                 self._asked.setdefault(way, []).extend(other.outbox)
@@ -188,13 +196,13 @@ class Cluster:
             else:
                 neighbour = self.neighbour(to, sender)
                 for message in m.decode_to_client(m.encode(messages)):
-                    self.nodes[to].core.neighbours.handle(neighbour, message)
+                    self.nodes[to].core.hear_node(neighbour, message)
                 self.nodes[to].turn()
         return moved
 
     def _from_gcs(self, node: ClusterNode, messages: list[Any]) -> None:
         for message in m.decode_from_gcs(m.encode(messages)):
-            node.core.gcs_handlers[type(message)](message)
+            node.core.hear_gcs(message)
         node.turn()
 
     def _from_opener(self, opener: str, node: ClusterNode, messages: list[Any]) -> None:
@@ -204,9 +212,9 @@ class Cluster:
         peer = node.openers.get(opener)
         if peer is None:
             peer = node.openers[opener] = Client()
-            peer.node_id = self.nodes[opener].core.node_id
+            peer.node_id = self.nodes[opener].core.me.node_id
             peer.role = "node"
-            node.core.add_peer(peer)
+            node.core.add_client(peer)
         for message in m.decode_to_node(m.encode(messages)):
             node.core.handle(peer, message)
         node.turn()
@@ -214,7 +222,7 @@ class Cluster:
     def _line_ends(self, opener: str, node: ClusterNode) -> None:
         peer = node.openers.pop(opener, None)
         if peer is not None:
-            node.core.peer_lost(peer)
+            node.core.client_lost(peer)
             node.turn()
 
     def _gcs_sends(self, sends: list[Send]) -> None:
@@ -223,14 +231,14 @@ class Cluster:
             self._asked.setdefault(("gcs", names[number]), []).append(message)
 
     def _name_of(self, node_id: bytes) -> str:
-        return next(name for name, node in self.nodes.items() if node.core.node_id == node_id)
+        return next(name for name, node in self.nodes.items() if node.core.me.node_id == node_id)
 
     def _living(self) -> list[ClusterNode]:
         return [node for node in self.nodes.values() if not node.is_dead]
 
 
 def to_node(node: ClusterNode, *, soft: bool = False) -> Strategy:
-    return Strategy("NODE", node.core.node_id, soft=soft)
+    return Strategy("NODE", node.core.me.node_id, soft=soft)
 
 
 def create(driver: Program, options: dict[str, Any] | None = None, **template: Any) -> bytes:

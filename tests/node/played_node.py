@@ -36,13 +36,13 @@ class Node:
         self.ended: list[Job] = []
         total = {"CPU": cpus * 10_000}
         self.core = NodeCore(b"n" * 16, "s", total, Arena(pages * PAGE), "", self, PYTHON)
-        self.core.now = 1_000.0
+        self.core.begin(1_000.0)
 
     # The shell.
 
     def start_worker(self, worker: Worker, setup: m.WorkerSetup) -> None:
-        worker.peer = Client()
-        worker.peer.worker = worker
+        worker.client = Client()
+        worker.client.worker = worker
         self.started.append(worker)
 
     def kill_worker(self, worker: Worker) -> None:
@@ -78,24 +78,24 @@ class Node:
     def said(self, peer: Client) -> list[Any]:
         """What the client has been told since."""
         said, peer.outbox = peer.outbox, []
-        if peer in self.core.dirty:
-            self.core.dirty.remove(peer)
+        if peer in self.core.outbox.clients:
+            self.core.outbox.clients.remove(peer)
         return said
 
     def came_up(self) -> Client:
         """The next process that was asked for comes up."""
         worker = self.started.pop(0)
-        peer: Client = worker.peer
-        self.core.add_peer(peer)
-        self.say(peer, m.Hello(PROTOCOL_VERSION, PYTHON, "worker", 500 + len(self.core.peers)))
+        peer: Client = worker.client
+        self.core.add_client(peer)
+        self.say(peer, m.Hello(PROTOCOL_VERSION, PYTHON, "worker", 500 + len(self.core.clients)))
         return peer
 
     def lose(self, peer: Client, status: int = KILLED, *, exit_first: bool = False) -> None:
         """A worker's EOF and exit status, in either order."""
         assert peer.worker is not None
         steps: list[Callable[[], None]] = [
-            lambda: self.core.peer_lost(peer),
-            lambda: self.core.workers.exited(peer.worker, status),  # type: ignore[arg-type]
+            lambda: self.core.client_lost(peer),
+            lambda: self.core.worker_exited(peer.worker, status),  # type: ignore[arg-type]
         ]
         for step in reversed(steps) if exit_first else steps:
             step()
@@ -109,7 +109,7 @@ class Node:
             or len(core.store.arena)
             or core.store.creations
             or core.store.arriving
-            or core.actors.router.actors
+            or core.router.actors
             or core.scheduler.queued()
         ) and (core.scheduler.available == core.scheduler.total)
 
@@ -123,14 +123,14 @@ class Program:
         self.sequences: dict[bytes, int] = {}
         if peer is None:
             self.peer = Client()
-            node.core.add_peer(self.peer)
+            node.core.add_client(self.peer)
             node.say(self.peer, m.Hello(PROTOCOL_VERSION, PYTHON, "driver", 7, b"", JobConfig()))
             welcome = node.said(self.peer)[0]
             self.ids = TaskIdCounter(welcome.job_id, welcome.submitter)
         else:
             self.peer = peer
             assert peer.job is not None and peer.worker is not None
-            self.ids = TaskIdCounter(peer.job.id, node.core.new_submitter())
+            self.ids = TaskIdCounter(peer.job.id, node.core.me.new_submitter())
 
     def number(self, kind: str = "task", name: str = "f", **options: Any) -> int:
         values = {"max_retries": 3, "demand": () if kind == "method" else CPU, **options}

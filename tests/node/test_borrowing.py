@@ -73,7 +73,7 @@ def test_what_a_node_lets_go_of_around_a_cut_is_freed(when: str) -> None:
     cluster.held.clear()
     cluster.run()
     assert object_id not in home.core.store.objects
-    assert not home.core.desk.parked and other.core.borrowing.is_idle()
+    assert not home.core.parts.holds.parked and other.core.parts.borrowing.is_idle()
 
 
 @pytest.mark.parametrize("order", ["line first", "GCS first"])
@@ -259,7 +259,7 @@ def test_a_copy_is_read_if_the_home_cannot_be_reached() -> None:
     reader.say(process, m.Want([task]))
     for _ in range(2):
         cluster.cut("b", "h")
-    assert [fetch[2] for fetch in reader.fetches] == [maker.core.node_id]
+    assert [fetch[2] for fetch in reader.fetches] == [maker.core.me.node_id]
 
 
 def test_a_home_passes_on_what_lies_on_a_node_that_is_cut_off_from_the_reader() -> None:
@@ -272,8 +272,8 @@ def test_a_home_passes_on_what_lies_on_a_node_that_is_cut_off_from_the_reader() 
     reader.say(process, m.Want([task]))
     cluster.run()
     cluster.cut("b", "a")
-    assert [fetch[2] for fetch in reader.fetches] == [maker.core.node_id]
-    assert [fetch[2] for fetch in home.fetches] == [maker.core.node_id]
+    assert [fetch[2] for fetch in reader.fetches] == [maker.core.me.node_id]
+    assert [fetch[2] for fetch in home.fetches] == [maker.core.me.node_id]
 
 
 def test_a_copy_of_what_a_lost_attempt_made_goes_with_the_object() -> None:
@@ -340,7 +340,7 @@ class Kept:
     def fetches_fail(self) -> None:
         fetches, self.home.fetches = self.home.fetches, []
         for object_id, size, _ in fetches:
-            self.home.core.pulls.fetched(object_id, "unreachable", size, 0.001)
+            self.home.core.fetched(object_id, "unreachable", size, 0.001)
             self.home.turn()
         self.cluster.run()
 
@@ -357,7 +357,7 @@ def test_a_result_outlives_the_line_to_who_keeps_it() -> None:
     scene.mend()
     assert scene.home.fetched() == [scene.ref]
     assert list(scene.driver.values()) == [scene.ref]
-    assert not scene.maker.core.desk.parked
+    assert not scene.maker.core.parts.holds.parked
     scene.driver.release(scene.ref)
     scene.cluster.run()
     assert not scene.home.core.store.objects and not scene.maker.core.store.objects
@@ -371,7 +371,7 @@ def test_a_result_that_is_let_go_of_during_a_cut_goes_where_it_is_kept() -> None
     assert scene.ref in scene.maker.core.store.objects
     scene.mend()
     assert not scene.home.core.store.objects and not scene.maker.core.store.objects
-    assert not scene.maker.core.desk.parked
+    assert not scene.maker.core.parts.holds.parked
 
 
 def test_a_result_whose_keeper_is_out_of_reach_is_not_waited_for_without_end() -> None:
@@ -428,4 +428,4 @@ def test_what_is_inside_of_a_small_result_outlives_the_line_to_its_maker() -> No
     cluster.run()
     for node in cluster.nodes.values():
         assert inside not in node.core.store.objects
-        assert not node.core.desk.parked and node.core.borrowing.is_idle()
+        assert not node.core.parts.holds.parked and node.core.parts.borrowing.is_idle()

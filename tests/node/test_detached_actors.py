@@ -82,7 +82,9 @@ def test_what_it_has_submitted_and_created_outlives_the_driver_and_ends_with_it(
     scene.kill(later)
     assert scene.group_state() == "REMOVED"
     assert inside_child.worker in other.killed or not inside_child.alive
-    assert [job.id for node in scene.nodes for job in node.core.jobs.values()] == [job_id_of(later)]
+    assert [job.id for node in scene.nodes for job in node.core.jobs.by_id.values()] == [
+        job_id_of(later)
+    ]
     assert not other.core.scheduler.queued() and queued
     rows = scene.cluster.gcs.membership.jobs.rows()
     assert [row.job_id for row in rows if row.alive] == [job_id_of(later)]
@@ -111,15 +113,15 @@ def test_what_it_prints_is_shown_at_the_driver_that_created_it() -> None:
     lines = m.LogLines("Actor", 1, 1, ["hello"])
 
     def prints() -> None:
-        job = scene.host.core.jobs[job_id_of(scene.inside)]
-        scene.host.core.job_desk.tell_driver(job, lines)
+        job = scene.host.core.jobs.by_id[job_id_of(scene.inside)]
+        scene.host.core.parts.jobs.tell_driver(job, lines)
         scene.host.turn()
         scene.cluster.run()
 
     prints()
     told = scene.at_driver.said(scene.driver.peer)
     assert [x.lines for x in told if isinstance(x, m.LogLines)] == [["hello"]]
-    assert scene.at_driver.core.job_desk.prints_of(job_id_of(scene.driver)) == {
+    assert scene.at_driver.core.parts.jobs.prints_of(job_id_of(scene.driver)) == {
         job_id_of(scene.driver),
         job_id_of(scene.inside),
     }
@@ -145,7 +147,7 @@ def test_the_end_of_its_home_ends_it_and_all_that_it_owns() -> None:
     inside_child = comes_alive(scene.other, child)
     scene.cluster.die("d")
     assert inside_child.worker in scene.other.killed or not inside_child.alive
-    assert not scene.host.core.jobs and not scene.other.core.jobs
+    assert not scene.host.core.jobs.by_id and not scene.other.core.jobs.by_id
 
 
 def test_who_asks_for_it_later_reads_why_it_is_dead() -> None:
@@ -156,4 +158,4 @@ def test_who_asks_for_it_later_reads_why_it_is_dead() -> None:
     call = late.call(scene.actor_id)
     scene.cluster.run()
     assert late.errors() == {call: "ActorDiedError"}
-    assert not scene.at_driver.core.actors.router.actors, "and nothing is kept for that"
+    assert not scene.at_driver.core.router.actors, "and nothing is kept for that"

@@ -71,12 +71,12 @@ class Tasks:
             while self.home.started:
                 self.home.came_up()
             for worker in list(self.home.core.scheduler.workers.values()):
-                if worker.peer is None:
+                if worker.client is None:
                     continue
-                for run in [x for x in self.home.said(worker.peer) if isinstance(x, m.Run)]:
+                for run in [x for x in self.home.said(worker.client) if isinstance(x, m.Run)]:
                     assert all(value.size == PAGES * PAGE for value in run.values)
                     self.ran.append(return_id(run.task_id, 0))
-                    self.home.say(worker.peer, done(self.ran[-1]))
+                    self.home.say(worker.client, done(self.ran[-1]))
             self.scene.cluster.pass_time(0.1)
 
 

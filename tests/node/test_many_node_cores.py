@@ -35,7 +35,7 @@ def test_the_running_task_of_a_driver_that_has_ended_is_not_run_again() -> None:
     assert runs(home, worker) == [task[:16]]
     home.say(driver.peer, m.Leaving("bye"))
     assert worker.worker is not None
-    home.core.workers.exited(worker.worker, -9)
+    home.core.worker_exited(worker.worker, -9)
     home.turn()
     cluster.run()
     assert home.core.scheduler.queued() == 0
@@ -84,14 +84,14 @@ def test_what_waits_for_a_bundle_that_is_given_back_before_its_commit_is_told(
         "job_id": driver.ids.next_task()[:JOB_ID_BYTES],
     }
     home.core.handle(driver.peer, m.Ask(1, "create_placement_group", body))
-    home.core.groups.on_reserve(m.ReserveBundles(GROUP, 1, [(0, CPU)]))
-    home.core.gcs.clear()  # that answer, and the question
+    home.core.parts.groups.on_reserve(m.ReserveBundles(GROUP, 1, [(0, CPU)]))
+    home.core.outbox.gcs.clear()  # that answer, and the question
     demand = ((wildcard_name("CPU", GROUP), 10_000),)
     if kind == "task":
         ref = driver.submit(demand=demand, group=GROUP)
     else:
         ref = driver.call(create(driver, demand=demand, running_demand=demand, group=GROUP))
-    home.core.groups.on_return(m.ReturnBundles(GROUP))
+    home.core.parts.groups.on_return(m.ReturnBundles(GROUP))
     home.turn()
     cluster.pass_time(1.0)
     assert set(driver.errors()) == {ref}
@@ -154,7 +154,7 @@ def test_an_actor_that_waits_as_its_group_is_removed_may_still_say_that_it_goes_
         home.say(process, m.Blocked())
         home.say(process, m.Unblocked())
     for worker in list(home.killed):
-        home.lose(worker.peer)
+        home.lose(worker.client)
     home.turn()
     scheduler = home.core.scheduler
     assert scheduler.available == scheduler.total == {"CPU": 20_000}
@@ -207,7 +207,7 @@ def test_a_detached_actor_survives_its_driver_whatever_its_creation_waits_for(wh
     cluster.run()
     if when == "in its queue":
         first = next(worker for worker in home.killed if worker.actor is not None)
-        home.lose(first.peer)
+        home.lose(first.client)
     cluster.held.clear()
     cluster.pass_time(1.0)
     if process is None:
@@ -322,7 +322,7 @@ def test_a_call_at_a_node_that_the_actor_has_left_is_made_again_when_that_dies()
     cluster.held.add(("h", "a"))
     cluster.cut("h", "a")
     cluster.pass_time(1.0)
-    host = home.core.actors.router.actors[actor_id].host
+    host = home.core.router.actors[actor_id].host
     now_at = home if host is None else cluster.nodes[host.node_id[:1].decode()]
     process = comes_alive(now_at, actor_id, 1)
     assert not runs(now_at, process)  # it is in flight at the former host, which may answer
@@ -345,7 +345,7 @@ def test_a_call_made_again_waits_for_its_older_attempt(lost: str, end: str) -> N
     cluster.run()
     process = comes_alive(host, actor_id)
     user = user_of(actor_id, driver, caller)
-    host.core.actors.router.actors[actor_id].window = 1
+    host.core.router.actors[actor_id].window = 1
     first = user.call(actor_id, [argument], max_retries=-1)
     second = user.call(actor_id, [argument], max_retries=-1)
     cluster.run()
@@ -397,7 +397,7 @@ def test_the_next_host_of_an_actor_remembers_what_it_has_called_at_the_last() ->
     assert runs(former, process) == [call[:16]]
     cluster.held.add(("gcs", "c"))
     cluster.die("a")
-    assert not caller.core.actors.router.actors[actor_id].is_proxy
+    assert not caller.core.router.actors[actor_id].is_proxy
     assert handle_id(actor_id) not in caller.core.store.watched  # its home counts handles, and says
     cluster.held.clear()
     cluster.run()
@@ -454,7 +454,7 @@ def test_a_proxy_goes_though_its_caller_has_let_go_of_the_actor_before() -> None
     home.say(process, done(call))
     cluster.run()
     user.release(call)
-    actors = caller.core.actors.router.actors
+    actors = caller.core.router.actors
     assert actors[actor_id].lines, "it may call again"
     caller.say(user.peer, m.Hold([handle_id(actor_id)]))
     cluster.run()
@@ -484,8 +484,8 @@ def test_an_actor_that_came_too_late_for_its_room_goes_to_a_node_that_has_it(
     caller = user_of(actor_id, driver, busy) if is_called else None
     call = caller.call(actor_id, max_retries=-1) if caller else driver.call(actor_id)
     cluster.pass_time(0.2)
-    assert home.core.actors.router.actors[actor_id].host is cluster.neighbour("h", "a")
-    assert not busy.core.actors.router.actors[actor_id].is_proxy
+    assert home.core.router.actors[actor_id].host is cluster.neighbour("h", "a")
+    assert not busy.core.router.actors[actor_id].is_proxy
     cluster.held.clear()
     cluster.run()
     cluster.pass_time(1.0)
@@ -538,7 +538,7 @@ def test_an_actor_that_other_nodes_have_called_waits_for_room_where_they_did() -
     cluster.held.add(("a", "gcs"))
     blocker = comes_alive(host, create(other, demand=WANTS, running_demand=WANTS))
     cluster.pass_time(3.0)
-    assert not host.core.actors.router.actors[actor_id].is_proxy
+    assert not host.core.router.actors[actor_id].is_proxy
     call = user.call(actor_id, max_retries=-1)
     cluster.run()
     cluster.held.clear()
@@ -573,7 +573,7 @@ def test_calls_at_a_former_host_follow_an_actor_that_finds_its_room_taken(in_ord
     comes_alive(busy, create(Program(busy), demand=WANTS, running_demand=WANTS))
     cluster.cut("h", "f")
     cluster.pass_time(0.5)
-    assert not busy.core.actors.router.actors[actor_id].is_proxy
+    assert not busy.core.router.actors[actor_id].is_proxy
     cluster.held.discard(("a", "gcs"))
     room = cluster.add("d", r=1)
     cluster.pass_time(1.0)
@@ -583,7 +583,7 @@ def test_calls_at_a_former_host_follow_an_actor_that_finds_its_room_taken(in_ord
     room.say(process, done(return_id(task_id, 0), 1))
     cluster.run()
     assert busy.state_of(return_id(task_id, 0)) == "INLINE"
-    assert not busy.core.actors.router.actors[actor_id].in_flight
+    assert not busy.core.router.actors[actor_id].in_flight
 
 
 @pytest.mark.parametrize("place", ["same", "other"])
@@ -620,4 +620,4 @@ def test_who_calls_from_the_host_follows_an_actor_whose_home_gives_that_up(place
         host.say(user.peer, m.Leaving("bye"))
         host.lose(user.peer)
         cluster.run()
-        assert actor_id not in host.core.actors.router.actors
+        assert actor_id not in host.core.router.actors

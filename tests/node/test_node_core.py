@@ -47,7 +47,7 @@ from tests.node.played_node import (
 )
 def test_who_does_not_fit_is_refused_in_a_sentence(hello: m.Hello, reason: str) -> None:
     node, peer = Node(), Client()
-    node.core.add_peer(peer)
+    node.core.add_client(peer)
     node.say(peer, hello)
     [refused] = node.said(peer)
     assert reason in refused.reason and node.closed == [peer]
@@ -56,7 +56,7 @@ def test_who_does_not_fit_is_refused_in_a_sentence(hello: m.Hello, reason: str) 
 def test_strangers_and_observers_may_not_act() -> None:
     node, stranger, observer = Node(), Client(), Client()
     for peer in (stranger, observer):
-        node.core.add_peer(peer)
+        node.core.add_client(peer)
     node.say(observer, m.Hello(PROTOCOL_VERSION, PYTHON, "observer", 1))
     for peer in (stranger, observer):
         with pytest.raises(ValueError, match="Put"):
@@ -203,7 +203,7 @@ def test_idle_workers_beyond_the_cpus_are_asked_to_end() -> None:
     node.say(helper, done(child))
     node.say(worker, m.Unblocked(), done(parent))
     node.said(helper)
-    node.core.now += IDLE_WORKER_S
+    node.core.clock.now += IDLE_WORKER_S
     node.core.tick()
     assert [type(x) for x in node.said(helper) + node.said(worker)] == [m.Exit]
 
@@ -243,8 +243,8 @@ def test_a_task_that_kills_its_workers_fails_after_its_retries() -> None:
 
 def fail_to_start(node: Node) -> None:
     """The next process that was asked for dies before it says hello."""
-    peer: Client = node.started.pop(0).peer
-    node.core.add_peer(peer)
+    peer: Client = node.started.pop(0).client
+    node.core.add_client(peer)
     node.lose(peer, 1)
 
 
@@ -308,15 +308,15 @@ def test_nothing_is_sent_to_a_worker_that_is_known_to_be_dying(first_sign: str) 
     node, driver, worker = setting()
     assert worker.worker is not None
     if first_sign == "exit":
-        node.core.workers.exited(worker.worker, KILLED)
+        node.core.worker_exited(worker.worker, KILLED)
     else:
-        node.core.peer_lost(worker)
+        node.core.client_lost(worker)
     ref = driver.submit(max_retries=0)
     assert runs(node, node.came_up()) == [ref[:16]]
     if first_sign == "exit":
-        node.core.peer_lost(worker)
+        node.core.client_lost(worker)
     else:
-        node.core.workers.exited(worker.worker, KILLED)
+        node.core.worker_exited(worker.worker, KILLED)
     node.turn()
     assert driver.errors() == {}
 
@@ -325,9 +325,9 @@ def test_the_last_words_of_a_dead_worker_count() -> None:
     node, driver, worker = setting()
     assert worker.worker is not None
     ref = driver.submit(max_retries=0)
-    node.core.workers.exited(worker.worker, 0)
+    node.core.worker_exited(worker.worker, 0)
     node.say(worker, done(ref))
-    node.core.peer_lost(worker)
+    node.core.client_lost(worker)
     node.turn()
     assert driver.values() == {ref: b"\x03value"}
 
@@ -336,12 +336,12 @@ def test_a_hello_from_the_grave_makes_no_worker() -> None:
     node = Node()
     driver = Program(node)
     worker = node.started.pop(0)
-    node.core.add_peer(worker.peer)
-    node.core.workers.exited(worker, 1)
-    node.say(worker.peer, m.Hello(PROTOCOL_VERSION, PYTHON, "worker", 1))
+    node.core.add_client(worker.client)
+    node.core.worker_exited(worker, 1)
+    node.say(worker.client, m.Hello(PROTOCOL_VERSION, PYTHON, "worker", 1))
     ref = driver.submit()
-    assert runs(node, worker.peer) == []
-    node.core.peer_lost(worker.peer)
+    assert runs(node, worker.client) == []
+    node.core.client_lost(worker.client)
     node.turn()
     assert runs(node, node.came_up()) == [ref[:16]]
 
@@ -350,11 +350,11 @@ def test_a_process_that_dies_before_its_connection_is_up_is_buried_too() -> None
     node = Node()
     driver = Program(node)
     worker = node.started.pop(0)
-    node.core.workers.exited(worker, 1)
-    node.core.peer_lost(worker.peer)
-    node.core.add_peer(worker.peer)  # the connection comes up after all
+    node.core.worker_exited(worker, 1)
+    node.core.client_lost(worker.client)
+    node.core.add_client(worker.client)  # the connection comes up after all
     ref = driver.submit()
-    assert worker.peer not in node.core.peers
+    assert worker.client not in node.core.clients
     assert runs(node, node.came_up()) == [ref[:16]]
 
 
@@ -373,9 +373,9 @@ def test_the_end_of_a_driver_leaves_nothing_whatever_was_under_way() -> None:
     assert len(node.ended) == 1 and worker.worker in node.killed
     node.say(worker, m.Submit(child.ids.next_task(), 0, b""), done(running))  # not heard any more
     assert worker.worker is not None
-    node.core.workers.exited(worker.worker, KILLED)
+    node.core.worker_exited(worker.worker, KILLED)
     node.turn()
-    assert node.is_clean() and not node.core.jobs and not node.core.templates
+    assert node.is_clean() and not node.core.jobs.by_id and not node.core.jobs.templates
     assert not node.core.scheduler.workers and not node.core.scheduler.classes
 
 
@@ -383,7 +383,7 @@ def test_one_driver_survives_another() -> None:
     node = Node(cpus=2)
     doomed, driver = Program(node), Program(node)
     doomed.submit()
-    node.core.peer_lost(doomed.peer)
+    node.core.client_lost(doomed.peer)
     node.turn()
     ref = driver.submit()
     for worker in list(node.started):
@@ -430,7 +430,7 @@ def test_a_client_that_does_not_read_is_told_later_and_only_what_is_still_there(
     node.say(worker, done(dropped))
     driver.release(dropped)
     assert driver.values() == {}
-    node.core.desk.resume(driver.peer)
+    node.core.resume(driver.peer)
     assert driver.values() == {kept: b"\x03value"}
 
 
@@ -443,7 +443,7 @@ def test_a_backlog_is_pushed_a_turn_at_a_time() -> None:
     node.say(driver.peer, m.Want(ids))
     turns = []
     while driver.peer.deferred:
-        node.core.desk.resume(driver.peer)
+        node.core.resume(driver.peer)
         turns.append(len(driver.values()))
     assert max(turns) * 90_000 < 2 * WRITE_BACKLOG_BYTES
     assert sum(turns) == len(ids)
@@ -488,7 +488,7 @@ def test_an_attempt_that_fails_half_way_gives_its_extents_back(retry: bool) -> N
 def test_what_a_worker_writes_to_is_its_own_until_it_is_reaped() -> None:
     """Its job has ended, or its line; but a process that is deep in C goes on writing."""
     node, driver, worker = setting()
-    node.core.is_cluster = True  # the node outlives its drivers
+    node.core.me.is_cluster = True  # the node outlives its drivers
     ref = driver.submit()
     read = driver.ids.next_put()
     node.say(driver.peer, m.CreateExtent(read, LARGE))
@@ -503,7 +503,7 @@ def test_what_a_worker_writes_to_is_its_own_until_it_is_reaped() -> None:
     [given] = node.said(other.peer)
     assert given.offset not in (0, extent.offset)  # the first is what the worker reads
     assert worker.worker is not None
-    node.core.workers.exited(worker.worker, KILLED)
+    node.core.worker_exited(worker.worker, KILLED)
     node.turn()
     assert len(node.core.store.arena) == 1
     node.say(other.peer, m.Seal(mine), m.Release([mine]))
@@ -540,7 +540,7 @@ def test_a_creator_that_waits_in_vain_learns_who_holds_the_space() -> None:
     node.say(driver.peer, m.Seal(first), m.CreateExtent(second, 20 * PAGE))
     node.said(driver.peer)
     for _ in range(3):
-        node.core.now += FULL_STORE_GRACE_S
+        node.core.clock.now += FULL_STORE_GRACE_S
         node.core.tick()
         node.turn()
     [extent] = node.said(driver.peer)
@@ -625,7 +625,7 @@ def test_what_a_worker_called_runs_although_the_worker_has_ended() -> None:
     node.lose(caller, 0)
     node.say(runner, done(slow))
     assert runs(node, host) == [call[:16]]
-    assert not node.core.actors.router.actors[actor_id].lines
+    assert not node.core.router.actors[actor_id].lines
 
 
 @pytest.mark.parametrize("after", ["call", "argument fails"])
@@ -746,10 +746,10 @@ def test_a_restarted_actor_gets_its_unanswered_calls_first_and_in_order() -> Non
     again = [driver.call(actor_id, max_retries=1) for _ in range(2)]
     once = driver.call(actor_id)
     node.said(host)
-    node.core.peer_lost(host)
+    node.core.client_lost(host)
     later = driver.call(actor_id)  # between the EOF and the exit status: it has not run
     assert host.worker is not None
-    node.core.workers.exited(host.worker, KILLED)
+    node.core.worker_exited(host.worker, KILLED)
     node.turn()
     assert driver.errors() == {once: "ActorUnavailableError"}
     host = node.came_up()
@@ -792,19 +792,21 @@ def test_the_last_handle_may_go_with_the_arguments_of_a_dead_actor() -> None:
 def test_the_task_table_is_told_of_tasks_that_last_and_of_their_end() -> None:
     node, driver, worker = setting()
     running, waiting = driver.submit(name="long"), driver.submit(name="next")
-    node.core.notes.flush()
-    node.core.now += 1.0
-    node.core.notes.flush()
-    [told] = [x for x in node.core.gcs if isinstance(x, m.TasksChanged)]  # young ones are not told
+    node.core.flush_events()
+    node.core.clock.now += 1.0
+    node.core.flush_events()
+    [told] = [
+        x for x in node.core.outbox.gcs if isinstance(x, m.TasksChanged)
+    ]  # young ones are not told
     assert [(row[0], row[1]) for row in told.rows] == [
         (running[:16], "long"),
         (waiting[:16], "next"),
     ]
-    node.core.gcs.clear()
-    node.core.notes.flush()
-    assert node.core.gcs == []  # nothing has changed
+    node.core.outbox.gcs.clear()
+    node.core.flush_events()
+    assert node.core.outbox.gcs == []  # nothing has changed
     node.say(worker, done(running, 0))
-    node.core.notes.flush()
-    [told] = [x for x in node.core.gcs if isinstance(x, m.TasksChanged)]
+    node.core.flush_events()
+    [told] = [x for x in node.core.outbox.gcs if isinstance(x, m.TasksChanged)]
     assert told.ended == [running[:16]]
     assert [row[2] for row in told.rows] == [int(TaskState.SENT)]  # "next" runs now

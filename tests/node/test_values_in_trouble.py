@@ -60,7 +60,7 @@ def test_a_home_whose_store_is_full_spoils_no_value_elsewhere() -> None:
     cluster.run()
     for _ in range(40):
         for object_id, size, _ in reader.fetches:
-            reader.core.pulls.fetched(object_id, "unreachable", size, 0.001)
+            reader.core.fetched(object_id, "unreachable", size, 0.001)
         reader.fetches.clear()
         reader.turn()
         cluster.pass_time(0.1)
@@ -95,7 +95,7 @@ def test_a_value_that_is_lost_before_who_asked_reads_on_is_asked_for_anew() -> N
     reader.say(other.peer, m.CreateExtent(other.ids.next_put(), PAGES * PAGE))
     cluster.die("m")
     assert reader.state_of(ref) == "PENDING"
-    reader.core.desk.resume(worker)
+    reader.core.resume(worker)
     reader.turn()
     cluster.run()
     cluster.pass_time(5.0)
@@ -124,7 +124,7 @@ def test_the_last_copy_of_a_value_stays_while_it_is_held() -> None:
         reader.say(worker, m.Revoked(question.number, question.object_ids))
     cluster.pass_time(5.0)
     assert (home.state_of(ref), reader.state_of(ref)) == ("REMOTE", "SEALED")
-    assert home.core.store.objects[ref].nodes == [reader.core.node_id]
+    assert home.core.store.objects[ref].nodes == [reader.core.me.node_id]
 
 
 @pytest.mark.parametrize("first", ["the copy", "the task"])

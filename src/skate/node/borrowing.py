@@ -1,36 +1,37 @@
-"""Objects of other homes: held here, registered there, asked for, and given up in order. Pure.
+"""Objects of other homes: held here, registered there, and given up in order. Pure.
 
-Part of the node core. Counts of references live at an object's home (DESIGN 6; its home is in its
-id). This node is a holder like any process: it tells the home of its first hold and of its last
-release. The rule for every hand-over, that the giver keeps its hold until the receiver's is
-registered, is kept by one queue: what lets go of something elsewhere (a task's ``Returned``, a
-``Release``) leaves only after every ``Hold`` that was sent before it is acknowledged.
+Counts of references live at an object's home (its home is in its id). This node is a holder like
+any process: it tells the home of its first hold and of its last release. The rule for every
+hand-over is that the giver keeps its hold until the receiver's is registered. One queue keeps it:
+what lets go of something elsewhere (a task's ``Returned``, a ``Release``) leaves only after every
+``Hold`` that was sent before it is acknowledged.
 
 A home that lives but cannot be reached is told of all that is held here on each new line, and what
-waits for a Hold on the old one waits for that one; but not without end. One that is out of reach is
-waited for no more until it answers: what is handed over meanwhile may be lost (who reads it is
-told), and who waits here for a value that no other node has gets an error.
+waits for a Hold on the old line waits for that one. It does not wait without end: a home that is
+out of reach is waited for no more until it answers. What is handed over meanwhile may be lost; who
+reads it is told.
 
-A task from another home brings refs that its home holds until the task has returned: for those
-nothing is told, unless a process, a task or an object of this node comes to hold them as well.
+A task from another home brings refs that its home holds until the task has returned. Nothing is
+told of those, unless a process, a task or an object of this node comes to hold them as well.
 
-What it does not do: move bytes (pull_desk.py), count (objects/object_store.py).
+What it does not do: ask for values (finding.py), move bytes (pulls.py), count
+(objects/object_store.py).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from skate import messages as m
 from skate.ids import HOME_BYTES, home_of
-from skate.node.error_payload import error_payload
-from skate.objects.object_store import PENDING, REMOTE, StoredObject
+from skate.node.finding import Finding
+from skate.node.hears import ANSWERER, hears
+from skate.node.node_table import NodeTable
+from skate.node.outbox import Outbox
+from skate.objects.object_store import ObjectStore
 from skate.rows import Client, OtherNode
-
-if TYPE_CHECKING:
-    from skate.node.node_core import NodeCore
 
 
 class _Waiting:
@@ -40,68 +41,78 @@ class _Waiting:
 
     def __init__(self, barrier: dict[OtherNode, int], to_whom: Any, message: Any) -> None:
         self.barrier = barrier  # of each home, up to which Hold it has to have answered
-        self.to_whom = to_whom  # a neighbour, or the peer that another node is
+        self.to_whom = to_whom  # a neighbour, or the client that another node is
         self.message = message
 
 
 class _Return(NamedTuple):
     """That a task or an actor has ended, for its home; it came here after so many new Holds."""
 
-    peer: Client
+    client: Client
     message: m.Returned | m.ActorNews
     since: int
+
+
+class _Forwarding(Protocol):
+    def kept_at(self, host: OtherNode) -> list[bytes]: ...
 
 
 class Borrowing:
     """See the module's docstring."""
 
-    def __init__(self, core: NodeCore) -> None:
-        self._core = core
-        self._store = core.store
+    def __init__(
+        self,
+        *,
+        outbox: Outbox,
+        store: ObjectStore,
+        nodes: NodeTable,
+        finding: Finding,
+        forwarding: _Forwarding,
+    ) -> None:
+        self._outbox = outbox
+        self._store = store
+        self._nodes = nodes
+        self._finding = finding
+        self._forwarding = forwarding
         self.new_holds = 0  # Holds of what their homes had not been told before
-        self.returns: list[_Return] = []  # of this turn
-        self.releases: list[tuple[OtherNode, list[bytes]]] = []  # of results kept elsewhere
+        self._returns: list[_Return] = []  # of this turn
+        self._releases: list[tuple[OtherNode, list[bytes]]] = []  # of results kept elsewhere
         self._waiting: deque[_Waiting] = deque()
         self._unregistered: dict[OtherNode, None] = {}  # those with a Hold under way
         # What homes have been told of, until they are told the end: a Release that still waits.
         self._told: dict[bytes, m.Release | None] = {}
-        core.neighbours.handlers.update(
-            {
-                m.Registered: self._on_registered,
-                m.Ready: self._on_ready,
-                m.Located: self._on_located,
-            }
-        )
 
-    # ------------------------------------------------------------------ holding and letting go
-
-    def leave(self, peer: Client, message: m.Returned | m.ActorNews, since: int = -1) -> None:
+    def leave(self, client: Client, message: m.Returned | m.ActorNews, since: int = -1) -> None:
         """Tell a home, at the end of the turn, what lets go of what it holds for it here.
 
         ``since``: how many ``new_holds`` there were when that came here. Nothing that was held
         before came with it.
         """
-        self.returns.append(_Return(peer, message, since))
+        self._returns.append(_Return(client, message, since))
+
+    def release(self, home: OtherNode, object_ids: list[bytes]) -> None:
+        """Let go, at the end of the turn, of results that this node keeps for us."""
+        self._releases.append((home, object_ids))
 
     def settle(self) -> None:
         """At the end of a turn: tell homes what is held and what is no more."""
         store = self._store
-        if not (store.to_register or store.to_release or self.returns or self.releases):
+        if not (store.to_register or store.to_release or self._returns or self._releases):
             return
         leave: list[tuple[Any, Any]] = []
-        returns, self.returns = self.returns, []
+        returns, self._returns = self._returns, []
         if store.to_register or store.to_release:
             changed = dict.fromkeys([*store.to_register, *store.to_release])
             store.to_register, store.to_release = [], []
             leave += self._tell_homes(list(changed))
-        leave += [(home, m.Release(object_ids)) for home, object_ids in self.releases]
-        self.releases = []
-        is_out_of_reach = self._core.neighbours.is_out_of_reach
+        leave += [(home, m.Release(object_ids)) for home, object_ids in self._releases]
+        self._releases = []
+        is_out_of_reach = self._nodes.is_out_of_reach
         barrier = {h: h.holds_sent for h in self._unregistered if not is_out_of_reach(h)}
-        for peer, message, since in returns:
+        for client, message, since in returns:
             # A task lets go of what came with it: only Holds that are younger can be of that. What
             # was held before is held for others as well, whose Returned waits.
-            self._leave({h: n for h, n in barrier.items() if h.new_hold > since}, peer, message)
+            self._leave({h: n for h, n in barrier.items() if h.new_hold > since}, client, message)
         for home, release in leave:
             self._leave(barrier, home, release)
 
@@ -144,7 +155,7 @@ class Borrowing:
 
     def _hold(self, home: OtherNode, object_ids: list[bytes], kept: Sequence[bytes] = ()) -> None:
         self._told.update(dict.fromkeys(object_ids))
-        self._core.neighbours.send(home, m.Hold(object_ids, list(kept)))
+        self._outbox.send_node(home, m.Hold(object_ids, list(kept)))
         home.holds_sent += 1
         self._unregistered[home] = None
 
@@ -156,12 +167,14 @@ class Borrowing:
         # Of homes that are dead nothing has to be told.
         groups: dict[OtherNode, list[bytes]] = {}
         for object_id in object_ids:
-            home = self._core.neighbours.home_of(object_id)
+            home = self._nodes.home_of(object_id)
             if home is not None:
                 groups.setdefault(home, []).append(object_id)
         return list(groups.items())
 
-    def _on_registered(self, home: OtherNode, message: m.Registered) -> None:
+    @hears(m.Registered, ANSWERER)
+    def on_registered(self, home: OtherNode, message: m.Registered) -> None:
+        """A home has registered so many Holds of this node."""
         home.holds_registered = message.count
         if home.holds_registered == home.holds_sent:
             self._unregistered.pop(home, None)
@@ -183,7 +196,7 @@ class Borrowing:
 
     def _send(self, to_whom: Any, message: Any) -> None:
         if not isinstance(to_whom, OtherNode):
-            self._core.send(to_whom, message)
+            self._outbox.send(to_whom, message)
             return
         if isinstance(message, m.Release):
             for object_id in message.object_ids:
@@ -191,51 +204,7 @@ class Borrowing:
                     del self._told[object_id]
             if not message.object_ids:
                 return
-        self._core.neighbours.send(to_whom, message)
-
-    # ------------------------------------------------------------------ asking for values
-
-    def ask_home(self, stored: StoredObject) -> None:
-        """Somebody here wants the value of a foreign object that is not known here."""
-        if stored.is_asked or stored.owner is not None:
-            return  # it was asked for, or it is being made here
-        stored.is_asked = True
-        home = self._core.neighbours.home_of(stored.id)
-        if home is None:
-            self._core.pulls.find_orphan(stored)
-            return
-        self._core.neighbours.send(home, m.Want([stored.id]))
-
-    def _on_ready(self, home: OtherNode, message: m.Ready) -> None:
-        if message.offset == m.TROUBLE:  # of its home now: no value, and nothing to keep
-            self._core.pulls.home_failed(message.object_id, message.data)
-            return
-        self.value_known(message.object_id, message.data, 0, ())
-
-    def _on_located(self, home: OtherNode, message: m.Located) -> None:
-        self.value_known(message.object_id, b"", message.size, message.nodes)
-
-    def value_known(
-        self, object_id: bytes, data: bytes, size: int, nodes: Any
-    ) -> StoredObject | None:
-        """A foreign object's value, or the nodes that have it."""
-        stored = self._store.objects.get(object_id)
-        if stored is None:
-            return None
-        stored.is_asked = False
-        others = [node_id for node_id in nodes if node_id != self._core.node_id]
-        if stored.state is PENDING:
-            if size:
-                self._store.set_remote(stored, size, others, None)
-            else:
-                self._store.fulfil_inline(stored, data, None)
-            self._core.desk.announce(stored)
-        elif size and stored.state is REMOTE:
-            stored.nodes = list(dict.fromkeys([*others, *(stored.nodes or ())]))
-            self._core.pulls.relocated(stored)
-        return stored
-
-    # ------------------------------------------------------------------ homes that are gone
+        self._outbox.send_node(to_whom, message)
 
     def home_lost(self, home: OtherNode, *, was_used: bool) -> None:
         """What it was asked for has to be found elsewhere. What it was told it keeps, if it lives,
@@ -248,7 +217,7 @@ class Borrowing:
         # What is inside of a result that was made there goes if that does: still not too soon.
         left = [r for r in releases if home.is_alive and not _is_of_home(r.object_ids, prefix)]
         kept = [object_id for release in left for object_id in release.object_ids]
-        self.releases = [pair for pair in self.releases if pair[0] is not home]
+        self._releases = [pair for pair in self._releases if pair[0] is not home]
         self._waiting = deque(
             entry for entry in self._waiting if entry.to_whom is not home or entry.message in left
         )
@@ -260,8 +229,8 @@ class Borrowing:
         held = [stored.id for stored in mine if stored.is_registered]
         if home.is_alive and was_used:
             # On a new line, where it tells that this is all.
-            self._hold(home, held, [*self._core.forwarder.kept_at(home), *kept])
-        is_hopeless = not home.is_alive or self._core.neighbours.is_out_of_reach(home)
+            self._hold(home, held, [*self._forwarding.kept_at(home), *kept])
+        is_hopeless = not home.is_alive or self._nodes.is_out_of_reach(home)
         for entry in self._waiting:
             if home in entry.barrier:
                 entry.barrier = {**entry.barrier, home: home.holds_sent}
@@ -270,32 +239,17 @@ class Borrowing:
         for stored in mine:
             if stored.is_asked:
                 stored.is_asked = False
-                self.ask_home(stored)
+                self._finding.ask_home(stored)
                 if home.is_alive:
-                    self._core.pulls.home_silent(stored, is_hopeless)
+                    self._finding.home_silent(stored, is_hopeless)
         if not home.is_alive:
             self._store.drop_home(prefix)
         self._let_go()
 
-    def orphan(self, stored: StoredObject) -> None:
-        """Its home is dead, and no node has a copy."""
-        if stored.state is PENDING or stored.state is REMOTE:
-            self._store.fulfil_inline(
-                stored,
-                error_payload(
-                    "OwnerDiedError",
-                    f"Object {stored.id.hex()} is lost: its home, the node whose process created "
-                    "its ref, has died, and no other node has a copy.",
-                    object_ref_hex=stored.id.hex(),
-                ),
-                None,
-            )
-            self._core.desk.announce(stored)
-
     def is_idle(self) -> bool:
         """Whether nothing waits for an answer of a home; for tests and the simulator."""
         return not (
-            self._waiting or self._unregistered or self._told or self.returns or self.releases
+            self._waiting or self._unregistered or self._told or self._returns or self._releases
         )
 
     def check(self) -> None:

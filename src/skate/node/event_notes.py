@@ -1,26 +1,43 @@
 """The node's side of the event log: compact rows, batched to the GCS, bounded. Pure.
 
-The rows' formats are those of net/event_batch.py; only the GCS decodes them.
+Their format is that of ``EventBatch``; only the GCS opens them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from skate import messages as m
 from skate.net.event_batch import EventBatch
+from skate.node.clock import Clock
+from skate.node.identity import Identity
+from skate.node.outbox import Outbox
 from skate.node.validity import read_error
+from skate.objects.object_store import ObjectStore
 from skate.rows import Task, Worker
 
-if TYPE_CHECKING:
-    from skate.node.node_core import NodeCore
+
+class _TaskReport(Protocol):
+    def flush(self) -> None: ...
 
 
 class EventNotes:
     """See the module's docstring."""
 
-    def __init__(self, core: NodeCore) -> None:
-        self._core = core
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        outbox: Outbox,
+        me: Identity,
+        store: ObjectStore,
+        task_report: _TaskReport,
+    ) -> None:
+        self._clock = clock
+        self._outbox = outbox
+        self._me = me
+        self._store = store
+        self._task_report = task_report
         self.batch = EventBatch()
 
     def task(
@@ -34,7 +51,7 @@ class EventNotes:
         result_bytes: int = 0,
         delivered: bool = False,
     ) -> None:
-        """One compact row for all state changes of a task (net/event_batch.py).
+        """One compact row for all state changes of a task (gcs/event_log.py).
 
         ``stored`` is when its one small result was stored; other results have rows of their own.
         """
@@ -61,7 +78,7 @@ class EventNotes:
                 ended,
                 int(task.state),
                 error_type,
-                self._core.node_id,
+                self._me.node_id,
                 spec.kind,
                 task.owner.pid,
                 stored,
@@ -72,19 +89,19 @@ class EventNotes:
 
     def object(self, object_id: bytes, what: str, size: int, pid: int) -> None:
         """An object's life, for the event log."""
-        self.batch.add(("O", object_id, what, size, self._core.now, pid, self._core.node_id))
+        self.batch.add(("O", object_id, what, size, self._clock.now, pid, self._me.node_id))
 
     def state(self, kind: str, any_id: bytes, state: str, text: str, pid: int) -> None:
         """A node's, job's, actor's, worker's or function's change of state."""
-        self.batch.add(("S", kind, any_id, state, self._core.now, text, pid))
+        self.batch.add(("S", kind, any_id, state, self._clock.now, text, pid))
 
     def flush(self) -> None:
         """Hand the events so far to the GCS as one opaque batch, and what its tables lack."""
         message = self.batch.take()
         if message is not None:
-            self._core.gcs.append(message)
-        store = self._core.store
+            self._outbox.to_gcs(message)
+        store = self._store
         if store.dropped:
             dropped, store.dropped = store.dropped, {}
-            self._core.gcs.append(m.ObjectsChanged([], list(dropped)))
-        self._core.task_report.flush()
+            self._outbox.to_gcs(m.ObjectsChanged([], list(dropped)))
+        self._task_report.flush()

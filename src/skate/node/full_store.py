@@ -1,15 +1,15 @@
 """What happens while creators wait for space in a full object store. Pure.
 
-Part of the node core, which calls ``dispatch`` at the end of a turn and ``tick`` ten times a second
-while anybody waits. Two things keep a small store as correct as a large one: a worker that waits
-for space lends its CPU to tasks whose end frees some (DESIGN: "store progress rule"), and a creator
-is refused only when nothing that runs, or is about to, would free anything.
+``dispatch`` is called at the end of a turn and ``tick`` ten times a second while anybody waits. Two
+things keep a small store as correct as a large one: a worker that waits for space lends its CPU to
+tasks whose end frees some (docs/decisions/0011-store-progress.md), and a creator is refused only
+when nothing that runs, or is about to, would free anything.
 
 Tasks that wait for their inputs may each have got some, so that none gets the rest. If nothing has
-moved for a moment, and nothing will, the one that has waited longest goes first: its pulls go
+moved for a moment, and nothing will, the task that has waited longest goes first: its pulls go
 before all others, and the copies that only waiting tasks use make way for them; those are pulled
 again later. The oldest is the same until it has run, so tasks never take inputs from each other in
-turn (DESIGN: "a task is dispatched only if its inputs can be pinned together").
+turn.
 
 The CPUs lent at one time are at most those of the node, so producers that wait never multiply.
 """
@@ -18,16 +18,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from skate import messages as m
 from skate.config import FULL_STORE_GRACE_S, MAKE_WAY_AFTER_S
-from skate.objects.object_store import PENDING, REMOTE, SEALED, Creation, StoredObject
+from skate.node.clock import Clock
+from skate.node.jobs import Jobs
+from skate.node.pulls import Pulls
+from skate.node.puts import Puts
+from skate.objects.object_store import PENDING, REMOTE, SEALED, Creation, ObjectStore, StoredObject
 from skate.rows import Task, Worker
+from skate.scheduler.local_scheduler import LocalScheduler
 from skate.states import TASK_PULLING, TASK_WAITING, WorkerState
-
-if TYPE_CHECKING:
-    from skate.node.node_core import NodeCore
 
 _LEASED = WorkerState.LEASED
 
@@ -35,10 +36,22 @@ _LEASED = WorkerState.LEASED
 class FullStore:
     """See the module's docstring."""
 
-    def __init__(self, core: NodeCore) -> None:
-        self._core = core
-        self._store = core.store
-        self._scheduler = core.scheduler
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        store: ObjectStore,
+        scheduler: LocalScheduler,
+        jobs: Jobs,
+        pulls: Pulls,
+        puts: Puts,
+    ) -> None:
+        self._clock = clock
+        self._store = store
+        self._scheduler = scheduler
+        self._jobs = jobs
+        self._pulls = pulls
+        self._puts = puts
 
     def dispatch(self) -> None:
         """Run consumers on the CPUs of waiting producers."""
@@ -48,11 +61,11 @@ class FullStore:
                 lent += sum(units for name, units in worker.lease.demand if name == "CPU")
         if lent:
             lent = min(lent, self._scheduler.total.get("CPU", 0))
-            self._scheduler.dispatch_lent(lent, self._uses_space, self._core.now)
+            self._scheduler.dispatch_lent(lent, self._uses_space, self._clock.now)
 
     def tick(self) -> None:
         """Make way, or refuse who waits in vain; say why the others wait."""
-        store, now = self._store, self._core.now
+        store, now = self._store, self._clock.now
         if now - max(store.queue[0].since, store.last_freed) < MAKE_WAY_AFTER_S:
             return
         comes = self._space_will_come()
@@ -61,8 +74,8 @@ class FullStore:
         expired = store.expired(now, FULL_STORE_GRACE_S)
         for creation in expired:
             if not comes:
-                self._core.desk.refuse(creation)
-                self._store.copies.refused(self._core.now)
+                self._puts.refuse(creation)
+                self._store.copies.refused(self._clock.now)
             elif not creation.explained:
                 creation.explained = True
                 self._explain(creation)
@@ -82,7 +95,7 @@ class FullStore:
         if oldest is not None and all(self._is_under_way(i) for i in missing):
             return True
         before = store.queue[0]
-        self._core.pulls.prefer(missing)
+        self._pulls.prefer(missing)
         store.prefer(missing)
         if not store.queue:
             return True
@@ -118,7 +131,7 @@ class FullStore:
         ]
         for task in stored.waiters:
             task.missing += 1
-        self._core.pulls.want(stored)
+        self._pulls.want(stored)
 
     def _waiting_workers(self) -> dict[bytes, Worker]:
         workers = (creation.creator.worker for creation in self._store.queue)
@@ -155,10 +168,10 @@ class FullStore:
         creator = creation.creator
         job = creator.job
         if job is None and creator.worker is not None:
-            job = self._core.jobs.get(creator.worker.pool.job_id)
+            job = self._jobs.by_id.get(creator.worker.pool.job_id)
         if job is not None:
             arena = self._store.arena
-            self._core.job_desk.tell_driver(
+            self._jobs.tell_driver(
                 job,
                 m.Notice(
                     f"The object store is full ({arena.used_bytes / 1e6:.0f} of "

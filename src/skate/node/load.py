@@ -2,25 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from skate.messages import Heartbeat
+from skate import messages as m
+from skate.objects.object_store import ObjectStore
+from skate.scheduler.local_scheduler import LocalScheduler
 
-if TYPE_CHECKING:
-    from skate.node.node_core import NodeCore
+
+class _Pulls(Protocol):
+    @property
+    def bandwidth(self) -> float: ...
 
 
-def load_of(core: NodeCore) -> Heartbeat:
-    """The load at this moment, with what waits and why."""
-    scheduler = core.scheduler
-    return Heartbeat(
-        available=scheduler.free_soon(),
-        queued=scheduler.queued(),
-        running=sum(len(worker.tasks) for worker in scheduler.workers.values()),
-        store_used_bytes=core.store.arena.used_bytes,
-        average_task_s=scheduler.average_task_s,
-        received=core.guests.received,
-        bandwidth=core.pulls.bandwidth,
-        pending=core.questions.pending(),
-        attainable=scheduler.attainable(),
-    )
+class _Guests(Protocol):
+    received: int
+
+
+class _Questions(Protocol):
+    def pending(self) -> list[m.Demanded]: ...
+
+
+class Load:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        *,
+        store: ObjectStore,
+        scheduler: LocalScheduler,
+        pulls: _Pulls,
+        guests: _Guests,
+        questions: _Questions,
+    ) -> None:
+        self._store = store
+        self._scheduler = scheduler
+        self._pulls = pulls
+        self._guests = guests
+        self._questions = questions
+
+    def heartbeat(self) -> m.Heartbeat:
+        """The load at this moment, with what waits and why."""
+        scheduler = self._scheduler
+        return m.Heartbeat(
+            available=scheduler.free_soon(),
+            queued=scheduler.queued(),
+            running=sum(len(worker.tasks) for worker in scheduler.workers.values()),
+            store_used_bytes=self._store.arena.used_bytes,
+            average_task_s=scheduler.average_task_s,
+            received=self._guests.received,
+            bandwidth=self._pulls.bandwidth,
+            pending=self._questions.pending(),
+            attainable=scheduler.attainable(),
+        )

@@ -52,7 +52,7 @@ class FarValues:
         if self._sent == value.size:
             self._waiting.popleft()
             self._sent = 0
-            unpin = partial(self._shell.core.desk.on_unpin, self._peer, m.Unpin([value.object_id]))
+            unpin = partial(self._shell.core.handle, self._peer, m.Unpin([value.object_id]))
             # Not in the middle of writing out: space that becomes free is for others.
             self._shell.loop.call_soon(self._shell.turn, unpin)
         return piece

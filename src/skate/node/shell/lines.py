@@ -126,7 +126,7 @@ class OutgoingLine:
         """What the other node says; an acknowledgement, if one is due."""
         core = self._lines.shell.core
         for message in self._line.incoming(messages, size):
-            core.neighbours.handle(self._neighbour, message)
+            core.hear_node(self._neighbour, message)
         return self._line.due_seen()
 
     def on_lost(self, connection: _Dialled, why: str) -> None:
@@ -149,7 +149,7 @@ class OutgoingLine:
         self.close()
         log.warning("gave up the line to node %s: %s", neighbour.address, why)
         shell = self._lines.shell
-        shell.turn(lambda: shell.core.neighbours.cut_off(neighbour))
+        shell.turn(lambda: shell.core.cut_off(neighbour))
 
 
 class _Dialled(asyncio.Protocol):
@@ -296,7 +296,7 @@ class IncomingLine:
             self._lines.gave_up(self.session_id, why)
             log.info("gave up the line from %s %d: %s", self.peer.role, self.peer.pid, why)
             shell = self._lines.shell
-            shell.turn(lambda: shell.core.peer_lost(self.peer))
+            shell.turn(lambda: shell.core.client_lost(self.peer))
 
     def close(self) -> None:
         """The core has done with it: close after what is queued has been written."""
@@ -307,7 +307,7 @@ class IncomingLine:
         if connection is not None:
             connection.close()
         shell = self._lines.shell
-        shell.loop.call_soon(shell.turn, lambda: shell.core.peer_lost(self.peer))
+        shell.loop.call_soon(shell.turn, lambda: shell.core.client_lost(self.peer))
 
 
 class _Accepted(asyncio.Protocol):
@@ -406,7 +406,7 @@ class Lines:
         self.shell = shell
         self.token = token
         self.tls = tls
-        self.identity = Identity(shell.core.node_id, shell.cfg.session)
+        self.identity = Identity(shell.core.me.node_id, shell.cfg.session)
         self.incoming: dict[bytes, IncomingLine] = {}
         self._given_up: dict[bytes, str] = {}  # the newest lines that have ended, and why
         self._doorman: Doorman | None = None
@@ -444,7 +444,7 @@ class Lines:
             self._doorman.close()
         if self._pinging is not None:
             self._pinging.cancel()
-        for neighbour in self.shell.core.neighbours.by_id.values():
+        for neighbour in self.shell.core.nodes.by_id.values():
             if neighbour.link is not None:
                 neighbour.link.close()
         for line in list(self.incoming.values()):
@@ -454,9 +454,9 @@ class Lines:
 
     def _on_node(self, hello: LineHello) -> Admission:
         core = self.shell.core
-        if hello.node_id in core.neighbours.dead:
+        if hello.node_id in core.nodes.dead:
             return "this node was given up by the cluster: it has to join anew"
-        if hello.node_id not in core.neighbours.by_id:
+        if hello.node_id not in core.nodes.by_id:
             return NOT_YET  # the GCS has told it of this node first: a home has to be known
         line = self.incoming.get(hello.session_id)
         if line is None:
@@ -493,7 +493,7 @@ class Lines:
         line = IncomingLine(self, peer, hello.session_id, kept_s)
         peer.link = line
         self.incoming[hello.session_id] = line
-        self.shell.core.add_peer(peer)
+        self.shell.core.add_client(peer)
         return line
 
     def _admit(self, line: IncomingLine, hello: LineHello) -> Admission:
@@ -511,9 +511,9 @@ class Lines:
 
     def write_out(self) -> None:
         """What the core has for its neighbours."""
-        neighbours = self.shell.core.neighbours
-        while neighbours.dirty:
-            dirty, neighbours.dirty = neighbours.dirty, []
+        outbox = self.shell.core.outbox
+        while outbox.nodes:
+            dirty, outbox.nodes = outbox.nodes, []
             for neighbour in dirty:
                 if not neighbour.is_alive or not neighbour.outbox:
                     continue
@@ -524,7 +524,7 @@ class Lines:
 
     def forget_dead(self) -> None:
         """Close what leads to nodes that the GCS has given up."""
-        for neighbour in self.shell.core.neighbours.take_dead():
+        for neighbour in self.shell.core.take_dead():
             if neighbour.link is not None:
                 neighbour.link.close()
                 neighbour.link = None
@@ -534,7 +534,7 @@ class Lines:
 
     def dial_data(self, node_id: bytes) -> socket.socket:
         """A blocking connection for bulk data, for a transfer thread. OSError if there is none."""
-        neighbour = self.shell.core.neighbours.by_id.get(node_id)
+        neighbour = self.shell.core.nodes.by_id.get(node_id)
         if neighbour is None:
             raise ConnectionError(f"node {node_id.hex()} is not in the cluster (any more)")
         return self._dial_blocking("data", neighbour.address)

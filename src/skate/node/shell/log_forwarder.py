@@ -62,7 +62,7 @@ class LogForwarder:
 
     def watch(self, worker: Worker) -> None:
         """It has a process."""
-        job = self._core.jobs.get(worker.pool.job_id)
+        job = self._core.jobs.by_id.get(worker.pool.job_id)
         if job is None or not job.config.log_to_driver:
             return
         self._workers[worker.id] = worker
@@ -95,10 +95,10 @@ class LogForwarder:
 
     def poll(self) -> None:
         """Forward what there is to forward now."""
-        jobs = self._core.jobs
+        jobs = self._core.jobs.by_id
         paused = {job_id for job_id, job in jobs.items() if job.driver and job.driver.paused}
         skip = [w.id for w in self._workers.values() if w.pool.job_id in paused] if paused else ()
-        self._forward(self._tail.poll(self._core.now, skip))
+        self._forward(self._tail.poll(self._core.clock.now, skip))
         for worker_id in [i for i in self._workers if not self._tail.watches(i)]:
             self._forget(worker_id)
         self._answer_flushes()
@@ -121,22 +121,22 @@ class LogForwarder:
         self._flush_count += 1
         flush = self._flush_count
         job_id = peer.job.id if peer.job is not None else b""
-        shown = core.job_desk.prints_of(job_id)
-        others = [n for n in core.neighbours.by_id.values() if not shown.isdisjoint(n.jobs)]
+        shown = core.parts.jobs.prints_of(job_id)
+        others = [n for n in core.nodes.by_id.values() if not shown.isdisjoint(n.jobs)]
         for old in [i for i, (asker, _, _) in self._awaited.items() if not asker.alive]:
             del self._awaited[old]
-        self._awaited[flush] = (peer, number, {n.node_id for n in others} | {core.node_id})
+        self._awaited[flush] = (peer, number, {n.node_id for n in others} | {core.me.node_id})
         for neighbour in others:
-            core.neighbours.send(neighbour, m.FlushLogs(job_id, flush))
-        self._flush_here(lambda: self._flushed(flush, core.node_id))
+            core.outbox.send_node(neighbour, m.FlushLogs(job_id, flush))
+        self._flush_here(lambda: self._flushed(flush, core.me.node_id))
 
     def on_flush_logs(self, peer: Client, message: m.FlushLogs) -> None:
         """The node of a driver asks the same; the answer goes the way of the lines."""
         core = self._core
-        driver_node = core.neighbours.by_id.get(peer.node_id)
+        driver_node = core.nodes.by_id.get(peer.node_id)
         if driver_node is not None:
             answer = m.LogsFlushed(message.number)
-            self._flush_here(lambda: core.neighbours.send(driver_node, answer))
+            self._flush_here(lambda: core.outbox.send_node(driver_node, answer))
 
     def on_logs_flushed(self, peer: Client, message: m.LogsFlushed) -> None:
         """Another node has forwarded all that there was."""
@@ -151,7 +151,7 @@ class LogForwarder:
         awaited.discard(node_id)
         if peer is not None and not awaited:
             del self._awaited[flush]
-            self._core.send(peer, m.Answer(number))
+            self._core.outbox.send(peer, m.Answer(number))
 
     def _answer_flushes(self) -> None:
         waiting, self._flushes = self._flushes, []
@@ -170,10 +170,10 @@ class LogForwarder:
     def _forward(self, chunks: list[LogChunk]) -> None:
         for chunk in chunks:
             worker = self._workers[chunk.worker_id]
-            job = self._core.jobs.get(worker.pool.job_id)
+            job = self._core.jobs.by_id.get(worker.pool.job_id)
             if job is None:
                 continue
             actor = worker.actor
             name = chunk.name or (actor.options.class_name if actor is not None else "worker")
             lines = m.LogLines(name, chunk.pid, chunk.stream, list(chunk.lines))
-            self._core.job_desk.tell_driver(job, lines)
+            self._core.jobs.tell_driver(job, lines)

@@ -25,7 +25,6 @@ from skate.ids import NODE_ID_BYTES
 from skate.net import unix_socket
 from skate.net.frame import BadFrame, FrameReader, frames
 from skate.node.exit_status import describe_status
-from skate.node.load import load_of
 from skate.node.node_core import NodeCore
 from skate.node.shell import linux, zygote
 from skate.node.shell.log_forwarder import LogForwarder
@@ -64,7 +63,7 @@ class ClientLink(asyncio.Protocol):
         self.transport = transport
         self.peer.link = self
         transport.set_write_buffer_limits(high=config.WRITE_BACKLOG_BYTES)
-        self.shell.core.add_peer(self.peer)
+        self.shell.core.add_client(self.peer)
         if self.peer.worker is None:
             sock = transport.get_extra_info("socket")
             if peer_uid(sock) != os.getuid():
@@ -85,7 +84,7 @@ class ClientLink(asyncio.Protocol):
             return  # it was refused, or broke the protocol: no more is heard of it
         shell = self.shell
         core = shell.core
-        core.now = shell.clock()
+        core.begin(shell.clock())
         peer = self.peer
         try:
             handlers = core.handlers[peer.role]
@@ -132,9 +131,9 @@ class ClientLink(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """EOF, reset, or closed by us."""
         core = self.shell.core
-        core.now = self.shell.clock()
+        core.begin(self.shell.clock())
         self.transport = None
-        core.peer_lost(self.peer)
+        core.client_lost(self.peer)
         core.end_turn()
         self.shell.write_out()
 
@@ -149,13 +148,13 @@ class GcsLink(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Answers to forwarded questions."""
         core = self.shell.core
-        core.now = self.shell.gcs_heard = self.shell.clock()
+        self.shell.gcs_heard = self.shell.clock()
+        core.begin(self.shell.gcs_heard)
         for message in self.reader.feed(data):
-            handler = core.gcs_handlers.get(type(message))
-            if handler is not None:
-                handler(message)
-            elif isinstance(message, m.Refused):
+            if isinstance(message, m.Refused):
                 self.shell.head_lost(f"the GCS refused this node: {message.reason}")
+            elif not isinstance(message, m.HeadAlive):  # which was heard: that is all of it
+                core.hear_gcs(message)
         core.end_turn()
         self.shell.write_out()
 
@@ -194,10 +193,10 @@ class NodeShell:
             self.arena_path,
             self,
             config.PYTHON,
+            is_cluster=not cfg.local,
         )
-        self.core.is_cluster = not cfg.local
         if self.arena_warning:
-            self.core.warnings.append(self.arena_warning)
+            self.core.parts.hello.warnings.append(self.arena_warning)
         self.logs = LogForwarder(
             os.path.join(cfg.session_dir, "logs"),
             self.core,
@@ -242,8 +241,8 @@ class NodeShell:
         setup.clock_offset = self._clock_offset
         peer = Client()
         peer.worker = worker
-        worker.peer = peer
-        self.core.send(peer, setup)
+        worker.client = peer
+        self.core.outbox.send(peer, setup)
         self.loop.create_task(self._connect_worker(ours, peer))
 
     def _not_started(self, worker: Worker, why: str) -> None:
@@ -253,8 +252,8 @@ class NodeShell:
 
         def tell() -> None:
             core = self.core
-            core.now = self.clock()
-            core.workers.not_started(worker)
+            core.begin(self.clock())
+            core.worker_not_started(worker)
             self.start_errors.pop(worker.id, None)
             self.logs.gone(worker)
             core.end_turn()
@@ -314,7 +313,7 @@ class NodeShell:
 
     def job_ended(self, job: Job, reason: str) -> None:
         """A local session ends with its driver."""
-        if self.cfg.local and not self.core.jobs:
+        if self.cfg.local and not self.core.jobs.by_id:
             self.end("")
 
     def flush_logs(self, peer: Client, message: m.FlushLogs) -> None:
@@ -336,7 +335,7 @@ class NodeShell:
 
     def turn(self, what: Callable[[], None]) -> None:
         """One turn of the core: something that happens to it, and all that follows from that."""
-        self.core.now = self.clock()
+        self.core.begin(self.clock())
         what()
         self.core.end_turn()
         self.write_out()
@@ -344,16 +343,16 @@ class NodeShell:
     def write_out(self) -> None:
         """Everything that the core has queued, one frame a peer."""
         core = self.core
-        while core.dirty:
-            dirty, core.dirty = core.dirty, []
+        while core.outbox.clients:
+            dirty, core.outbox.clients = core.outbox.clients, []
             for peer in dirty:
                 self.write_out_peer(peer)
         if self.lines is not None:
             self.lines.write_out()
             self.lines.forget_dead()
             self._arm_pulls()
-        if core.gcs and self.gcs_transport is not None:
-            batch, core.gcs = core.gcs, []
+        if core.outbox.gcs and self.gcs_transport is not None:
+            batch, core.outbox.gcs = core.outbox.gcs, []
             self.gcs_transport.writelines(frames(batch))
 
     def write_out_peer(self, peer: Client) -> None:
@@ -380,7 +379,7 @@ class NodeShell:
         """
         if peer.paused or not peer.alive:
             return
-        self.turn(lambda: self.core.desk.resume(peer))
+        self.turn(lambda: self.core.resume(peer))
         if peer.deferred:
             self.loop.call_soon(self.push_deferred, peer)
 
@@ -421,7 +420,7 @@ class NodeShell:
         if worker is None:
             return
         core = self.core
-        core.now = self.clock()
+        core.begin(self.clock())
         if report["did"] == "fork":
             worker.pid = report["pid"]
             self.logs.watch(worker)
@@ -432,7 +431,7 @@ class NodeShell:
             self._not_started(worker, report["why"])
             return
         self.logs.died(worker)
-        core.workers.exited(worker, status)
+        core.worker_exited(worker, status)
         # A child that the worker forked may still hold its end of the line: the EOF would never
         # come. What the worker itself said has been read by then.
         self.loop.call_later(0.2, self._cut, worker)
@@ -441,11 +440,11 @@ class NodeShell:
         self.write_out()
 
     def _cut(self, worker: Worker) -> None:
-        link = worker.peer.link if worker.peer is not None else None
+        link = worker.client.link if worker.client is not None else None
         if link is not None and link.transport is not None:
             link.transport.abort()
-        elif worker.peer is not None and worker.peer.alive:
-            self.core.peer_lost(worker.peer)
+        elif worker.client is not None and worker.client.alive:
+            self.core.client_lost(worker.client)
         self.logs.gone(worker)
 
     def _end_orphans(self) -> None:
@@ -475,32 +474,32 @@ class NodeShell:
         while True:
             await asyncio.sleep(config.HEARTBEAT_S)
             core = self.core
-            core.now = self.clock()
+            core.begin(self.clock())
             self.logs.poll()
             since_events += config.HEARTBEAT_S
             if since_events >= config.EVENT_BATCH_S:
                 since_events = 0.0
-                core.notes.flush()
+                core.flush_events()
             if self.pulse is not None:
                 self.pulse.beat()
-            silent_s = core.now - self.gcs_heard
+            silent_s = core.clock.now - self.gcs_heard
             if self.cfg.head_address and silent_s > self.cfg.head_silent_s:
                 self.head_lost(f"nothing was heard of the cluster's head for {silent_s:.0f} s")
-            load = load_of(core)
-            if load != last_load or offers != core.forwarder.offer_count:
+            load = core.heartbeat()
+            if load != last_load or offers != core.parts.placing.offer_count:
                 more = 1 + config.STAY_HEARTBEATS  # until all that was placed has been counted
             if load != last_load:
                 last_load = load
-                self.last_busy = core.now
-            offers = core.forwarder.offer_count
+                self.last_busy = core.clock.now
+            offers = core.parts.placing.offer_count
             if more or not self.cfg.local:
                 more = max(0, more - 1)
-                core.gcs.append(load)
-            if core.now - self.last_busy > config.TRIM_AFTER_S:
-                self.last_busy = core.now
+                core.outbox.to_gcs(load)
+            if core.clock.now - self.last_busy > config.TRIM_AFTER_S:
+                self.last_busy = core.clock.now
                 self._trim()
                 if self.cfg.local:
-                    core.gcs.append(load)
+                    core.outbox.to_gcs(load)
             # After the heartbeat: what is offered is placed by the newest figures.
             core.tick()
             core.end_turn()
@@ -546,7 +545,7 @@ class NodeShell:
             await self._join_gcs()
             if self.lines is not None:
                 is_head = not self.cfg.head_address
-                self.pulse = Pulse(self.core.node_id, is_head, self.lines.dial_gcs_blocking)
+                self.pulse = Pulse(self.core.me.node_id, is_head, self.lines.dial_gcs_blocking)
                 self.pulse.start()
         except (OSError, ValueError) as error:
             log.error("the node cannot join the cluster: %s", error)
@@ -612,13 +611,13 @@ class NodeShell:
 
     def _arm_pulls(self) -> None:
         """Have pulls that were told "busy" tried again when it is time, not at the next tick."""
-        due = self.core.pulls.deadline()
+        due = self.core.pulls_due()
         if due is not None and self._pulls_timer is None:
             self._pulls_timer = self.loop.call_later(max(0.001, due - self.clock()), self._retry)
 
     def _retry(self) -> None:
         self._pulls_timer = None
-        self.turn(self.core.pulls.retry)
+        self.turn(self.core.parts.pulls.retry)
 
     def head_lost(self, reason: str) -> None:
         """The head has given this node up, or soon will: end all work, and begin anew."""
@@ -637,11 +636,11 @@ class NodeShell:
             transport, _ = await self.loop.create_unix_connection(lambda: GcsLink(self), sock=line)
             self.gcs_transport = transport
         core = self.core
-        core.gcs.insert(
+        core.outbox.gcs.insert(
             0,
             m.NodeJoins(
                 config.PROTOCOL_VERSION,
-                core.node_id,
+                core.me.node_id,
                 os.getpid(),
                 self.cfg.address,
                 socket.gethostname(),
@@ -658,12 +657,12 @@ class NodeShell:
         """Tell everyone, end everything, remove every trace; whether nothing is left."""
         core = self.core
         self.logs.finish()
-        for peer in list(core.peers):
+        for peer in list(core.clients):
             if reason and peer.role in ("driver", "observer"):
-                core.send(peer, m.SessionEnds(reason))
-        core.notes.flush()
+                core.outbox.send(peer, m.SessionEnds(reason))
+        core.flush_events()
         self.write_out()
-        for peer in list(core.peers):
+        for peer in list(core.clients):
             if isinstance(peer.link, ClientLink) and peer.link.transport is not None:
                 peer.link.transport.close()
         if self.pulse is not None:

@@ -77,7 +77,7 @@ class Transfers:
         self._in_loop(lambda: self._shell.core.store.unpin(object_id))
 
     def _on_done(self, object_id: bytes, ok: bool, size: int, seconds: float, why: str) -> None:
-        self._in_loop(lambda: self._shell.core.pulls.fetched(object_id, why, size, seconds))
+        self._in_loop(lambda: self._shell.core.fetched(object_id, why, size, seconds))
 
     def _in_loop(self, what: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody is left to be told

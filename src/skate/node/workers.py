@@ -1,13 +1,13 @@
 """The lives of a node's worker processes: started, lost, buried, retired. Pure.
 
-Part of the node core. A worker is buried (its tasks retried, its resources free) once both its EOF
-and its exit status are in, in either order: what the worker said last comes before the EOF, and
-the status tells why it died.
+A worker is buried (its tasks retried, its resources free) once both its EOF and its exit status are
+in, in either order: what the worker said last comes before the EOF, and the status tells why it
+died.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from skate import messages as m
 from skate.config import (
@@ -18,65 +18,111 @@ from skate.config import (
     STDERR_TAIL_LINES,
     WORKER_START_ATTEMPTS,
 )
+from skate.node.clock import Clock
 from skate.node.error_payload import error_payload
 from skate.node.exit_status import NOT_STARTED, describe_status
+from skate.node.identity import Identity
+from skate.node.jobs import Jobs
+from skate.node.outbox import Outbox
+from skate.node.puts import Puts
+from skate.node.running import Running
+from skate.node.world import Shell
+from skate.objects.object_store import ObjectStore
 from skate.rows import Client, Job, Pool, Task, Template, Worker
+from skate.scheduler.local_scheduler import LocalScheduler
 from skate.states import WORKER_ENDING, WORKER_LEASED, WORKER_STARTING
 
-if TYPE_CHECKING:
-    from skate.node.node_core import NodeCore
+
+class _Guests(Protocol):
+    def is_orphan(self, task: Task) -> bool: ...
+
+    def orphan_ended(self, task: Task) -> None: ...
 
 
-class WorkerKeeper:
+class _ActorLife(Protocol):
+    def worker_died(self, worker: Worker, status: int) -> None: ...
+
+
+class _Endings(Protocol):
+    def client_lost(self, client: Client) -> None: ...
+
+
+class Workers:
     """See the module's docstring."""
 
-    def __init__(self, core: NodeCore) -> None:
-        self._core = core
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        outbox: Outbox,
+        me: Identity,
+        shell: Shell,
+        store: ObjectStore,
+        scheduler: LocalScheduler,
+        jobs: Jobs,
+        puts: Puts,
+        running: Running,
+        guests: _Guests,
+        actor_life: _ActorLife,
+        endings: _Endings,
+    ) -> None:
+        self._clock = clock
+        self._outbox = outbox
+        self._me = me
+        self._shell = shell
+        self._store = store
+        self._scheduler = scheduler
+        self._jobs = jobs
+        self._puts = puts
+        self._running = running
+        self._guests = guests
+        self._actor_life = actor_life
+        self._endings = endings
         self.hopeless: dict[Pool, str] = {}  # no worker of theirs comes up; how the last one died
         self.exits: dict[bytes, tuple[Worker, int]] = {}  # exit statuses ahead of their EOF
         self.lost: dict[bytes, Worker] = {}  # EOFs ahead of their exit status
         self.ending: dict[bytes, float] = {}  # workers that were to end: seen at which tick first
 
-    def connection_lost(self, peer: Client) -> None:
+    def connection_lost(self, client: Client) -> None:
         """A worker's connection has ended."""
-        worker = peer.worker
+        worker = client.worker
         assert worker is not None
         self.lost[worker.id] = worker
         if worker.id not in self.exits:
-            self._core.shell.kill_worker(worker)
+            self._shell.kill_worker(worker)
             self._going(worker)
         self._bury(worker.id)
 
     def is_reaped(self, worker: Worker) -> bool:
         """Whether the process is gone, and not only its connection."""
-        return worker.id in self.exits or worker.id not in self._core.scheduler.workers
+        return worker.id in self.exits or worker.id not in self._scheduler.workers
 
     def _going(self, worker: Worker) -> None:
         # The first sign of its end: nothing more goes there, or it would count as begun.
-        self._core.scheduler.lost(worker)
+        self._scheduler.lost(worker)
         if worker.actor is not None:
             worker.actor.window = 0
 
     def start(self, pool: Pool) -> None:
         """Start a process for this pool, unless that is hopeless."""
-        job = self._core.jobs.get(pool.job_id)
+        job = self._jobs.by_id.get(pool.job_id)
         if job is None or pool.failed_starts >= WORKER_START_ATTEMPTS:
             return
-        worker = Worker(self._core.shell.new_id(), pool, self._core.now)
-        self._core.scheduler.add_worker(worker)
+        worker = Worker(self._shell.new_id(), pool, self._clock.now)
+        self._scheduler.add_worker(worker)
         self.start_process(worker, job, b"", None)
 
     def start_process(self, worker: Worker, job: Job, actor_id: bytes, actor: Any) -> None:
         """Have the zygote fork a process for this worker."""
-        self._core.shell.start_worker(
+        self._shell.start_worker(
             worker,
             m.WorkerSetup(
                 job_id=job.id,
-                node_id=self._core.node_id,
-                submitter=self._core.new_submitter(),
-                session=self._core.session,
-                arena_path=self._core.arena_path,
-                arena_bytes=self._core.store.arena.capacity_bytes,
+                node_id=self._me.node_id,
+                submitter=self._me.new_submitter(),
+                session=self._me.session,
+                arena_path=self._me.arena_path,
+                arena_bytes=self._store.arena.capacity_bytes,
                 job=job.config,
                 threads=worker.pool.threads,
                 actor_id=actor_id,
@@ -87,7 +133,7 @@ class WorkerKeeper:
 
     def exited(self, worker: Worker, status: int) -> None:
         """The process is reaped; ``status`` is an exit code, or minus a signal."""
-        if worker.id in self._core.scheduler.workers:
+        if worker.id in self._scheduler.workers:
             self.exits[worker.id] = (worker, status)
             if worker.id not in self.lost:
                 self._going(worker)
@@ -96,17 +142,17 @@ class WorkerKeeper:
     def not_started(self, worker: Worker) -> None:
         """There never was a process, and maybe no connection either; ``stderr_tail`` tells why."""
         self.exited(worker, NOT_STARTED)
-        if worker.id in self.exits and worker.peer is None:
+        if worker.id in self.exits and worker.client is None:
             self.lost[worker.id] = worker
             self._bury(worker.id)
 
     def end(self, worker: Worker) -> None:
         """The driver that it worked for is gone: end it, and run what it leaves nowhere else."""
-        if worker.peer is not None and worker.peer.alive:
-            self._core.shell.close(worker.peer)
-            self._core.peer_lost(worker.peer)  # what it still says is of no interest
+        if worker.client is not None and worker.client.alive:
+            self._shell.close(worker.client)
+            self._endings.client_lost(worker.client)  # what it still says is of no interest
         else:
-            self._core.shell.kill_worker(worker)
+            self._shell.kill_worker(worker)
 
     def _bury(self, worker_id: bytes) -> None:
         # Both the EOF and the exit status have to be in: what the worker said last comes before
@@ -116,29 +162,29 @@ class WorkerKeeper:
         worker, status = self.exits.pop(worker_id)
         del self.lost[worker_id]
         self.ending.pop(worker_id, None)
-        if worker.peer is not None:
-            self._core.desk.memory_lost(worker.peer)
+        if worker.client is not None:
+            self._puts.memory_lost(worker.client)
         never_ran = worker.state is WORKER_STARTING
-        unfinished = self._core.scheduler.remove_worker(worker)
+        unfinished = self._scheduler.remove_worker(worker)
         if worker.actor is not None:
-            self._core.actors.worker_died(worker, status)
+            self._actor_life.worker_died(worker, status)
             return
         if never_ran:
             worker.pool.failed_starts += 1
             if worker.pool.failed_starts == WORKER_START_ATTEMPTS:
                 self.hopeless[worker.pool] = self.describe_exit(worker, status)
-        if worker.pool.job_id not in self._core.jobs:
-            self._core.drop_tasks(unfinished)
+        if worker.pool.job_id not in self._jobs.by_id:
+            self._running.drop_tasks(unfinished)
             return
         if unfinished:  # the first one ran; those behind it had not begun
             first = unfinished[0]
-            for task in [task for task in unfinished if self._core.guests.is_orphan(task)]:
+            for task in [task for task in unfinished if self._guests.is_orphan(task)]:
                 unfinished.remove(task)
-                self._core.guests.orphan_ended(task)
+                self._guests.orphan_ended(task)
             if first not in unfinished:
                 pass  # nobody cares
             elif first.retries_left == 0:
-                self._core.fail_task(first, self._crash_payload(worker, first, status))
+                self._running.fail(first, self._crash_payload(worker, first, status))
                 del unfinished[0]
             else:
                 first.retries_left -= first.retries_left > 0
@@ -146,12 +192,12 @@ class WorkerKeeper:
             task.attempt += 1
             if task.owner.node_id:
                 task.is_bound = True  # its attempts are counted here
-            self._core.scheduler.requeue(task)
+            self._scheduler.requeue(task)
 
     def _starts_failed(self, pool: Pool, how: str) -> None:
         # While others of the pool run, there is hope: they may take the tasks, or a later start
         # may succeed (the machine is short of processes, say). Otherwise nobody ever would.
-        workers = self._core.scheduler.workers.values()
+        workers = self._scheduler.workers.values()
         if any(w.pool is pool and w.state is WORKER_LEASED for w in workers):
             pool.failed_starts = WORKER_START_ATTEMPTS - 1
             return
@@ -161,10 +207,10 @@ class WorkerKeeper:
             f"No worker could be started, {WORKER_START_ATTEMPTS} times in a row. The last one: "
             f"{how}",
         )
-        for queue in [q for q in self._core.scheduler.ready if q.pool is pool]:
-            del self._core.scheduler.ready[queue]
+        for queue in [q for q in self._scheduler.ready if q.pool is pool]:
+            del self._scheduler.ready[queue]
             for task in queue.clear():
-                self._core.fail_task(task, payload)
+                self._running.fail(task, payload)
 
     def _crash_payload(self, worker: Worker, task: Task, status: int) -> bytes:
         return error_payload(
@@ -178,7 +224,7 @@ class WorkerKeeper:
 
     def describe_exit(self, worker: Worker, status: int) -> str:
         """How a process ended, and its last words, for an error message."""
-        tail = self._core.shell.stderr_tail(worker)[-STDERR_TAIL_LINES:]
+        tail = self._shell.stderr_tail(worker)[-STDERR_TAIL_LINES:]
         text = describe_status(status)
         if status == NOT_STARTED and tail:
             return f"{text}: {tail[-1]}"
@@ -195,26 +241,25 @@ class WorkerKeeper:
 
     def retire(self, worker: Worker, reason: str) -> None:
         """Ask a worker to end in good order."""
-        self._core.scheduler.end_worker(worker)
-        self._core.send(worker.peer, m.Exit(reason))
+        self._scheduler.end_worker(worker)
+        self._outbox.send(worker.client, m.Exit(reason))
 
     def _end_straggler(self, worker: Worker) -> None:
         """Kill a worker that was asked to end, and whose exit handlers or last calls do not."""
-        since = self.ending.setdefault(worker.id, self._core.now)
+        since = self.ending.setdefault(worker.id, self._clock.now)
         grace_s = EXIT_GRACE_S if worker.actor is None else ACTOR_SHUTDOWN_GRACE_S
-        if self._core.now - since > grace_s:
-            self._core.shell.kill_worker(worker)
+        if self._clock.now - since > grace_s:
+            self._shell.kill_worker(worker)
 
     def tick(self) -> None:
         """End idle workers and stragglers; tell the tasks of pools that cannot start any."""
-        core = self._core
         if self.hopeless:
             hopeless, self.hopeless = self.hopeless, {}
             for pool, how in hopeless.items():
                 self._starts_failed(pool, how)
-        keep = core.scheduler.total.get("CPU", 0) // RESOURCE_UNITS
-        for worker in core.scheduler.idle_beyond(keep, core.now, IDLE_WORKER_S):
+        keep = self._scheduler.total.get("CPU", 0) // RESOURCE_UNITS
+        for worker in self._scheduler.idle_beyond(keep, self._clock.now, IDLE_WORKER_S):
             self.retire(worker, "idle, and more workers than CPUs")
-        for worker in core.scheduler.workers.values():
+        for worker in self._scheduler.workers.values():
             if worker.state is WORKER_ENDING:
                 self._end_straggler(worker)

@@ -1,42 +1,70 @@
 """Placement groups on this node: what the GCS says of them, and what becomes of their users. Pure.
 
-Part of the node core, around scheduler/bundles.py. When a group is removed, or its place here is
-given back, whatever runs in it is ended and fails for good: nobody would ever have room for it.
+Around scheduler/bundles.py. When a group is removed, or its place here is given back, whatever runs
+in it is ended and fails for good: nobody would ever have room for it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from skate import messages as m
+from skate.node.actor_life import ActorLife
+from skate.node.actor_resources import ActorResources
+from skate.node.actor_router import ActorRouter
+from skate.node.clock import Clock
 from skate.node.error_payload import error_payload
+from skate.node.hears import GCS, hears
+from skate.node.jobs import Jobs
+from skate.node.outbox import Outbox
+from skate.node.running import Running
+from skate.node.world import Shell
 from skate.rows import Task
 from skate.scheduler.bundles import Bundles
 from skate.scheduler.group_names import uses_group
+from skate.scheduler.local_scheduler import LocalScheduler
 from skate.states import ActorState
 
-if TYPE_CHECKING:
-    from skate.node.node_core import NodeCore
 
-
-class GroupDesk:
+class Groups:
     """See the module's docstring."""
 
-    def __init__(self, core: NodeCore) -> None:
-        self._core = core
-        self.bundles = Bundles(core.scheduler)
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        outbox: Outbox,
+        shell: Shell,
+        scheduler: LocalScheduler,
+        router: ActorRouter,
+        jobs: Jobs,
+        running: Running,
+        actor_resources: ActorResources,
+        actor_life: ActorLife,
+    ) -> None:
+        self._clock = clock
+        self._outbox = outbox
+        self._shell = shell
+        self._scheduler = scheduler
+        self._router = router
+        self._jobs = jobs
+        self._running = running
+        self._actor_resources = actor_resources
+        self._actor_life = actor_life
+        self.bundles = Bundles(scheduler)
 
+    @hears(m.ReserveBundles, GCS)
     def on_reserve(self, message: m.ReserveBundles) -> None:
         """Phase one."""
         answer = self.bundles.reserve(message)
         if answer is not None:
-            self._core.gcs.append(answer)
+            self._outbox.to_gcs(answer)
 
+    @hears(m.CommitBundles, GCS)
     def on_commit(self, message: m.CommitBundles) -> None:
         """Phase two."""
         self.bundles.commit(message)
         self._look_again(message.group_id)
 
+    @hears(m.ReturnBundles, GCS)
     def on_return(self, message: m.ReturnBundles) -> None:
         """The group has no place here (any more)."""
         if message.attempt == -1:
@@ -48,8 +76,8 @@ class GroupDesk:
 
     def _look_again(self, group_id: bytes) -> None:
         # What the group's templates demand may just have appeared here, or gone.
-        scheduler = self._core.scheduler
-        for template in self._core.templates.values():
+        scheduler = self._scheduler
+        for template in self._jobs.templates.values():
             spec = template.spec
             if spec.group == group_id and spec.kind != "method":
                 template.is_plain = spec.strategy is None and not scheduler.missing(spec.demand)
@@ -57,35 +85,33 @@ class GroupDesk:
     def _take_back_lent(self, group_id: bytes) -> None:
         # Whose method waits in get/wait may yet say that it goes on, with the signal on its way:
         # until its process is gone it holds the group's CPU again, as a task does (`lost`).
-        core = self._core
-        lent = core.actors.lent_cpu
-        actors = [w.actor for w in core.scheduler.workers.values() if w.actor is not None]
+        lent = self._actor_resources.lent_cpu
+        actors = [w.actor for w in self._scheduler.workers.values() if w.actor is not None]
         for actor in [actor for actor in actors if actor.id in lent]:
             if uses_group(actor.creation.template.spec.running_demand, group_id):
-                core.actors.unblocked(actor)
+                self._actor_resources.unblocked(actor)
 
     def _end_users(self, group_id: bytes) -> None:
-        core = self._core
         for worker in self.bundles.users(group_id):
             for task in list(worker.tasks.values()):
                 self._fail(task)
             worker.tasks.clear()
             worker.load_s = 0.0
-            core.scheduler.lost(
+            self._scheduler.lost(
                 worker
             )  # or what it still says could make it idle, and be sent more
-            core.shell.kill_worker(worker)
+            self._shell.kill_worker(worker)
         for task in self.bundles.take_waiting(group_id):
             self._fail(task)
-        for actor in list(core.actors.router.actors.values()):
+        for actor in list(self._router.actors.values()):
             if actor.is_proxy or actor.host is not None or actor.state is ActorState.DEAD:
                 continue
             if uses_group(actor.creation.template.spec.demand, group_id):
-                core.actors.die(actor, self._payload("actor", actor.options.class_name))
+                self._actor_life.die(actor, self._payload("actor", actor.options.class_name))
 
     def _fail(self, task: Task) -> None:
         spec = task.template.spec
-        self._core.fail_task(task, self._payload(spec.kind, spec.name))
+        self._running.fail(task, self._payload(spec.kind, spec.name))
 
     def _payload(self, what: str, name: str) -> bytes:
         kind = "ActorPlacementGroupRemoved" if what == "actor" else "TaskPlacementGroupRemoved"
@@ -101,7 +127,7 @@ class GroupDesk:
         if self.bundles.leaving:
             self.bundles.settle()
         if self.bundles.claim is not None:
-            self._core.scheduler.release_emptied(self._core.now)
+            self._scheduler.release_emptied(self._clock.now)
             answer = self.bundles.serve_claim()
             if answer is not None:
-                self._core.gcs.append(answer)
+                self._outbox.to_gcs(answer)
