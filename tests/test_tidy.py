@@ -130,6 +130,7 @@ LAYER_OF_MODULE = {
     "skate.objects.by_value": 0,
     "skate.spec": 0,
     "skate.states": 0,
+    "skate.version": 0,
     "skate.worker": 0,
 }
 LAYER_OF_FOLDER = {
@@ -167,24 +168,6 @@ CIRCLES_LEFT: tuple[frozenset[str], ...] = (
             "sim.scale.cluster",
             "sim.scale.machines",
             "sim.scale.programs",
-        }
-    ),
-    frozenset(
-        {
-            "skate",
-            "skate.api.actor_handle",
-            "skate.api.decorator",
-            "skate.api.objects",
-            "skate.api.options",
-            "skate.api.placement",
-            "skate.api.placement_group",
-            "skate.api.remote_function",
-            "skate.api.runtime_context",
-            "skate.api.scheduling_strategies",
-            "skate.api.session",
-            "skate.launch.machine",
-            "skate.util",
-            "skate.util.placement_group",
         }
     ),
     frozenset(

@@ -9,8 +9,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
 if TYPE_CHECKING:
     from skate import exceptions, util
     from skate.api.actor_handle import (
@@ -32,8 +30,10 @@ if TYPE_CHECKING:
         timeline,
     )
     from skate.api.session import init, is_initialized, shutdown
+    from skate.version import __version__
 
 _HOMES = {
+    "__version__": "skate.version",
     "ActorClass": "skate.api.actor_handle",
     "ActorHandle": "skate.api.actor_handle",
     "ObjectID": "skate.api.object_ref",

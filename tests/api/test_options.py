@@ -15,7 +15,7 @@ from skate.api.options import (
     check_task_options,
     demand_from_options,
 )
-from skate.api.placement_group import PlacementGroup
+from skate.util.placement_group import PlacementGroup
 
 
 def check_task(**options: Any) -> None:

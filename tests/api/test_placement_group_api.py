@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 import skate
-from skate.api.placement_group import PlacementGroupID
 from skate.util import remove_placement_group
 from skate.util.placement_group import (
     PlacementGroup,
+    PlacementGroupID,
     get_current_placement_group,
     get_placement_group,
     placement_group,
@@ -527,7 +527,7 @@ def test_the_modules_are_there_under_both_names(tmp_path: Path) -> None:
         "assert ray.util is skate.util\n"
         "assert ray.util.placement_group is placement_group is again\n"
         "assert skate.util.scheduling_strategies is ray.util.scheduling_strategies\n"
-        "assert PlacementGroup is skate.api.placement_group.PlacementGroup\n"
+        "assert PlacementGroup is skate.api.bundle_groups.PlacementGroup\n"
         "assert 'placement_group' in dir(ray.util)\n"
         "print('same')\n"
     )

@@ -17,9 +17,9 @@ import skate
 from skate.api.label_syntax import check_node_labels, selector_rules
 from skate.api.options import check_actor_options, check_task_options
 from skate.api.placement import ANYWHERE, placement_of
-from skate.api.placement_group import PlacementGroup
 from skate.client.runtime import Surroundings
 from skate.spec import LabelRule, Strategy
+from skate.util.placement_group import PlacementGroup
 from skate.util.scheduling_strategies import (
     DoesNotExist,
     Exists,

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from skate.api.arguments import pack
+from skate.api.connected import connected
 from skate.api.object_ref import ObjectRef
 from skate.api.options import check_actor_options, check_method_options, demand_from_options
 from skate.api.placement import placement_of
 from skate.api.remote_function import (
     Arity,
     Parameters,
-    connected,
     pickle_by_value,
     pickled_exceptions,
     threads_for,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from skate.api.connected import connected
 from skate.api.object_ref import ObjectRef
-from skate.api.remote_function import connected
 from skate.objects.culprit import explain_failure
 
 

@@ -20,8 +20,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from skate.spec import RESOURCE_LIMIT
+
 RESOURCE_GRANULARITY = 0.0001
-RESOURCE_LIMIT = 1e14
 
 # Resources that are devices: a share of one, or several whole ones.
 UNIT_RESOURCES = frozenset({"GPU", "TPU", "NPU", "HPU", "RBLN", "neuron_cores"})
@@ -162,7 +163,7 @@ def _scheduling_strategy(name: str, value: Any) -> None:
                 f"skate.util.scheduling_strategies, not {value!r}"
             )
         return
-    from skate.api.scheduling_strategies import (
+    from skate.api.strategies import (
         NodeAffinitySchedulingStrategy,
         NodeLabelSchedulingStrategy,
         PlacementGroupSchedulingStrategy,
@@ -208,9 +209,9 @@ def _placement_group(name: str, value: Any) -> None:
                 f"option {name!r} must be a placement group, None or 'default', not {value!r}"
             )
         return
-    from skate.api.placement_group import PlacementGroup
+    from skate.api.group_handle import GroupHandle
 
-    if not isinstance(value, PlacementGroup):
+    if not isinstance(value, GroupHandle):
         raise _type_error(name, value, "a placement group, None or 'default'")
 
 

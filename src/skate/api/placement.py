@@ -12,16 +12,14 @@ the one that was named) could ever meet. Ray: the same, at ``remote()``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
+from skate.api.group_handle import GroupHandle, PlacementGroupID
 from skate.client.runtime import Surroundings
 from skate.scheduler.group_names import rewrite_demand
 from skate.spec import Demand, LabelRule, Strategy, demand_of, resources_of
-
-if TYPE_CHECKING:
-    from skate.api.placement_group import PlacementGroup
 
 PLACING_OPTIONS = frozenset(
     {
@@ -60,7 +58,7 @@ def placement_of(
         return ANYWHERE
     given = options.get("scheduling_strategy")
     strategy = _DEFAULT
-    group: PlacementGroup | None = None
+    group: GroupHandle | None = None
     bundle, captures = -1, False
     if isinstance(given, str):
         strategy = Strategy(kind=given)
@@ -81,11 +79,9 @@ def placement_of(
 
 def _group_of(
     options: Mapping[str, Any], given: Any, around: Surroundings
-) -> tuple[PlacementGroup | None, int, bool]:
-    from skate.api.placement_group import PlacementGroup, PlacementGroupID
-
+) -> tuple[GroupHandle | None, int, bool]:
     # "default" is the group of who submits, if that captures; None is no group.
-    group: PlacementGroup | str | None
+    group: GroupHandle | str | None
     if given is not None:
         group = given.placement_group
         bundle = given.placement_group_bundle_index
@@ -98,7 +94,7 @@ def _group_of(
     captures = around.captures if captures is None else captures
     if isinstance(group, str):
         mine = around.group if captures else b""
-        group = PlacementGroup(PlacementGroupID(mine)) if mine else None
+        group = GroupHandle(PlacementGroupID(mine)) if mine else None
     if group is not None and group.is_empty:
         group = None
     if group is None:
@@ -111,7 +107,7 @@ def _group_of(
     return group, bundle, captures
 
 
-def _check_bundle(group: PlacementGroup, bundle: int, name: str, needs: Demand) -> None:
+def _check_bundle(group: GroupHandle, bundle: int, name: str, needs: Demand) -> None:
     bundles = group.bundle_specs
     if bundle >= len(bundles):
         raise ValueError(

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from skate.api.arguments import pack
+from skate.api.connected import connected
 from skate.api.object_ref import ObjectRef
 from skate.api.options import check_task_options, demand_from_options
 from skate.api.placement import placement_of
-from skate.client import runtime as runtime_module
 from skate.client.runtime import Runtime, Surroundings, function_id_of
 from skate.objects.culprit import explain_failure
 from skate.objects.reference_counter import process_journal
@@ -235,13 +235,3 @@ def pickle_by_value(value: Any, what: str) -> bytes:
     for object_id in captured:
         process_journal.append((object_id,))  # a birth that no death will follow
     return pickled
-
-
-def connected() -> Runtime:
-    """The runtime, after starting skate if the program has not."""
-    runtime = runtime_module.current()
-    if runtime is not None:
-        return runtime
-    from skate.api import session
-
-    return session.connected()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from skate.api.actor_handle import ActorHandle
-from skate.api.remote_function import connected
+from skate.api.connected import connected
 from skate.client.runtime import Runtime, current_run
 from skate.scheduler.group_names import parse_name
 from skate.spec import Demand, resources_of

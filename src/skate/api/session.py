@@ -34,6 +34,7 @@ from skate.launch.session_folder import (
     sessions_root,
 )
 from skate.spec import JobConfig
+from skate.version import __version__
 
 ADDRESS = "127.0.0.1"  # of a node of this process's own: nobody else comes to it
 
@@ -69,8 +70,6 @@ class SkateContext:
     """What ``init()`` returns; as a context manager it shuts down at its end."""
 
     def __init__(self, runtime: Runtime, folder: Path, told: Description) -> None:
-        from skate import __version__
-
         self.dashboard_url = ""
         self.python_version = ".".join(map(str, sys.version_info[:3]))
         self.ray_version = self.skate_version = __version__
@@ -448,26 +447,6 @@ def is_initialized() -> bool:
     """Whether this process is connected."""
     runtime = runtime_module.current()
     return runtime is not None and not runtime.connection.closed
-
-
-def connected() -> Runtime:
-    """The runtime; starts a session if the program has not (Ray: auto-init)."""
-    runtime = runtime_module.current()
-    if runtime is not None:
-        return runtime
-    if os.environ.get("RAY_ENABLE_AUTO_CONNECT", "1") == "0":
-        raise RuntimeClosedError("skate is not started: call init() first")
-    if runtime_module.forked:
-        raise RuntimeClosedError(
-            "this process was forked from one that uses skate, and cannot use its connection: "
-            "let the parent make the calls, or call init() here for a session of its own"
-        )
-    with _lock:
-        if runtime_module.current() is None:  # or another thread was quicker
-            init()
-        runtime = runtime_module.current()
-    assert runtime is not None
-    return runtime
 
 
 def current_session() -> Session | None:

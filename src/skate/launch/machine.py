@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 
-from skate.api.options import RESOURCE_LIMIT
 from skate.config import ARENA_MAX_BYTES, ARENA_MIN_BYTES, ARENA_SHARE
-from skate.spec import demand_of
+from skate.spec import RESOURCE_LIMIT, demand_of
 
 
 def cpu_count() -> int:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from skate.api.placement_group import (
+from skate.api.bundle_groups import (
     PlacementGroup,
-    PlacementGroupID,
     get_current_placement_group,
     get_placement_group,
     placement_group,
     placement_group_table,
     remove_placement_group,
 )
+from skate.api.group_handle import PlacementGroupID
 
 __all__ = [
     "PlacementGroup",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skate.api.scheduling_strategies import (
+from skate.api.strategies import (
     DoesNotExist,
     Exists,
     In,

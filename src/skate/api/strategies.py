@@ -9,14 +9,12 @@ Instances travel inside pickled functions and classes, and are never changed onc
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from skate.api.group_handle import GroupHandle
 from skate.api.label_syntax import check_label_key, check_label_value
 from skate.ids import NODE_ID_BYTES
 from skate.spec import LabelRule, Strategy
-
-if TYPE_CHECKING:
-    from skate.api.placement_group import PlacementGroup
 
 
 def node_id_from(text: Any, what: str) -> bytes:
@@ -48,13 +46,11 @@ class PlacementGroupSchedulingStrategy:
 
     def __init__(
         self,
-        placement_group: PlacementGroup | None,
+        placement_group: GroupHandle | None,
         placement_group_bundle_index: int = -1,
         placement_group_capture_child_tasks: bool | None = None,
     ) -> None:
-        from skate.api.placement_group import PlacementGroup
-
-        if placement_group is not None and not isinstance(placement_group, PlacementGroup):
+        if placement_group is not None and not isinstance(placement_group, GroupHandle):
             raise TypeError(
                 "the placement_group of a PlacementGroupSchedulingStrategy must be what "
                 f"placement_group() returns, not {placement_group!r}"

@@ -11,86 +11,32 @@ Not here: where a call goes (placement.py), and all that happens to a group (the
 
 from __future__ import annotations
 
-import functools
 import warnings
 from typing import Any
 
-import msgspec
-
+from skate.api.connected import connected
+from skate.api.group_handle import GroupHandle, PlacementGroupID, bundles_in, row_of
 from skate.api.label_syntax import selector_rules
 from skate.api.object_ref import ObjectRef
+from skate.api.objects import put
 from skate.api.options import check_amount
-from skate.api.remote_function import RemoteFunction, connected
-from skate.api.scheduling_strategies import PlacementGroupSchedulingStrategy, node_id_from
+from skate.api.remote_function import RemoteFunction
+from skate.api.strategies import PlacementGroupSchedulingStrategy, node_id_from
 from skate.errors import UsageError
-from skate.scheduler.group_names import GROUP_ID_BYTES, parse_name
+from skate.scheduler.group_names import parse_name
 from skate.scheduler.label_rules import NODE_ID_LABEL
 from skate.spec import LabelRule, demand_of
 
 STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 
-_BUNDLES_KEPT = 128  # of groups that are known by their id alone: the current one, nearly always
 
-
-class PlacementGroupID(msgspec.Struct, frozen=True):
-    """The 16 bytes that name a placement group."""
-
-    _id: bytes
-
-    @classmethod
-    def nil(cls) -> PlacementGroupID:
-        """The id of no group."""
-        return cls(b"\xff" * GROUP_ID_BYTES)
-
-    def is_nil(self) -> bool:
-        """Whether it is the id of no group."""
-        return self._id == b"\xff" * GROUP_ID_BYTES
-
-    def hex(self) -> str:
-        """In hexadecimal."""
-        return self._id.hex()
-
-    def binary(self) -> bytes:
-        """The bytes."""
-        return self._id
-
-    def __repr__(self) -> str:
-        return f"PlacementGroupID({self._id.hex()})"
-
-
-class PlacementGroup:
+class PlacementGroup(GroupHandle):
     """A handle to a placement group, made by ``placement_group``. Ray: the same."""
-
-    def __init__(
-        self, id: PlacementGroupID, bundle_cache: list[dict[str, float]] | None = None
-    ) -> None:
-        self.id = id
-        self.bundle_cache = bundle_cache
 
     @staticmethod
     def empty() -> PlacementGroup:
         """A handle that stands for no group."""
         return PlacementGroup(PlacementGroupID.nil())
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether this stands for no group."""
-        return self.id.is_nil()
-
-    @property
-    def bundle_specs(self) -> list[dict[str, float]]:
-        """The bundles, each as a dict of resource name to amount.
-
-        ValueError if the handle does not know them and there is no such group (any more).
-        """
-        if self.bundle_cache is None:
-            self.bundle_cache = [] if self.is_empty else list(_bundles_of(self.id.binary()))
-        return self.bundle_cache
-
-    @property
-    def bundle_count(self) -> int:
-        """How many bundles there are."""
-        return len(self.bundle_specs)
 
     def ready(self) -> ObjectRef[PlacementGroup]:
         """A ref of this group, which is there once the group is created.
@@ -99,8 +45,6 @@ class PlacementGroup:
         the group is removed it is a ``TaskPlacementGroupRemoved``.
         """
         if self.is_empty:
-            from skate.api.objects import put
-
             return put(self)
         inside = _itself.options(scheduling_strategy=PlacementGroupSchedulingStrategy(self))
         ref: ObjectRef[PlacementGroup] = inside.remote(self)
@@ -119,21 +63,12 @@ class PlacementGroup:
             return True
         group_id = self.id.binary()
         if timeout_seconds == 0:  # an answer would be too late, even if the group is created
-            row = _row_of(group_id)
+            row = row_of(group_id)
             if row is not None and row["state"] != "REMOVED":
                 return bool(row["state"] == "CREATED")
         limit_s = timeout_seconds or None  # of a group that is gone, the answer is an error at once
         question = {"group_id": group_id}
         return connected().wait_answer("wait_placement_group", question, group_id, limit_s)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, PlacementGroup) and self.id == other.id
-
-    def __hash__(self) -> int:
-        return hash(self.id)
-
-    def __repr__(self) -> str:
-        return "PlacementGroup.empty()" if self.is_empty else f"PlacementGroup({self.id.hex()})"
 
 
 def _return_it(group: PlacementGroup) -> PlacementGroup:
@@ -218,7 +153,7 @@ def get_placement_group(placement_group_name: str) -> PlacementGroup:
             f"{runtime.namespace!r}: there is none, or it was removed."
         )
     return PlacementGroup(
-        PlacementGroupID(bytes.fromhex(row["placement_group_id"])), _bundles_in(row)
+        PlacementGroupID(bytes.fromhex(row["placement_group_id"])), bundles_in(row)
     )
 
 
@@ -237,7 +172,7 @@ def placement_group_table(placement_group: PlacementGroup | None = None) -> dict
     """
     if placement_group is not None:
         group = _group(placement_group, "placement_group_table")
-        return _row_of(group.id.binary()) or {}
+        return row_of(group.id.binary()) or {}
     rows = connected().ask("placement_group_table", {})
     return {row["placement_group_id"]: row for row in rows}
 
@@ -246,27 +181,6 @@ def _group(value: Any, function: str) -> PlacementGroup:
     if not isinstance(value, PlacementGroup):
         raise TypeError(f"{function}() takes a PlacementGroup, not {value!r}")
     return value
-
-
-def _row_of(group_id: bytes) -> dict[str, Any] | None:
-    rows = connected().ask("placement_group_table", {"group_id": group_id})
-    return rows[0] if rows else None
-
-
-@functools.lru_cache(_BUNDLES_KEPT)
-def _bundles_of(group_id: bytes) -> list[dict[str, float]]:
-    row = _row_of(group_id)
-    if row is None:
-        raise ValueError(
-            f"there is no placement group {group_id.hex()}: it was removed long ago, or it is of "
-            "another session"
-        )
-    return _bundles_in(row)
-
-
-def _bundles_in(row: dict[str, Any]) -> list[dict[str, float]]:
-    bundles = row["bundles"]
-    return [bundles[index] for index in sorted(bundles)]
 
 
 # ------------------------------------------------------------------ checks
