@@ -118,6 +118,7 @@ LAYER_OF_MODULE = {
     "skate.objects.object_store": 1,
     "skate.objects.pull_manager": 1,
     "skate.objects.reference_counter": 1,
+    "skate.objects.stored_object": 1,
     "skate.client": 0,
     "skate.config": 0,
     "skate.errors": 0,
@@ -182,12 +183,6 @@ CIRCLES_LEFT: tuple[frozenset[str], ...] = (
             "skate.node.shell.lines",
             "skate.node.shell.node_shell",
             "skate.node.shell.transfer_threads",
-        }
-    ),
-    frozenset(
-        {
-            "skate.objects.copies",
-            "skate.objects.object_store",
         }
     ),
     frozenset(

@@ -23,7 +23,8 @@ from skate.node.node_table import NodeTable
 from skate.node.outbox import Outbox
 from skate.node.pulls import Pulls
 from skate.node.values import Values
-from skate.objects.object_store import PENDING, REMOTE, ObjectStore, StoredObject
+from skate.objects.object_store import PENDING, REMOTE, ObjectStore
+from skate.objects.stored_object import StoredObject
 from skate.rows import OtherNode
 from skate.states import OBJECT_MOVES, ObjectState, advance
 

@@ -25,7 +25,8 @@ from skate.node.clock import Clock
 from skate.node.jobs import Jobs
 from skate.node.pulls import Pulls
 from skate.node.puts import Puts
-from skate.objects.object_store import PENDING, REMOTE, SEALED, Creation, ObjectStore, StoredObject
+from skate.objects.object_store import PENDING, REMOTE, SEALED, ObjectStore
+from skate.objects.stored_object import Creation, StoredObject
 from skate.rows import Task, Worker
 from skate.scheduler.local_scheduler import LocalScheduler
 from skate.states import TASK_PULLING, TASK_WAITING, WorkerState

@@ -28,7 +28,8 @@ from skate.node.running import Running
 from skate.node.validity import check_call
 from skate.node.values import Values
 from skate.node.world import Shell
-from skate.objects.object_store import PENDING, SEALED, ObjectStore, StoredObject
+from skate.objects.object_store import PENDING, SEALED, ObjectStore
+from skate.objects.stored_object import StoredObject
 from skate.rows import Client, Job, Task
 from skate.scheduler.local_scheduler import LocalScheduler
 from skate.spec import FORMAT_ERROR

@@ -16,7 +16,7 @@ from skate.node.clock import Clock
 from skate.node.identity import Identity
 from skate.node.values import Values
 from skate.node.world import Shell
-from skate.objects.object_store import REMOTE, Creation, ObjectStore, StoredObject
+from skate.objects.object_store import REMOTE, ObjectStore
 from skate.objects.pull_manager import (
     AbandonExtent,
     Action,
@@ -28,6 +28,7 @@ from skate.objects.pull_manager import (
     PullManager,
     StartFetch,
 )
+from skate.objects.stored_object import Creation, StoredObject
 from skate.rows import Client, Task
 
 

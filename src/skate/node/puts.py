@@ -14,7 +14,8 @@ from skate.node.hears import CLIENTS, hears
 from skate.node.identity import Identity
 from skate.node.outbox import Outbox
 from skate.node.pulls import Pulls
-from skate.objects.object_store import Creation, ObjectStore, StoredObject
+from skate.objects.object_store import ObjectStore
+from skate.objects.stored_object import Creation, StoredObject
 from skate.rows import Client
 
 

@@ -20,7 +20,8 @@ from skate.node.introductions import Introductions
 from skate.node.outbox import Outbox
 from skate.node.validity import check_call, read_error
 from skate.node.values import Values
-from skate.objects.object_store import PENDING, REMOTE, ObjectStore, StoredObject
+from skate.objects.object_store import PENDING, REMOTE, ObjectStore
+from skate.objects.stored_object import StoredObject
 from skate.rows import Actor, Client, Task, Template, Worker
 from skate.scheduler.local_scheduler import LocalScheduler
 from skate.spec import FORMAT_ERROR

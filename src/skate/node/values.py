@@ -17,7 +17,8 @@ from skate.node.event_notes import EventNotes
 from skate.node.hears import CLIENTS, NODE, hears
 from skate.node.identity import Identity
 from skate.node.outbox import Outbox
-from skate.objects.object_store import INLINE, PENDING, REMOTE, SEALED, ObjectStore, StoredObject
+from skate.objects.object_store import INLINE, PENDING, REMOTE, SEALED, ObjectStore
+from skate.objects.stored_object import StoredObject
 from skate.rows import Client, Task
 
 PUSH_BYTES = 64

@@ -20,14 +20,13 @@ Invariant (``check``): a copy is sealed, and held or mapped.
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from skate.ids import home_of
+from skate.objects.stored_object import StoredObject
 from skate.states import ObjectState
-
-if TYPE_CHECKING:
-    from skate.objects.object_store import ObjectStore, StoredObject
 
 ASK_AGAIN_S = 0.5
 """Who was asked for so long without a copy going is asked again."""
@@ -36,6 +35,24 @@ LOOKED_AT = 100
 """Copies, at a time: those in use are the next time's last."""
 
 _NEVER = float("-inf")
+
+
+class Store(Protocol):
+    """What the copies use of the object store."""
+
+    @property
+    def objects(self) -> Mapping[bytes, StoredObject]:
+        """The directory."""
+
+    @property
+    def homes(self) -> Container[bytes]:
+        """The first bytes of the NodeIDs of the other nodes that live."""
+
+    def holders(self, object_id: bytes, /) -> int:
+        """How many clients hold the object."""
+
+    def evict(self, object_id: bytes) -> None:
+        """Let a copy go that is held."""
 
 
 class _Copy:
@@ -51,7 +68,7 @@ class _Copy:
 class Copies:
     """See the module's docstring."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
         self._copies: dict[bytes, _Copy] = {}  # that used longest ago first
         self._questions: dict[Any, list[bytes]] = {}  # since they were taken: what to ask whom
@@ -167,7 +184,7 @@ class Copies:
             assert stored.holds > 0 or stored.pins > 0
 
 
-def _is_elsewhere(stored: StoredObject, store: ObjectStore) -> bool:
+def _is_elsewhere(stored: StoredObject, store: Store) -> bool:
     # If the nodes that had it are dead, its home may know of none but this copy. If its home is,
     # other nodes keep the value only as long as something there holds it.
     is_kept = not stored.is_foreign or home_of(stored.id) in store.homes

@@ -28,80 +28,11 @@ from typing import Any
 from skate.ids import home_of, job_of
 from skate.objects.arena import Arena
 from skate.objects.copies import Copies
-from skate.spec import FORMAT_ERROR
+from skate.objects.stored_object import Creation, StoredObject
 from skate.states import OBJECT_MOVES, ObjectState, advance
 
 PENDING, INLINE, SEALED = ObjectState.PENDING, ObjectState.INLINE, ObjectState.SEALED
 REMOTE = ObjectState.REMOTE
-
-
-class StoredObject:
-    """One row of the directory."""
-
-    __slots__ = (
-        "borrowed",
-        "contains",
-        "data",
-        "holds",
-        "id",
-        "idle",
-        "is_asked",
-        "is_foreign",
-        "is_forgotten",
-        "is_registered",
-        "is_shared",
-        "nodes",
-        "offset",
-        "owner",
-        "pins",
-        "size",
-        "state",
-        "subscribers",
-        "waiters",
-    )
-
-    def __init__(self, object_id: bytes, owner: Any, is_foreign: bool = False) -> None:
-        self.id = object_id
-        self.owner = owner  # the peer that submitted its task or put it: it is told unasked
-        self.state = PENDING
-        self.data = b""
-        self.offset = 0
-        self.size = 0
-        self.holds = 0
-        self.idle = 0  # of these, for what contains a ref to it: objects, arguments of tasks
-        self.borrowed = 0  # foreign: of these, for its home: tasks to run, results to keep
-        self.pins = 0
-        self.waiters: list[Any] | None = None  # tasks held back until it is there
-        self.subscribers: list[Any] | None = None  # peers that asked for it
-        self.contains: list[bytes] | None = None
-        self.is_foreign = is_foreign
-        self.is_registered = False  # foreign: its home knows that it is held here
-        self.is_asked = False  # foreign: its home was asked for the value
-        self.is_forgotten = False  # foreign: its home has freed it; a copy is of no use
-        self.is_shared = False  # at home: other nodes may have copies
-        self.nodes: list[bytes] | None = None  # other nodes that have it in their arena
-
-    @property
-    def is_error(self) -> bool:
-        """Whether the value is an error; errors are always inline."""
-        return self.state is INLINE and self.data[:1] == FORMAT_ERROR
-
-
-class Creation:
-    """An extent that is being written, or waits for space (``offset`` is None)."""
-
-    __slots__ = ("creator", "explained", "is_copy", "object_id", "offset", "since", "size")
-
-    def __init__(
-        self, creator: Any, object_id: bytes, size: int, since: float, is_copy: bool
-    ) -> None:
-        self.creator = creator
-        self.is_copy = is_copy
-        self.object_id = object_id
-        self.size = size
-        self.since = since
-        self.offset: int | None = None
-        self.explained = False  # whether the user has been told why it waits
 
 
 class ObjectStore:
@@ -115,9 +46,9 @@ class ObjectStore:
         self.to_release: list[bytes] = []  # registered ones held no more
         self.freed: list[bytes] = []  # objects of this home gone that others may have copies of
         self.cached: dict[bytes, None] = {}  # foreign copies that nothing holds, the oldest first
-        self.copies = Copies(self)  # foreign or not, held here
         self.holders: Callable[[bytes], int] = lambda object_id: 0  # clients that hold an object
         self.objects: dict[bytes, StoredObject] = {}
+        self.copies = Copies(self)  # foreign or not, held here
         self.creations: dict[bytes, Creation] = {}  # unsealed, by object
         # Likewise of copies from elsewhere: a task that its home has given up may make one of them.
         self.arriving: dict[bytes, Creation] = {}
