@@ -237,7 +237,7 @@ class ActorLife:
         actor.cause = cause
         actor.move(DEAD)
         if actor.creation in self._scheduler.placing:
-            self._scheduler.placing.remove(actor.creation)
+            self._scheduler.withdraw(actor.creation)
         if actor.creation.state not in (TaskState.FINISHED, TaskState.FAILED):
             actor.creation.state = advance(TASK_MOVES, actor.creation.state, TaskState.FAILED)
         worker, actor.worker = actor.worker, None

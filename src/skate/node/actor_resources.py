@@ -42,17 +42,13 @@ class ActorResources:
             return
         if actor.placed and actor.id not in self.lent_cpu:
             self.lent_cpu.add(actor.id)
-            for name, units in actor.creation.template.spec.running_demand:
-                if is_cpu(name):
-                    self._scheduler.available[name] += units
+            self._scheduler.lend_cpu(actor.creation.template.spec.running_demand)
 
     def unblocked(self, actor: Actor) -> None:
         """It goes on."""
         if actor.placed and actor.id in self.lent_cpu:
             self.lent_cpu.discard(actor.id)
-            for name, units in actor.creation.template.spec.running_demand:
-                if is_cpu(name):
-                    self._scheduler.available[name] -= units
+            self._scheduler.take_back_cpu(actor.creation.template.spec.running_demand)
 
     def held(self) -> dict[str, int]:
         """What actors hold now, for the scheduler's check."""

@@ -258,10 +258,7 @@ class Guests:
         for task_id in task_ids:
             task = self._orphans.get(task_id)
             if task is not None and task.state is TASK_READY:
-                queue = task.template.queue
-                queue.take_out(task)
-                if not queue.count:
-                    self._scheduler.ready.pop(queue, None)
+                self._scheduler.withdraw(task)
                 self.orphan_ended(task)
 
     def end_job(self, job_id: bytes) -> list[Task]:
@@ -288,10 +285,8 @@ class Guests:
         dropped += calls
         for queue in list(self._scheduler.ready):
             for task in [t for t in queue if t.owner is client]:
-                queue.take_out(task)
+                self._scheduler.withdraw(task)
                 dropped.append(task)
-            if not queue.count:
-                del self._scheduler.ready[queue]
         pulling = {
             task.id: task  # it may wait for several inputs
             for stored in self._store.objects.values()

@@ -294,7 +294,7 @@ class Placing:
             if task.is_bound or task.owner.node_id or not self._may_go_up(task):
                 continue
             if self._scheduler.missing(task.template.spec.demand):
-                self._scheduler.placing.remove(task)
+                self._scheduler.withdraw(task)
                 self._offer(task)
 
     def _may_go_up(self, task: Task) -> bool:
@@ -309,8 +309,7 @@ class Placing:
                 self._guests.give_back(task, "this node does not have the resources", b"")
             else:
                 self._offer(task)
-        if not queue.count:
-            self._scheduler.ready.pop(queue, None)
+        self._scheduler.forget_if_empty(queue)
 
     def _offer_again(self) -> None:
         # What waits in the GCS and may not go to a node that could not be reached then: now it may.

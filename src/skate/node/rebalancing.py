@@ -184,8 +184,7 @@ class Rebalancing:
                     self._guests.give_back(task, "another node has room for it", node_id)
                 else:
                     self._forwarding.forward(task, host)
-        if not queue.count:
-            self._scheduler.ready.pop(queue, None)
+        self._scheduler.forget_if_empty(queue)
 
     # ------------------------------------------------------------------ actors
 
@@ -226,7 +225,7 @@ class Rebalancing:
             if host is None:
                 continue
             for task in ready[:count]:
-                placing.remove(task)
+                self._scheduler.withdraw(task)
                 if task.owner.node_id:
                     self._actor_guests.give_back(task, node_id)
                 else:

@@ -208,8 +208,7 @@ class Workers:
             f"{how}",
         )
         for queue in [q for q in self._scheduler.ready if q.pool is pool]:
-            del self._scheduler.ready[queue]
-            for task in queue.clear():
+            for task in self._scheduler.withdraw_all(queue):
                 self._running.fail(task, payload)
 
     def _crash_payload(self, worker: Worker, task: Task, status: int) -> bytes:

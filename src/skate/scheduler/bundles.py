@@ -145,10 +145,9 @@ class Bundles:
         scheduler = self._scheduler
         tasks = [t for t in scheduler.placing if uses_group(t.template.spec.demand, group_id)]
         for task in tasks:
-            scheduler.placing.remove(task)
+            scheduler.withdraw(task)
         for queue in [queue for queue in scheduler.ready if uses_group(queue.demand, group_id)]:
-            del scheduler.ready[queue]
-            tasks += queue.clear()
+            tasks += scheduler.withdraw_all(queue)
         return tasks
 
     # ------------------------------------------------------------------ inside

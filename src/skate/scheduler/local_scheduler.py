@@ -32,11 +32,11 @@ from skate.config import (
     PIPELINE_MAX_TASKS,
     PIPELINE_PAIR_S,
     RESOURCE_PATIENCE_S,
-    RESOURCE_UNITS,
 )
 from skate.rows import Pool, SchedulingClass, Task, Worker
 from skate.scheduler.group_names import is_cpu, parse_name
 from skate.scheduler.patience import is_owed
+from skate.scheduler.resources import Resources
 from skate.spec import CallTemplate, Demand
 from skate.states import (
     TASK_MOVES,
@@ -57,7 +57,7 @@ PoolKey = tuple[bytes, int]  # job, threads: a worker serves one of these for li
 UNKNOWN_S = 3600.0  # what a task of unknown run time is expected to take: nothing goes behind it
 
 
-class LocalScheduler:
+class LocalScheduler(Resources):
     """See the module's docstring. ``send`` and ``start_worker`` are what it decides:
 
     ``send(worker, task)`` hands a task over; ``start_worker(pool)`` asks for one more process.
@@ -70,11 +70,7 @@ class LocalScheduler:
         start_worker: Callable[[Pool], None],
         place_actor: Callable[[Task], None],
     ) -> None:
-        self.total = dict(total)
-        self.available = dict(total)
-        self.gpu_free = [RESOURCE_UNITS] * (total.get("GPU", 0) // RESOURCE_UNITS)
-        # What is free of each device, by resource name: also of a placement group's (bundles.py).
-        self.gpus: dict[str, list[int]] = {"GPU": self.gpu_free}
+        super().__init__(total)
         self.pools: dict[PoolKey, Pool] = {}
         self.classes: dict[tuple[PoolKey, Demand, str], SchedulingClass] = {}
         self.ready: dict[SchedulingClass, None] = {}  # classes with tasks, next to serve first
@@ -126,6 +122,24 @@ class LocalScheduler:
         queue.push(task, front=True)
         self.ready[queue] = None
 
+    def withdraw(self, task: Task) -> None:
+        """Take a ready task, or an actor creation that waits for resources, out of its queue."""
+        if task.template.spec.kind == "actor":
+            self.placing.remove(task)
+            return
+        task.template.queue.take_out(task)
+        self.forget_if_empty(task.template.queue)
+
+    def withdraw_all(self, queue: SchedulingClass) -> list[Task]:
+        """Take all tasks of a class out."""
+        self.ready.pop(queue, None)
+        return queue.clear()
+
+    def forget_if_empty(self, queue: SchedulingClass) -> None:
+        """Tasks have been taken out of this class: is it still to be served?"""
+        if not queue.count:
+            self.ready.pop(queue, None)
+
     def end_job(self, job_id: bytes) -> list[Task]:
         """The job is over: forget its queues; what was in them. Its workers die by themselves."""
         tasks = [task for task in self.placing if task.template.job_id == job_id]
@@ -133,66 +147,11 @@ class LocalScheduler:
             self.placing.remove(task)
         for key, queue in list(self.classes.items()):
             if queue.pool.job_id == job_id:
-                tasks += queue.clear()
-                self.ready.pop(queue, None)
+                tasks += self.withdraw_all(queue)
                 del self.classes[key]
         for pool_key in [key for key in self.pools if key[0] == job_id]:
             del self.pools[pool_key]
         return tasks
-
-    def missing(self, demand: Demand) -> dict[str, tuple[int, int]]:
-        """What this node can never give: resource -> (asked, total). Empty if feasible."""
-        return {
-            name: (units, self.total.get(name, 0))
-            for name, units in demand
-            if units > self.total.get(name, 0)
-        }
-
-    # ------------------------------------------------------------------ resources
-
-    def fits(self, demand: Demand) -> bool:
-        """Whether the demand can be met right now."""
-        available = self.available
-        gpus = self.gpus
-        for name, units in demand:
-            if available.get(name, 0) < units:
-                return False
-            if name in gpus and self._pick_gpus(demand, units) is None:
-                return False
-        return True
-
-    def _pick_gpus(self, demand: Demand, units: int) -> list[int] | None:
-        # In a bundle of a group, it takes as much of the bundle's name and of the group's: from
-        # devices that both have.
-        tables = [self.gpus[name] for name, _ in demand if name in self.gpus]
-        free = tables[0] if len(tables) == 1 else [min(left) for left in zip(*tables, strict=True)]
-        if units >= RESOURCE_UNITS:
-            whole = [i for i, left in enumerate(free) if left == RESOURCE_UNITS]
-            count = units // RESOURCE_UNITS
-            return whole[:count] if len(whole) >= count else None
-        # A fraction goes where it fits tightest, so that whole devices stay whole.
-        fitting = [i for i, left in enumerate(free) if left >= units]
-        return [min(fitting, key=lambda i: (free[i], i))] if fitting else None
-
-    def take(self, demand: Demand) -> list[int] | None:
-        """Subtract the demand; the GPUs that were given, if any."""
-        gpus = None
-        for name, units in demand:
-            self.available[name] = self.available.get(name, 0) - units
-            if name in self.gpus:
-                if gpus is None:
-                    gpus = self._pick_gpus(demand, units) or []
-                for index in gpus:
-                    self.gpus[name][index] -= min(units, RESOURCE_UNITS)
-        return gpus
-
-    def give_back(self, demand: Demand, gpus: list[int] | None = None) -> None:
-        """Add the demand again."""
-        for name, units in demand:
-            self.available[name] += units
-            if name in self.gpus:
-                for index in gpus or ():
-                    self.gpus[name][index] += min(units, RESOURCE_UNITS)
 
     # ------------------------------------------------------------------ workers
 
@@ -260,9 +219,7 @@ class LocalScheduler:
             return
         worker.move(WORKER_BLOCKED)
         assert worker.lease is not None
-        for name, units in worker.lease.demand:
-            if is_cpu(name):
-                self.available[name] += units
+        self.lend_cpu(worker.lease.demand)
 
     def unblocked(self, worker: Worker) -> None:
         """Its task goes on; this may oversubscribe for a moment rather than deadlock."""
@@ -270,9 +227,7 @@ class LocalScheduler:
             return
         worker.move(WORKER_LEASED)
         assert worker.lease is not None
-        for name, units in worker.lease.demand:
-            if is_cpu(name):
-                self.available[name] -= units
+        self.take_back_cpu(worker.lease.demand)
         if not worker.tasks:
             self.emptied.append(worker)
 
