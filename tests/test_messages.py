@@ -18,6 +18,8 @@ DIRECTIONS = {
     "from_gcs": (messages.FromGcs, messages.decode_from_gcs),
     "to_sender": (messages.ToSender, messages.decode_to_sender),
     "to_fetcher": (messages.ToFetcher, messages.decode_to_fetcher),
+    "to_callee": (messages.ToCallee, messages.decode_to_callee),
+    "to_caller": (messages.ToCaller, messages.decode_to_caller),
 }
 CASES = [
     pytest.param(message, decode, id=f"{direction}-{message.__name__}")
@@ -74,3 +76,19 @@ def test_no_tag_is_given_twice() -> None:
     kinds = {kind for union, _ in DIRECTIONS.values() for kind in typing.get_args(union)}
     tags = [kind.__struct_config__.tag for kind in kinds]
     assert len(tags) == len(set(tags))
+
+
+def test_fields_of_lanes_come_last_so_that_a_client_without_lanes_is_understood() -> None:
+    """Array-like structs are read by position: what an older client leaves out is its default."""
+    hello = [1, 1, "3.11", "observer", 7, b"", None]
+    submit = [7, b"t", 3, b"a", None, None, 2]
+    call = [9, b"t", b"actor", 4, 3, b"a", None, None, False]
+    read = messages.decode_to_node(msgspec.msgpack.encode([hello, submit, call]))
+    assert read[0] == messages.Hello(1, "3.11", "observer", 7) and not read[0].lanes
+    assert read[1].depth == 2 and read[1].lane == 0
+    assert read[2].sequence == 4 and not read[2].in_order and read[2].lane == 0
+    run = [11, b"t", 0, 3, b"a", None, None, 1, [0]]
+    ready = [27, b"o", b"data", 0, 0]
+    told = messages.decode_to_client(msgspec.msgpack.encode([run, ready]))
+    assert told[0].gpus == [0] and told[0].sequence == -1 and told[0].caller == b""
+    assert told[1].data == b"data" and not told[1].contains

@@ -55,6 +55,29 @@ STDERR_TAIL_LINES = 12  # of a dead worker, quoted in the error
 ACTOR_WINDOW_CALLS = 1_000  # delivered and unanswered per actor: the rest waits in the node
 ASYNC_ACTOR_CONCURRENCY = 1_000  # max_concurrency of an async actor (Ray's default)
 
+# -- lanes between processes (decision 0012) -----------------------------------------------------
+LANES = False  # whether the node offers any: not before every death has been simulated
+LANE_VALUE_BYTES = 16 << 10  # arguments, one value, a result: larger ones gain nothing by a lane
+LANE_WINDOW_CALLS = 1_000  # unanswered on one lane: with the above it bounds what either end keeps
+LANE_BUDGET_S = 0.05  # of work at one lent worker (as SPILL_WAIT_S): what waits longer may move
+LEASE_PIPELINE_S = 0.001  # none waits behind a longer task: another worker may idle meanwhile
+LANE_AFTER_CALLS = 2  # answered, of one caller to one actor: who calls once needs no lane
+LANES_PER_PROCESS = 64  # at each end: bounds descriptors, and what a reader has to look at
+LEASE_IDLE_S = 0.02  # a lent worker without a task for so long goes back
+ACTOR_LANE_IDLE_S = 5.0  # an actor's lane without a call for so long ends: it holds no resource
+LEASE_AFTER_TASKS = 8  # of one class, by a caller that had no lease of it: then it asks for one
+LEASE_ASK_AGAIN_S = 0.02  # an ask is remembered for so long, and repeated after it
+LEASE_MAX_TASK_S = 0.005  # longer tasks, by the average, gain nothing: the node takes 0.3 ms
+LEASE_PATIENCE_S = 0.02  # so long a caller's own tasks wait in the node before its lease ends
+LEASE_AGAIN_S = 0.05  # after something had to wait for a lent worker, none is lent for so long
+LANE_LOAD_TASKS = 32  # unanswered on each lane of a class: one more worker would help
+LANE_CHUNK_CALLS = 16  # in a burst, so many calls go to one lane before another is looked for
+LANE_TICK_S = 0.02  # how often a process that waits for nothing reads its lanes while they move
+BLOCKED_AFTER_S = 0.002  # who waits for a lane call longer lends its CPU: two messages cost less
+LANE_FUNCTION_BYTES = 64 << 10  # a larger function would fill the socket of a lane
+LANE_NOTES = 64  # rows of calls that have run, in one message: the node wakes once for them
+LANE_LOOK_S = 0.002  # a busy callee looks so often at its other lines
+
 # -- objects -------------------------------------------------------------------------------------
 ARENA_SHARE = 0.3  # of the machine's memory (Ray's default)
 ARENA_MAX_BYTES = 200 << 30  # Ray's cap

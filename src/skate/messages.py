@@ -4,8 +4,9 @@ A frame (net/frame.py) carries a MessagePack array of these. Structs are array-l
 known by position: new fields go last, with a default; a retired tag stays listed here and is never
 given again. Tags 1-39 are between a client (driver or worker) and its node, 40-59 between a node
 and the GCS, 60-69 for all, 70-89 between nodes (where the one that connected speaks as a client of
-the other, so most of 1-39 are said there too), 90-99 on data connections. User payloads are opaque
-bytes (objects/serialization.py): no daemon opens one.
+the other, so most of 1-39 are said there too), 90-99 on data connections, 100-113 between a client
+and its node about lanes, 114-117 on a lane itself. User payloads are opaque bytes
+(objects/serialization.py): no daemon opens one.
 
 Retired tags: none yet.
 """
@@ -25,6 +26,7 @@ class Hello(msgspec.Struct, array_like=True, tag=1):
     """The first message of a client: who it is.
 
     ``role`` is "driver", "worker", "observer" or "node"; of a node, ``worker_id`` is its NodeID.
+    ``lanes``: it speaks the messages about lanes, so it may be offered some.
     """
 
     protocol: int
@@ -33,6 +35,7 @@ class Hello(msgspec.Struct, array_like=True, tag=1):
     pid: int
     worker_id: bytes = b""
     job: JobConfig | None = None
+    lanes: bool = False
 
 
 class Welcome(msgspec.Struct, array_like=True, tag=2):
@@ -98,7 +101,7 @@ class Submit(msgspec.Struct, array_like=True, tag=7, gc=False):
     ``arguments`` is pickled (args, kwargs) in which dependency number i stands as a placeholder;
     ``nested`` are refs inside arguments, held by the task but not waited for. ``depth`` is how many
     tasks stand between the driver and this one: deeper ones run first, or recursion would pile up
-    blocked workers.
+    blocked workers. ``lane``: it was sent on that lane first (``LaneClosed``), or refused there.
     """
 
     task_id: bytes
@@ -107,6 +110,7 @@ class Submit(msgspec.Struct, array_like=True, tag=7, gc=False):
     dependencies: list[bytes] | None = None
     nested: list[bytes] | None = None
     depth: int = 0
+    lane: int = 0
 
 
 class CreateActor(msgspec.Struct, array_like=True, tag=8):
@@ -123,7 +127,8 @@ class CreateActor(msgspec.Struct, array_like=True, tag=8):
 class CallActor(msgspec.Struct, array_like=True, tag=9, gc=False):
     """Call a method. ``sequence`` counts from 0 per (calling connection, actor), gapless.
 
-    ``in_order`` is the actor's option: a node that does not host it has to know.
+    ``in_order`` is the actor's option: a node that does not host it has to know. Some of the
+    numbers may be those of calls on a lane. ``lane``: this one was sent there first.
     """
 
     task_id: bytes
@@ -134,6 +139,7 @@ class CallActor(msgspec.Struct, array_like=True, tag=9, gc=False):
     dependencies: list[bytes] | None = None
     nested: list[bytes] | None = None
     in_order: bool = True
+    lane: int = 0
 
 
 class KillActor(msgspec.Struct, array_like=True, tag=10):
@@ -152,7 +158,11 @@ class Value(msgspec.Struct, array_like=True, gc=False):
 
 
 class Run(msgspec.Struct, array_like=True, tag=11, gc=False):
-    """To a worker: run this. ``values`` are those of the dependencies, in order."""
+    """To a worker: run this. ``values`` are those of the dependencies, in order.
+
+    ``sequence`` and ``caller`` are those of a call whose caller has had a lane to this process: the
+    process itself keeps its calls in order then, whichever way they come.
+    """
 
     task_id: bytes
     attempt: int
@@ -162,6 +172,8 @@ class Run(msgspec.Struct, array_like=True, tag=11, gc=False):
     values: list[Value] | None = None
     depth: int = 0
     gpus: list[int] | None = None
+    sequence: int = -1
+    caller: bytes = b""
 
 
 class Result(msgspec.Struct, array_like=True, gc=False):
@@ -306,12 +318,221 @@ class Ready(msgspec.Struct, array_like=True, tag=27, gc=False):
     ``offset`` is ELSEWHERE for one that lies on another node: who wants it here has to say so
     (``Want``). So it is for any large one to a driver without shared memory: what it wants comes as
     ``Chunk``. It is TROUBLE if ``data`` is an error that tells why it cannot be had here now.
+    ``contains``: there are refs inside of ``data``.
     """
 
     object_id: bytes
     data: bytes
     offset: int = 0
     size: int = 0
+    contains: bool = False
+
+
+# ---------------------------------------------------------------------------------- lanes
+# A lane is a socket between a process that calls and the worker that runs its calls, introduced by
+# their node (docs/decisions/0012-direct-lanes.md). First what is said about it, on the lines to the
+# node; a lane has a number that the node gives once in its life.
+
+
+class LaneExpected(msgspec.Struct, array_like=True, tag=100):
+    """To a worker: a caller may come by this lane; answered by ``LaneListening``.
+
+    ``next`` is, of an actor that runs calls in order, the first number of this caller's calls that
+    is not through the node's hands; -1: there is no order to keep.
+    """
+
+    lane: int
+    caller: bytes  # its submitter id
+    next: int = -1
+
+
+class LaneListening(msgspec.Struct, array_like=True, tag=101):
+    """From that worker: it listens. ``error``: it cannot, and says nothing more of this lane."""
+
+    lane: int
+    error: str = ""
+
+
+class LaneOpen(msgspec.Struct, array_like=True, tag=102):
+    """To a caller: connect to this worker, by this lane.
+
+    To call the actor; or to run tasks of the class of ``template``, which is the caller's own
+    number. At most ``window`` calls may be unanswered.
+    """
+
+    lane: int
+    worker: bytes
+    actor_id: bytes = b""
+    template: int = -1
+    window: int = 1
+
+
+HANDED_BACK, OVER, LOST = 0, 1, 2
+"""Words of a caller about a lane. Only the first is not its last one."""
+
+
+class LaneClosed(msgspec.Struct, array_like=True, tag=103):
+    """From a caller: the lane has ended. The next ``count`` Submit or CallActor on this line that
+    name the lane are its calls that will not be answered there, in order.
+
+    HANDED_BACK: they had not begun, and what had is still to be answered. OVER: so, and that was
+    all; or it has never connected. LOST: the stream ended without a word, or before all answers:
+    they may have begun.
+    """
+
+    lane: int
+    how: int
+    count: int
+
+
+class LaneRevoke(msgspec.Struct, array_like=True, tag=104):
+    """To a worker: take nothing more on this lane."""
+
+    lane: int
+
+
+class LaneOver(msgspec.Struct, array_like=True, tag=105):
+    """From a worker: it has run all that it took on this lane, and runs nothing of it any more."""
+
+    lane: int
+
+
+class LaneWanted(msgspec.Struct, array_like=True, tag=106):
+    """From a caller: lend me a worker for tasks of this template's class, of which I have ``have``
+    now. Answered by ``LaneOpen``, or by nothing."""
+
+    template: int
+    have: int
+
+
+class LaneRow(msgspec.Struct, array_like=True, gc=False):
+    """What the event log is told of a call on a lane; times are as in ``Done``."""
+
+    task_id: bytes
+    name: str
+    kind: str
+    started: float
+    ended: float
+    state: int  # TaskState.FINISHED or FAILED
+    error_type: str
+    result_bytes: int
+    depth: int
+
+
+class LaneNotes(msgspec.Struct, array_like=True, tag=107):
+    """From a worker: these calls of a lane have run."""
+
+    lane: int
+    rows: list[LaneRow]
+
+
+class LaneBegun(msgspec.Struct, array_like=True, tag=108):
+    """From a worker: this call of a lane runs for a while; its row in ``LaneNotes`` ends that.
+
+    ``behind``: so many more wait for it.
+    """
+
+    lane: int
+    task_id: bytes
+    name: str
+    started: float
+    behind: int
+
+
+class LaneResult(msgspec.Struct, array_like=True, tag=109):
+    """From a worker: a call of a lane has returned what does not ride there, or what the node has
+    asked for (``Publish``). ``name`` is the template's."""
+
+    lane: int
+    task_id: bytes
+    result: Result
+    failed: bool = False
+    name: str = ""
+
+
+class Publish(msgspec.Struct, array_like=True, tag=110):
+    """To a worker: the node wants the results of these calls too, now or once they are there."""
+
+    lane: int
+    task_ids: list[bytes]
+
+
+class Promote(msgspec.Struct, array_like=True, tag=111):
+    """From a caller: a ref to the result of a lane call leaves it; it holds the object from here.
+
+    ``data`` is the value; empty: it is still to come, on ``lane``.
+    """
+
+    object_id: bytes
+    data: bytes = b""
+    lane: int = 0
+
+
+class Fulfil(msgspec.Struct, array_like=True, tag=112):
+    """From a caller: the value of what was promoted without one."""
+
+    object_id: bytes
+    data: bytes
+
+
+class CallSkipped(msgspec.Struct, array_like=True, tag=113):
+    """To an actor's process: this number of a caller will not come from the node.
+
+    -1: the caller is gone, and nothing more will.
+    """
+
+    caller: bytes
+    sequence: int
+
+
+# What is said on the lane.
+
+
+class LaneHello(msgspec.Struct, array_like=True, tag=114):
+    """The caller's first message: which lane this is, and who it is."""
+
+    lane: int
+    caller: bytes
+
+
+class Call(msgspec.Struct, array_like=True, tag=115, gc=False):
+    """Run this; answered by ``Outcome``, in the order that calls end.
+
+    ``template`` is a number that the caller has registered on this lane. ``seen``: so many outcomes
+    the caller has read and needs no more. ``values`` are those of the dependencies; an empty one is
+    the result of an earlier call of this lane, which the callee has kept.
+    """
+
+    task_id: bytes
+    sequence: int
+    template: int
+    arguments: bytes
+    seen: int
+    depth: int = 0
+    dependencies: list[bytes] | None = None
+    values: list[bytes] | None = None
+
+
+DATA, AT_NODE, REFUSED = 0, 1, 2
+"""Kinds of outcome."""
+
+
+class Outcome(msgspec.Struct, array_like=True, tag=116, gc=False):
+    """What became of a call: its value, or an error in its place.
+
+    AT_NODE: the node has it, and sends ``Ready``. REFUSED: it has not begun, as something that it
+    needs is not here; the caller has to submit it to the node.
+    """
+
+    task_id: bytes
+    data: bytes
+    kind: int = DATA
+
+
+class LaneEnds(msgspec.Struct, array_like=True, tag=117):
+    """The first ``taken`` calls, in the order sent, are or will be answered; no other begins."""
+
+    taken: int
 
 
 # ---------------------------------------------------------------------------------- the rest
@@ -828,12 +1049,14 @@ ToNode = (
     | Done | HandBack | Blocked | Unblocked | Leaving | Put | CreateExtent | PutChunk | Seal
     | Hold | Release | Pin | Unpin | Revoked | Want | Ask | Seen | Introduce | Forward
     | ForwardActor | ForwardCall | EndActor | ForDriver | Unreachable | FlushLogs | LogsFlushed
-    | Part
+    | Part | LaneListening | LaneClosed | LaneOver | LaneWanted | LaneNotes | LaneBegun
+    | LaneResult | Promote | Fulfil
 )  # fmt: skip
 ToClient = (
     Welcome | Refused | WorkerSetup | RegisterFunction | RegisterTemplate | Run | Exit | Extent
     | Ready | Revoke | Chunk | LogLines | Notice | SessionEnds | Answer | Seen | Returned
-    | GivenBack | ActorNews | Located | Registered | Part
+    | GivenBack | ActorNews | Located | Registered | Part | LaneExpected | LaneOpen | LaneRevoke
+    | Publish | CallSkipped
 )  # fmt: skip
 ToGcs = (
     NodeJoins | Heartbeat | StillAlive | JobChanged | FunctionStored | ActorChanged
@@ -847,6 +1070,9 @@ FromGcs = (
 ToSender = Fetch | Arrived
 ToFetcher = Lent | Confirmed
 
+ToCallee = LaneHello | RegisterFunction | RegisterTemplate | Call
+ToCaller = Outcome | LaneEnds
+
 encode = msgspec.msgpack.Encoder().encode
 decode_to_node = msgspec.msgpack.Decoder(list[ToNode]).decode
 decode_to_client = msgspec.msgpack.Decoder(list[ToClient]).decode
@@ -854,3 +1080,5 @@ decode_to_gcs = msgspec.msgpack.Decoder(list[ToGcs]).decode
 decode_from_gcs = msgspec.msgpack.Decoder(list[FromGcs]).decode
 decode_to_sender = msgspec.msgpack.Decoder(list[ToSender]).decode
 decode_to_fetcher = msgspec.msgpack.Decoder(list[ToFetcher]).decode
+decode_to_callee = msgspec.msgpack.Decoder(list[ToCallee]).decode
+decode_to_caller = msgspec.msgpack.Decoder(list[ToCaller]).decode
