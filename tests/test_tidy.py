@@ -27,8 +27,12 @@ LAYER_OF_MODULE = {
     "skate.exceptions": 4,
     "skate.client.connection": 3,
     "skate.client.driver_log": 3,
+    "skate.client.extents": 3,
+    "skate.client.futures": 3,
+    "skate.client.questions": 3,
     "skate.client.remote_line": 3,
     "skate.client.runtime": 3,
+    "skate.client.templates": 3,
     "skate.gcs.gcs_server": 3,
     "skate.node.shell.far_values": 3,
     "skate.node.shell.lines": 3,
@@ -63,6 +67,7 @@ LAYER_OF_MODULE = {
     "skate.worker.named_output": 2,
     "skate.client.repeats": 1,
     "skate.net.event_batch": 1,
+    "skate.client.value_table": 1,
     "skate.net.frame": 1,
     "skate.net.handshake": 1,
     "skate.net.lasting": 1,
@@ -201,7 +206,6 @@ LONGEST_FUNCTION_LINES = 60  # with its docstring
 
 MODULES_TOO_LONG: dict[str, int] = {
     "sim/process.py": 842,
-    "src/skate/client/runtime.py": 782,
     "src/skate/errors.py": 787,
     "src/skate/gcs/gcs_core.py": 683,
     "src/skate/messages.py": 1084,

@@ -49,7 +49,7 @@ def test_nothing_is_left_of_a_result_that_was_waited_for(ends: tuple[Runtime, No
     def step(number: int) -> object:
         if number == 0:
             return runtime.get([ref], 10.0)
-        while ref not in runtime.fetching:  # until the other thread waits
+        while ref not in runtime.values.fetching:  # until the other thread waits
             time.sleep(0.001)
         node.send(m.Ready(ref, FORMAT_RAW + b"value"))
         return None
@@ -57,8 +57,7 @@ def test_nothing_is_left_of_a_result_that_was_waited_for(ends: tuple[Runtime, No
     assert in_threads(2, step)[0] == [b"value"]
     process_journal.append(ref)  # what the end of its last ref does
     runtime.connection.flush()
-    left = (runtime.values, runtime.promised, runtime.wanted, runtime.elsewhere, runtime.fetching)
-    assert not any(left)
+    assert runtime.values.is_empty()
 
 
 class _GetThatEnds(list[bytes]):
@@ -69,7 +68,7 @@ class _GetThatEnds(list[bytes]):
         self._runtime = runtime
 
     def __contains__(self, object_id: object) -> bool:
-        self._runtime._gets.remove(self)
+        self._runtime.values.reads.remove(self)
         return False
 
 
@@ -78,11 +77,11 @@ def test_a_get_that_ends_meanwhile_hides_no_other_from_a_question(
 ) -> None:
     runtime, node = ends
     runtime.references.counts[PLACE] = 1
-    ready = runtime.values[PLACE] = m.Ready(PLACE, b"", 0, PAGE)
-    runtime._gets += [_GetThatEnds(runtime), [PLACE]]
+    ready = runtime.values.here[PLACE] = m.Ready(PLACE, b"", 0, PAGE)
+    runtime.values.reads += [_GetThatEnds(runtime), [PLACE]]
     node.send(m.Revoke(1, [PLACE]))
     runtime.connection.try_read()
-    assert runtime.values == {PLACE: ready}
+    assert runtime.values.here == {PLACE: ready}
     assert not runtime.connection.outbox
 
 
@@ -108,8 +107,8 @@ def test_an_answer_from_before_a_ref_went_and_came_back_counts_for_nothing(
     node.send(ready)
     runtime.connection.try_read()
     runtime.connection.flush()
-    assert not runtime.values
+    assert not runtime.values.here
     assert node.read(6)[5:] == [want]
     node.send(ready)
     runtime.connection.try_read()
-    assert runtime.values == {PLACE: ready}
+    assert runtime.values.here == {PLACE: ready}

@@ -519,7 +519,7 @@ def test_a_piece_outside_of_its_extent_ends_the_line(nodes: Nodes, drive: Drive)
         runtime.connection.append(m.CreateExtent(runtime.ids.next_put(), 1000))
         object_id = runtime.ids.next_put()
         runtime.connection.append(m.CreateExtent(object_id, 1000))
-        runtime.connection.wait_for(lambda: object_id in runtime.extents)
+        runtime.connection.wait_for(lambda: object_id in runtime.extents.granted)
         runtime.connection.append(m.PutChunk(object_id, 990, b"x" * 11))
         try:
             skate.nodes()

@@ -21,7 +21,8 @@ from skate.api.remote_function import (
     pickled_exceptions,
     threads_for,
 )
-from skate.client.runtime import Runtime, function_id_of
+from skate.client.runtime import Runtime
+from skate.client.templates import function_id_of
 from skate.config import ASYNC_ACTOR_CONCURRENCY
 from skate.errors import (
     ActorAlreadyExistsError,
@@ -173,7 +174,8 @@ class _Shared:
         if len(self.pending) >= self.max_pending_calls:
             runtime.connection.flush()
             runtime.connection.try_read()
-            self.pending = [ref for ref in self.pending if ref._id in runtime.promised]
+            promised = runtime.values.promised
+            self.pending = [ref for ref in self.pending if ref._id in promised]
             if len(self.pending) >= self.max_pending_calls:
                 raise PendingCallsLimitExceeded(
                     f"{len(self.pending)} calls to {self.options.class_name} are pending, "

@@ -78,7 +78,7 @@ class ObjectRef(msgspec.Struct, Generic[T], frozen=True, weakref=True):
         """An asyncio future of the value, on the running loop."""
         runtime = _connected()
         loop = asyncio.get_running_loop()
-        if runtime.call_soon is None:
+        if runtime.futures.call_soon is None:
             return asyncio.wrap_future(self.future(), loop=loop)
         future: asyncio.Future[T] = loop.create_future()
         runtime.when_ready(self._id, partial(_deliver, runtime, self, future))

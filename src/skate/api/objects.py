@@ -92,9 +92,9 @@ def wait(
     runtime = connected()
     positions: list[int] = []
     if num_returns == 1:  # the usual loop: one of the first is ready, no need to look at all
-        values = runtime.values
+        here = runtime.values.here
         for position, ref in enumerate(refs):
-            if ref._id in values:
+            if ref._id in here:
                 positions = [position]
                 break
     if not positions:

@@ -13,7 +13,8 @@ from skate.api.connected import connected
 from skate.api.object_ref import ObjectRef
 from skate.api.options import check_task_options, demand_from_options
 from skate.api.placement import placement_of
-from skate.client.runtime import Runtime, Surroundings, function_id_of
+from skate.client.runtime import Runtime, Surroundings
+from skate.client.templates import function_id_of
 from skate.objects.culprit import explain_failure
 from skate.objects.reference_counter import process_journal
 from skate.objects.serialization import pickling

@@ -16,6 +16,7 @@ import struct
 import threading
 from typing import Any
 
+from skate.errors import decode_error, raise_form
 from skate.spec import FORMAT_PICKLE, FORMAT_RAW
 
 _COUNT = struct.Struct("<I")
@@ -151,3 +152,8 @@ def deserialize(payload: Any) -> Any:
     start = _HEADER + _PAIR.size * count
     buffers = [payload[offset : offset + length] for offset, length in pairs]
     return pickle.loads(payload[start:], buffers=buffers)
+
+
+def error_of(payload: bytes) -> BaseException:
+    """The exception that an error payload stands for; a new one at each call."""
+    return raise_form(decode_error(payload[1:]), pickle.loads)

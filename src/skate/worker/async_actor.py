@@ -46,7 +46,7 @@ class AsyncLoop:
         self._loop = asyncio.get_running_loop()
         self._over = self._loop.create_future()
         self._thread = threading.get_ident()
-        self._worker.runtime.call_soon = self._call_soon
+        self._worker.runtime.futures.call_soon = self._call_soon
         self._worker.runtime.blocking = self._lend_cpu
         self._connection.handlers.update({m.Run: self._on_run, m.Exit: self._on_exit})
         self._loop.add_reader(self._connection.sock.fileno(), self._on_readable)

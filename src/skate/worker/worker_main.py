@@ -354,7 +354,7 @@ class Worker:
             raise explain_failure(error, f"the result of {name}", value) from error
         if serialized.size <= config.INLINE_MAX_BYTES:
             return m.Result(m.Value(serialized.to_bytes()), serialized.contains)
-        return m.Result(self.runtime.write_extent(object_id, serialized), serialized.contains)
+        return m.Result(self.runtime.extents.write(object_id, serialized), serialized.contains)
 
     def ended_by(
         self, run: m.Run, spec: CallTemplate, error: BaseException, started: float
