@@ -40,6 +40,7 @@ LAYER_OF_MODULE = {
     "skate.node.shell.node_shell": 3,
     "skate.node.shell.rejoin": 3,
     "skate.node.shell.transfer_threads": 3,
+    "skate.node.shell.turns": 3,
     "skate.worker.async_actor": 3,
     "skate.worker.threaded_actor": 3,
     "skate.worker.worker_main": 3,
@@ -174,20 +175,6 @@ CIRCLES_LEFT: tuple[frozenset[str], ...] = (
             "sim.scale.cluster",
             "sim.scale.machines",
             "sim.scale.programs",
-        }
-    ),
-    frozenset(
-        {
-            "skate.demo.report",
-            "skate.demo.run",
-        }
-    ),
-    frozenset(
-        {
-            "skate.node.shell.far_values",
-            "skate.node.shell.lines",
-            "skate.node.shell.node_shell",
-            "skate.node.shell.transfer_threads",
         }
     ),
     frozenset(

@@ -1,6 +1,6 @@
 """What ``skate demo`` shows: progress bars, the answers, and the table of what all that took.
 
-Lays out what ``demo.py`` has measured; measures nothing itself.
+Lays out what demo/run.py has measured; measures nothing itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from skate.demo.run import Answer, Measurement
+from skate.demo.figures import Answer, Measurement
 
 ID_DIGITS_SHOWN = 12
 

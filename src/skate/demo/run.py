@@ -13,11 +13,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import skate
+from skate.demo.figures import Answer, Measurement, TaskReport
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,42 +27,6 @@ if TYPE_CHECKING:
 QUERIES = (("async", "await", "yield"), ("lambda",), ("memoryview", "mmap"), ("socket", "timeout"))
 CHUNKS_PER_CPU = 16
 MAPS_FILE = Path("/proc/self/maps")
-
-
-@dataclass(frozen=True)
-class TaskReport:
-    """Where a task ran, and how much there was to do."""
-
-    pid: int
-    node_id: str
-    file_count: int = 0
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a query found, and how many bytes of the index its task read where they lay."""
-
-    words: tuple[str, ...]
-    file_count: int
-    use_count: int
-    top_file: int
-    report: TaskReport
-    shared_bytes: int
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """All that the closing table is made of."""
-
-    task_reports: list[TaskReport]
-    answers: list[Answer]
-    shards: list[ShardIndex]
-    driver_shared_bytes: int
-    same: bool
-    cpu_count: int
-    start_s: float
-    parallel_s: float
-    sequential_s: float
 
 
 def run_demo(*, console: Console | None = None) -> int:

@@ -13,21 +13,20 @@ from __future__ import annotations
 import os
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from skate import messages as m
 from skate.config import DRIVER_CHUNK_BYTES
+from skate.node.shell.turns import Turns
 from skate.rows import Client
-
-if TYPE_CHECKING:
-    from skate.node.shell.node_shell import NodeShell
 
 
 class FarValues:
     """See the module's docstring."""
 
-    def __init__(self, shell: NodeShell, peer: Client) -> None:
-        self._shell = shell
+    def __init__(self, turns: Turns, arena_fd: int, peer: Client) -> None:
+        self._turns = turns
+        self._arena_fd = arena_fd
         self._peer = peer
         self._waiting: deque[m.Ready] = deque()
         self._sent = 0  # of the first
@@ -46,20 +45,20 @@ class FarValues:
             return None
         value = self._waiting[0]
         length = min(DRIVER_CHUNK_BYTES, value.size - self._sent)
-        data = os.pread(self._shell.arena_fd, length, value.offset + self._sent)
+        data = os.pread(self._arena_fd, length, value.offset + self._sent)
         piece = m.Chunk(value.object_id, self._sent, value.size, data)
         self._sent += len(data)
         if self._sent == value.size:
             self._waiting.popleft()
             self._sent = 0
-            unpin = partial(self._shell.core.handle, self._peer, m.Unpin([value.object_id]))
+            unpin = partial(self._turns.core.handle, self._peer, m.Unpin([value.object_id]))
             # Not in the middle of writing out: space that becomes free is for others.
-            self._shell.loop.call_soon(self._shell.turn, unpin)
+            self._turns.loop.call_soon(self._turns.turn, unpin)
         return piece
 
     def write(self, piece: m.PutChunk) -> None:
         """A piece of a value that the driver puts."""
-        creation = self._shell.core.store.creations.get(piece.object_id)
+        creation = self._turns.core.store.creations.get(piece.object_id)
         if creation is None or creation.creator is not self._peer or creation.offset is None:
             raise ValueError(f"a piece of {piece.object_id.hex()}, for which no space was given")
         end = piece.offset + len(piece.data)
@@ -70,5 +69,5 @@ class FarValues:
             )
         view, position = memoryview(piece.data), creation.offset + piece.offset
         while view:
-            written = os.pwrite(self._shell.arena_fd, view, position)
+            written = os.pwrite(self._arena_fd, view, position)
             view, position = view[written:], position + written

@@ -16,7 +16,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from skate import config
 from skate import messages as m
@@ -29,10 +29,9 @@ from skate.net.lasting import LastingLine, LineBroken
 from skate.net.tls import Tls
 from skate.node.shell.doorman import NOT_YET, Admission, Doorman, Routes
 from skate.node.shell.far_values import FarValues
+from skate.node.shell.node_config import NodeConfig
+from skate.node.shell.turns import Turns
 from skate.rows import Client, OtherNode
-
-if TYPE_CHECKING:
-    from skate.node.shell.node_shell import NodeShell
 
 RECONNECT_S = 0.05
 """After a line has broken, before it is dialled again; then each time twice as late."""
@@ -74,11 +73,11 @@ class OutgoingLine:
 
     def _dial(self) -> None:
         if self._dialling is None:
-            self._dialling = self._lines.shell.loop.create_task(self._keep_dialling())
+            self._dialling = self._lines.turns.loop.create_task(self._keep_dialling())
 
     async def _keep_dialling(self) -> None:
         lines = self._lines
-        loop = lines.shell.loop
+        loop = lines.turns.loop
         deadline = loop.time() + config.LINK_GIVE_UP_S
         pause_s = RECONNECT_S
         try:
@@ -124,7 +123,7 @@ class OutgoingLine:
 
     def on_data(self, messages: list[Any], size: int) -> m.Seen | None:
         """What the other node says; an acknowledgement, if one is due."""
-        core = self._lines.shell.core
+        core = self._lines.turns.core
         for message in self._line.incoming(messages, size):
             core.hear_node(self._neighbour, message)
         return self._line.due_seen()
@@ -148,8 +147,8 @@ class OutgoingLine:
         neighbour.link = None
         self.close()
         log.warning("gave up the line to node %s: %s", neighbour.address, why)
-        shell = self._lines.shell
-        shell.turn(lambda: shell.core.cut_off(neighbour))
+        turns = self._lines.turns
+        turns.turn(lambda: turns.core.cut_off(neighbour))
 
 
 class _Dialled(asyncio.Protocol):
@@ -178,7 +177,7 @@ class _Dialled(asyncio.Protocol):
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        shell = self._line._lines.shell
+        turns = self._line._lines.turns
 
         def take() -> None:
             try:
@@ -189,7 +188,7 @@ class _Dialled(asyncio.Protocol):
             if seen is not None:
                 self.write([frame([seen])])
 
-        shell.turn(take)
+        turns.turn(take)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
@@ -208,7 +207,7 @@ class IncomingLine:
         self.heard = 0.0  # when its connection began, or something came over it
         self.connection: _Accepted | None = None
         self._expiry: asyncio.TimerHandle | None = None
-        self.values = FarValues(lines.shell, peer) if peer.is_remote else None
+        self.values = FarValues(lines.turns, lines.arena_fd, peer) if peer.is_remote else None
 
     def resumed(self, received: int) -> Callable[[], _Accepted]:
         """A connection is about to be made; LineBroken if the line cannot go on over it."""
@@ -221,7 +220,7 @@ class IncomingLine:
         out = self.line.resume(received)
 
         def made() -> _Accepted:
-            self.heard = self._lines.shell.loop.time()
+            self.heard = self._lines.turns.loop.time()
             self.connection = _Accepted(self, out)
             return self.connection
 
@@ -273,7 +272,7 @@ class IncomingLine:
         if type(message) is m.PutChunk and self.values is not None:
             self.values.write(message)
         else:
-            self._lines.shell.core.handle(self.peer, message)
+            self._lines.turns.core.handle(self.peer, message)
 
     def on_lost(self, connection: _Accepted) -> None:
         """Keep everything for a while: it may come back."""
@@ -281,7 +280,7 @@ class IncomingLine:
             self.connection = None
             # A driver's results stay in the store meanwhile, not in the line, which is bounded.
             self.peer.paused = self.peer.is_remote
-            loop = self._lines.shell.loop
+            loop = self._lines.turns.loop
             why = f"it did not come back within {self._kept_s:g} s"
             self._expiry = loop.call_later(self._kept_s, self.end, why)
 
@@ -295,8 +294,8 @@ class IncomingLine:
         if self._lines.incoming.pop(self.session_id, None) is not None:
             self._lines.gave_up(self.session_id, why)
             log.info("gave up the line from %s %d: %s", self.peer.role, self.peer.pid, why)
-            shell = self._lines.shell
-            shell.turn(lambda: shell.core.client_lost(self.peer))
+            turns = self._lines.turns
+            turns.turn(lambda: turns.core.client_lost(self.peer))
 
     def close(self) -> None:
         """The core has done with it: close after what is queued has been written."""
@@ -306,8 +305,8 @@ class IncomingLine:
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.close()
-        shell = self._lines.shell
-        shell.loop.call_soon(shell.turn, lambda: shell.core.client_lost(self.peer))
+        turns = self._lines.turns
+        turns.loop.call_soon(turns.turn, lambda: turns.core.client_lost(self.peer))
 
 
 class _Accepted(asyncio.Protocol):
@@ -329,7 +328,7 @@ class _Accepted(asyncio.Protocol):
         if self._first:
             transport.writelines(self._first)
         if peer.is_remote and not peer.paused:
-            self._line._lines.shell.loop.call_soon(self.resume_writing)
+            self._line._lines.turns.loop.call_soon(self.resume_writing)
 
     def write(self, out: list[bytes]) -> None:
         """Frames of the line."""
@@ -358,19 +357,19 @@ class _Accepted(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         line = self._line
-        shell = line._lines.shell
+        turns = line._lines.turns
         if line.connection is self and line.peer.alive:
             line.peer.paused = False
-            shell.push_deferred(line.peer)
+            turns.push_deferred(line.peer)
             line.go_on()
 
     def data_received(self, data: bytes) -> None:
         if self._is_cut:
             return
         line = self._line
-        shell = line._lines.shell
+        turns = line._lines.turns
         peer = line.peer
-        line.heard = shell.loop.time()
+        line.heard = turns.loop.time()
 
         def take() -> None:
             try:
@@ -391,7 +390,7 @@ class _Accepted(asyncio.Protocol):
             if seen is not None:
                 self.write([frame([seen])])
 
-        shell.turn(take)
+        turns.turn(take)
         line.go_on()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -402,11 +401,15 @@ class _Accepted(asyncio.Protocol):
 class Lines:
     """See the module's docstring."""
 
-    def __init__(self, shell: NodeShell, token: bytes, tls: Tls | None) -> None:
-        self.shell = shell
+    def __init__(
+        self, turns: Turns, cfg: NodeConfig, arena_fd: int, token: bytes, tls: Tls | None
+    ) -> None:
+        self.turns = turns
+        self.cfg = cfg
+        self.arena_fd = arena_fd
         self.token = token
         self.tls = tls
-        self.identity = Identity(shell.core.me.node_id, shell.cfg.session)
+        self.identity = Identity(turns.core.me.node_id, cfg.session)
         self.incoming: dict[bytes, IncomingLine] = {}
         self._given_up: dict[bytes, str] = {}  # the newest lines that have ended, and why
         self._doorman: Doorman | None = None
@@ -414,9 +417,9 @@ class Lines:
 
     def open(self, listener: socket.socket, serve_data: Callable[..., None]) -> None:
         """Let others in."""
-        cfg = self.shell.cfg
+        cfg = self.cfg
         self._doorman = Doorman(
-            self.shell.loop,
+            self.turns.loop,
             listener,
             self.token,
             self.tls,
@@ -432,11 +435,11 @@ class Lines:
         self._ping_drivers()
 
     def _ping_drivers(self) -> None:
-        now = self.shell.loop.time()
+        now = self.turns.loop.time()
         for line in self.incoming.values():
             if line.peer.is_remote:
                 line.ping(now)
-        self._pinging = self.shell.loop.call_later(config.DRIVER_PING_S, self._ping_drivers)
+        self._pinging = self.turns.loop.call_later(config.DRIVER_PING_S, self._ping_drivers)
 
     def close(self) -> None:
         """Cut everything."""
@@ -444,7 +447,7 @@ class Lines:
             self._doorman.close()
         if self._pinging is not None:
             self._pinging.cancel()
-        for neighbour in self.shell.core.nodes.by_id.values():
+        for neighbour in self.turns.core.nodes.by_id.values():
             if neighbour.link is not None:
                 neighbour.link.close()
         for line in list(self.incoming.values()):
@@ -453,7 +456,7 @@ class Lines:
     # ------------------------------------------------------------------ lines of others
 
     def _on_node(self, hello: LineHello) -> Admission:
-        core = self.shell.core
+        core = self.turns.core
         if hello.node_id in core.nodes.dead:
             return "this node was given up by the cluster: it has to join anew"
         if hello.node_id not in core.nodes.by_id:
@@ -479,7 +482,7 @@ class Lines:
                 return f"this driver's line is over, and with it its job: {why}"
             peer = Client()
             peer.is_remote = True
-            line = self._take_in(peer, hello, self.shell.cfg.driver_kept_s)
+            line = self._take_in(peer, hello, self.cfg.driver_kept_s)
         return self._admit(line, hello)
 
     def gave_up(self, session_id: bytes, why: str) -> None:
@@ -493,7 +496,7 @@ class Lines:
         line = IncomingLine(self, peer, hello.session_id, kept_s)
         peer.link = line
         self.incoming[hello.session_id] = line
-        self.shell.core.add_client(peer)
+        self.turns.core.add_client(peer)
         return line
 
     def _admit(self, line: IncomingLine, hello: LineHello) -> Admission:
@@ -511,7 +514,7 @@ class Lines:
 
     def write_out(self) -> None:
         """What the core has for its neighbours."""
-        outbox = self.shell.core.outbox
+        outbox = self.turns.core.outbox
         while outbox.nodes:
             dirty, outbox.nodes = outbox.nodes, []
             for neighbour in dirty:
@@ -524,7 +527,7 @@ class Lines:
 
     def forget_dead(self) -> None:
         """Close what leads to nodes that the GCS has given up."""
-        for neighbour in self.shell.core.take_dead():
+        for neighbour in self.turns.core.take_dead():
             if neighbour.link is not None:
                 neighbour.link.close()
                 neighbour.link = None
@@ -534,14 +537,14 @@ class Lines:
 
     def dial_data(self, node_id: bytes) -> socket.socket:
         """A blocking connection for bulk data, for a transfer thread. OSError if there is none."""
-        neighbour = self.shell.core.nodes.by_id.get(node_id)
+        neighbour = self.turns.core.nodes.by_id.get(node_id)
         if neighbour is None:
             raise ConnectionError(f"node {node_id.hex()} is not in the cluster (any more)")
         return self._dial_blocking("data", neighbour.address)
 
     def dial_gcs_blocking(self) -> socket.socket:
         """Another connection to the GCS, for a thread. OSError if there is none."""
-        cfg = self.shell.cfg
+        cfg = self.cfg
         if not cfg.head_address:
             return unix_socket.connect(cfg.gcs_socket, config.PULSE_AFTER_S)
         return self._dial_blocking("gcs", cfg.head_address)

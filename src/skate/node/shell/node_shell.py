@@ -594,8 +594,8 @@ class NodeShell:
         # data to a busy node at 0.2 GB/s with Python's 5 ms, 0.5-0.8 with this).
         sys.setswitchinterval(config.SWITCH_INTERVAL_S)
         tls = load_tls(cfg.tls_cert, cfg.tls_key, cfg.tls_ca)
-        self.lines = Lines(self, read_token(cfg.token_file), tls)
-        self.transfers = Transfers(self)
+        self.lines = Lines(self, cfg, self.arena_fd, read_token(cfg.token_file), tls)
+        self.transfers = Transfers(self, self.arena_fd, self.lines.dial_data)
         listener = socket.socket(fileno=os.dup(cfg.tcp_fd))
         self.lines.open(listener, self.transfers.serve)
 

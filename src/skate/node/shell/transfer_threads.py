@@ -10,26 +10,23 @@ import concurrent.futures
 import contextlib
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from skate import config
 from skate.net.handshake import LineHello
 from skate.node.shell.transfer import DataServer, Fetcher
+from skate.node.shell.turns import Turns
 from skate.objects.object_store import SEALED
-
-if TYPE_CHECKING:
-    from skate.node.shell.node_shell import NodeShell
 
 
 class Transfers:
     """See the module's docstring."""
 
-    def __init__(self, shell: NodeShell) -> None:
-        self._shell = shell
-        lines = shell.lines
-        assert lines is not None
-        self._server = DataServer(self._lend, self._give_back, shell.arena_fd)
-        self._fetcher = Fetcher(lines.dial_data, shell.arena_fd, self._on_done)
+    def __init__(
+        self, turns: Turns, arena_fd: int, dial_data: Callable[[bytes], socket.socket]
+    ) -> None:
+        self._turns = turns
+        self._server = DataServer(self._lend, self._give_back, arena_fd)
+        self._fetcher = Fetcher(dial_data, arena_fd, self._on_done)
 
     def serve(self, sock: socket.socket, hello: LineHello) -> None:
         """A data connection of another node, in a thread of its own."""
@@ -52,12 +49,12 @@ class Transfers:
 
     def _lend(self, object_id: bytes) -> tuple[int, int] | str:
         answer: concurrent.futures.Future[tuple[int, int] | str] = concurrent.futures.Future()
-        loop = self._shell.loop
+        loop = self._turns.loop
 
         def pin() -> None:
             if not answer.set_running_or_notify_cancel():
                 return  # nobody waits for it any more
-            store = self._shell.core.store
+            store = self._turns.core.store
             stored = store.objects.get(object_id)
             if stored is None or stored.state is not SEALED:
                 answer.set_result("gone")
@@ -74,11 +71,11 @@ class Transfers:
             return "gone" if answer.cancel() else answer.result()
 
     def _give_back(self, object_id: bytes) -> None:
-        self._in_loop(lambda: self._shell.core.store.unpin(object_id))
+        self._in_loop(lambda: self._turns.core.store.unpin(object_id))
 
     def _on_done(self, object_id: bytes, ok: bool, size: int, seconds: float, why: str) -> None:
-        self._in_loop(lambda: self._shell.core.fetched(object_id, why, size, seconds))
+        self._in_loop(lambda: self._turns.core.fetched(object_id, why, size, seconds))
 
     def _in_loop(self, what: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody is left to be told
-            self._shell.loop.call_soon_threadsafe(self._shell.turn, what)
+            self._turns.loop.call_soon_threadsafe(self._turns.turn, what)
