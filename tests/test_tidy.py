@@ -194,7 +194,6 @@ LONGEST_FUNCTION_LINES = 60  # with its docstring
 MODULES_TOO_LONG: dict[str, int] = {
     "sim/process.py": 842,
     "src/skate/errors.py": 787,
-    "src/skate/gcs/gcs_core.py": 683,
     "src/skate/messages.py": 1084,
     "src/skate/node/shell/node_shell.py": 721,
 }
@@ -202,7 +201,6 @@ MODULES_TOO_LONG: dict[str, int] = {
 
 FUNCTIONS_TOO_LONG: dict[str, int] = {
     "src/skate/api/session.py: init": 66,
-    "src/skate/gcs/gcs_core.py: GcsCore.__init__": 73,
 }
 """Functions past the bound and their size today, as `path: name`. It only goes down."""
 

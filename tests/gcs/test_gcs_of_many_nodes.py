@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from skate.config import PROTOCOL_VERSION
-from skate.gcs.gcs_core import GcsCore, Send
+from skate.gcs.gcs_core import GcsCore
+from skate.gcs.outbox import Send
 from skate.messages import (
     ActorChanged,
     Answer,

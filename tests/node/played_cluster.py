@@ -7,7 +7,8 @@ from typing import Any
 
 from skate import messages as m
 from skate.config import HEARTBEAT_S, PROTOCOL_VERSION, PYTHON
-from skate.gcs.gcs_core import GcsCore, Send
+from skate.gcs.gcs_core import GcsCore
+from skate.gcs.outbox import Send
 from skate.ids import handle_id
 from skate.node.node_core import NodeCore
 from skate.objects.arena import Arena

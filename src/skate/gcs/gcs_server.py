@@ -43,8 +43,9 @@ from skate.config import (
     NODE_SILENCE_S,
 )
 from skate.errors import ErrorRecord, encode_error
-from skate.gcs.gcs_core import GcsCore, Send
+from skate.gcs.gcs_core import GcsCore
 from skate.gcs.membership import TICK_S
+from skate.gcs.outbox import Send
 from skate.messages import Answer, Refused, decode_to_gcs
 from skate.net.frame import BadFrame, FrameReader, frame
 from skate.node.shell import linux

@@ -33,16 +33,15 @@ TICK_S = 1.0
 
 
 class NodeRow(msgspec.Struct):
-    """A node: what it said when it joined, and its last heartbeat. Times are wall seconds."""
+    """A node: what it `said` when it joined, and its last heartbeat. Times are wall seconds.
+
+    `resources` are its totals now: those that it said, and what bundles of placement groups add.
+    """
 
     node_id: bytes
     peer: int
-    pid: int
-    address: str
-    hostname: str
+    said: NodeJoins
     resources: dict[str, int]
-    labels: dict[str, str]
-    object_store_bytes: int
     joined: float
     heard: float
     state: NodeState = NodeState.ALIVE
@@ -64,6 +63,19 @@ class JobRow(msgspec.Struct):
     ended: float = 0.0
 
 
+class LostNode(msgspec.Struct, frozen=True):
+    """A node that has just been given up, and its jobs, which have ended with it."""
+
+    node: NodeRow
+    jobs: list[JobRow]
+    now: float
+
+    @property
+    def why(self) -> str:
+        """Why whatever was there is gone, for people."""
+        return f"node {self.node.node_id.hex()} is dead: {self.node.cause}"
+
+
 class Membership:
     """Nodes and jobs. `silence_s` is how long a node may say nothing; None trusts its connection.
 
@@ -74,13 +86,16 @@ class Membership:
     def __init__(self, silence_s: float | None = NODE_SILENCE_S) -> None:
         self.nodes: Table[bytes, NodeRow] = Table(history=ENDED_KEPT)
         self.jobs: Table[bytes, JobRow] = Table(history=ENDED_KEPT)
+        self.by_peer: dict[int, NodeRow] = {}  # the living nodes, in the order they joined
         self._silence_s = silence_s
-        self._homes: dict[bytes, NodeRow] = {}  # the living ones, in the order they joined
+        self._homes: dict[bytes, NodeRow] = {}  # likewise, by `HOME_BYTES` of the id
         self._ticked = 0.0
         self._last_job = 0
 
     def join(self, message: NodeJoins, peer: int, now: float) -> str:
         """Enter a node; "" if that went well, else why it is refused, in a sentence."""
+        if peer in self.by_peer:
+            return "this connection speaks for a node already"
         if message.protocol != PROTOCOL_VERSION:
             return (
                 f"this cluster speaks protocol {PROTOCOL_VERSION}, the node {message.protocol}:"
@@ -96,21 +111,17 @@ class Membership:
                 f"another living node's id begins with {message.node_id[:HOME_BYTES].hex()} too, by"
                 " which objects name their home: start this node again, it gets a new id"
             )
-        row = NodeRow(
-            message.node_id,
-            peer,
-            message.pid,
-            message.address,
-            message.hostname,
-            message.resources,
-            message.labels,
-            message.object_store_bytes,
-            joined=now,
-            heard=now,
-        )
+        row = NodeRow(message.node_id, peer, message, message.resources, joined=now, heard=now)
         self.nodes.put(row.node_id, row)
         self._homes[row.node_id[:HOME_BYTES]] = row
+        self.by_peer[peer] = row
         return ""
+
+    def row(self, node_id: bytes) -> NodeRow:
+        """The row of a node that has joined, and that is not forgotten."""
+        row = self.nodes.get(node_id)
+        assert row is not None, f"no row of node {node_id.hex()}"
+        return row
 
     def home(self, prefix: bytes) -> NodeRow | None:
         """The living node whose id begins with these `HOME_BYTES`."""
@@ -163,6 +174,7 @@ class Membership:
             raise KeyError(node_id)
         row.state = advance(NODE_MOVES, row.state, NodeState.DEAD)
         del self._homes[node_id[:HOME_BYTES]]
+        del self.by_peer[row.peer]
         row.ended, row.cause = now, cause
         self.nodes.put(node_id, row)
         self.nodes.retire(node_id)
@@ -214,8 +226,7 @@ class Membership:
         alive = [row for row in self.nodes.rows() if row.state is NodeState.ALIVE]
         assert alive == self.alive()
         assert [row.node_id[:HOME_BYTES] for row in alive] == list(self._homes)
-        peers = [row.peer for row in alive]
-        assert len(peers) == len(set(peers))
+        assert [(row.peer, row) for row in alive] == list(self.by_peer.items())
         living = {row.node_id for row in self.alive()}
         assert all(job.node_id in living for job in self.jobs.rows() if job.alive)
 
@@ -223,7 +234,7 @@ class Membership:
 def info_of(row: NodeRow) -> NodeInfo:
     """A node as the other nodes need to know it."""
     alive = row.state is NodeState.ALIVE
-    return NodeInfo(row.node_id, row.address, row.resources, row.labels, alive)
+    return NodeInfo(row.node_id, row.said.address, row.resources, row.said.labels, alive)
 
 
 def available_on(row: NodeRow) -> dict[str, int]:
@@ -242,15 +253,16 @@ def view_node(row: NodeRow) -> dict[str, Any]:
     """A node as `nodes()` shows it: Ray's keys (and its second `alive`), then skate's own."""
     alive = row.state is NodeState.ALIVE
     # A node in a local session has no port: its address is the path of its socket.
-    local = row.address.startswith("/")
-    host, _, port = ("127.0.0.1", "", "") if local else row.address.rpartition(":")
+    said = row.said
+    local = said.address.startswith("/")
+    host, _, port = ("127.0.0.1", "", "") if local else said.address.rpartition(":")
     load = row.load
     return {
         "NodeID": row.node_id.hex(),
         "Alive": alive,
         "alive": alive,
-        "NodeManagerAddress": host or row.address,
-        "NodeManagerHostname": row.hostname,
+        "NodeManagerAddress": host or said.address,
+        "NodeManagerHostname": said.hostname,
         "NodeManagerPort": int(port) if host and port.isdecimal() else 0,
         # One port a machine serves all of these.
         "ObjectManagerPort": int(port) if host and port.isdecimal() else 0,
@@ -258,20 +270,20 @@ def view_node(row: NodeRow) -> dict[str, Any]:
         "MetricsAgentPort": 0,
         "DashboardAgentListenPort": 0,
         "RuntimeEnvAgentPort": 0,
-        "NodeName": host or row.address,
-        "ObjectStoreSocketName": row.address if local else "",
-        "RayletSocketName": row.address if local else "",
+        "NodeName": host or said.address,
+        "ObjectStoreSocketName": said.address if local else "",
+        "RayletSocketName": said.address if local else "",
         "Resources": for_people(row.resources) if alive else {},
-        "Labels": labels_of(row.node_id, row.labels),
+        "Labels": labels_of(row.node_id, said.labels),
         "DeathReason": 0 if alive else 1,
         "DeathReasonMessage": row.cause,
-        "pid": row.pid,
+        "pid": said.pid,
         "joined": row.joined,
         "ended": row.ended,
         "available": for_people(available_on(row)) if alive else {},
         "queued": load.queued if load and alive else 0,
         "running": load.running if load and alive else 0,
-        "object_store_bytes": row.object_store_bytes,
+        "object_store_bytes": said.object_store_bytes,
         "object_store_used_bytes": load.store_used_bytes if load and alive else 0,
     }
 

@@ -37,8 +37,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from skate.config import (
     GROUP_RETRY_MAX_S,
     GROUP_RETRY_S,
@@ -48,6 +46,7 @@ from skate.config import (
 from skate.errors import ErrorRecord, encode_error
 from skate.gcs.group_attempt import Attempt, GroupNode, Waiting
 from skate.gcs.group_row import GroupRow, check_group, gone_text, placed_of, wanted_of
+from skate.gcs.outbox import Send
 from skate.gcs.table import Table
 from skate.messages import Answer, BundlesReserved, CommitBundles, ReserveBundles, ReturnBundles
 from skate.scheduler.bundle_choice import choose, why_not
@@ -56,7 +55,6 @@ from skate.scheduler.patience import next_turn_s
 from skate.spec import Demand, resources_of
 from skate.states import PlacementGroupState
 
-Send = tuple[int, msgspec.Struct]
 Waiter = tuple[int, int]  # peer, number of its question
 Changes = dict[bytes, dict[str, int]]  # node -> what it has in total now
 

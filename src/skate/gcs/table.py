@@ -67,6 +67,11 @@ class Table(Generic[K, V]):
         """All rows, the first put first."""
         return list(self._rows.values())
 
+    def newest(self, limit: int) -> list[V]:
+        """The `limit` rows that came last, the oldest of them first."""
+        rows = self.rows()
+        return rows[max(0, len(rows) - limit) :]
+
     def put(self, key: K, row: V) -> None:
         """Add or replace a row, or tell that it was changed in place; it is in life again."""
         self._rows[key] = row

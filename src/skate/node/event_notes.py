@@ -51,7 +51,7 @@ class EventNotes:
         result_bytes: int = 0,
         delivered: bool = False,
     ) -> None:
-        """One compact row for all state changes of a task (gcs/event_log.py).
+        """One compact row for all state changes of a task (net/event_batch.py).
 
         ``stored`` is when its one small result was stored; other results have rows of their own.
         """
