@@ -129,7 +129,6 @@ LAYER_OF_MODULE = {
     "skate.config": 0,
     "skate.errors": 0,
     "skate.ids": 0,
-    "skate.messages": 0,
     "skate.net": 0,
     "skate.node": 0,
     "skate.node.shell": 0,
@@ -141,6 +140,7 @@ LAYER_OF_MODULE = {
     "skate.worker": 0,
 }
 LAYER_OF_FOLDER = {
+    "skate.messages": 0,
     "skate.gcs": 1,
     "skate.scheduler": 1,
     "skate.api": 4,
@@ -194,7 +194,6 @@ LONGEST_FUNCTION_LINES = 60  # with its docstring
 MODULES_TOO_LONG: dict[str, int] = {
     "sim/process.py": 842,
     "src/skate/errors.py": 787,
-    "src/skate/messages.py": 1084,
     "src/skate/node/shell/node_shell.py": 721,
 }
 """Modules past the bound and their size today. A size here only goes down, and then away."""
