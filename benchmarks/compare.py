@@ -1,13 +1,15 @@
 """``python -m benchmarks.compare``: skate beside Ray, multiprocessing.Pool and Dask, right here.
 
-Every system runs in a child process of its own, one at a time; a round runs each once, in an order
-that moves on by one each round, so that a machine that slows down slows down all. What counts is
-the median of the rounds. The exit code is 1 if a bar is missed, 0 if all that could be judged are
-met. Peers that are not installed are left out: ``pip install 'skate[bench]'`` brings them.
+Every system, and the bare floors (floors.py), runs in a child process of its own, one at a time; a
+round runs each once, in an order that moves on by one each round, so that a machine that slows down
+slows down all. What counts is the median of the rounds. The exit code is 1 if a bar is missed, 0 if
+all that could be judged are met. Peers that are not installed are left out: ``pip install
+'skate[bench]'`` brings them.
 """
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import subprocess
@@ -22,10 +24,14 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+import skate
 from benchmarks import document, rows
+from benchmarks.busy import busy
+from benchmarks.record import Record
 from benchmarks.rows import (
     COPY,
     DASK,
+    FLOOR,
     NAME_OF_SYSTEM,
     POOL,
     RAY,
@@ -52,16 +58,17 @@ class Child(NamedTuple):
 
 
 CHILDREN = {
+    FLOOR: Child("benchmarks.floors", ()),
     SKATE: Child("benchmarks.operations", ("--api", "skate")),
     POOL: Child("benchmarks.pool_operations", ()),
     RAY: Child("benchmarks.operations", ("--api", "ray"), "ray"),
     DASK: Child("benchmarks.dask_operations", (), "distributed"),
 }
-PEERS = tuple(system for system in CHILDREN if system != SKATE)
+PEERS = (POOL, RAY, DASK)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--only", default="", metavar="TEXT", help="Only rows whose title contains TEXT.")
 @click.option("--peers", default=",".join(PEERS), show_default=True, help="What to run beside it.")
 @click.option(
@@ -72,20 +79,70 @@ PEERS = tuple(system for system in CHILDREN if system != SKATE)
 )
 @click.option("--scale", default=1.0, help="Sizes and times, times this: for a quick look.")
 @click.option(
+    "--busy",
+    "busy_count",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Keep N other processes computing all the while.",
+)
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the values of all rounds, for benchmarks.before_after.",
+)
+@click.option(
     "--write-docs", is_flag=True, help="Write docs/benchmarks.md and docs/benchmarks.svg."
 )
 def main(
-    rounds: int, only: str, peers: str, python_peers: str, scale: float, write_docs: bool
+    rounds: int,
+    only: str,
+    peers: str,
+    python_peers: str,
+    scale: float,
+    busy_count: int,
+    json_path: Path | None,
+    write_docs: bool,
 ) -> None:
     """Measure skate beside its peers; print rates, ratios, and whether the bars are met."""
     if not any(only.lower() in row.title.lower() for row in ROWS):
         raise click.BadParameter(f"no row has {only!r} in its title", param_hint="--only")
-    if write_docs and (only or scale != 1.0):
-        raise click.UsageError("--write-docs is for whole runs: without --only and --scale")
+    if write_docs and (only or scale != 1.0 or busy_count):
+        raise click.UsageError("--write-docs goes without --only, --scale and --busy")
     console = Console()
     # Where a table of this width does not fit, broken lines are easier to read than cut cells.
     console.width = max(console.width, TABLE_WIDTH)
-    pythons = {SKATE: sys.executable}
+    pythons, versions = installed(peers, python_peers, console)
+    prepare(console)
+    arguments = ("--only", only, "--scale", str(scale))
+    with busy(busy_count):
+        results = measure_rounds(pythons, rounds, arguments, busy_count, console)
+    systems = tuple(system for system in (RAY, POOL, DASK) if system in results)
+    run = Record(results, systems, rounds, versions, busy_count)
+    if json_path is not None:
+        run.write(json_path)
+    console.print(as_table(run))
+    console.print(document.floors_sentence(results))
+    if write_docs:
+        for path in document.write(ROOT / "docs", run):
+            console.print(f"written: {path.relative_to(ROOT)}")
+    missed = [
+        f"{row.title}: {verdict.bar}"
+        for row in shown(run)
+        for verdict in rows.verdicts(results, row)
+        if verdict.met is False
+    ]
+    for line in missed:
+        console.print(f"[red]missed[/red] {line}")
+    sys.exit(bool(missed))
+
+
+def installed(
+    peers: str, python_peers: str, console: Console
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The interpreter of each system that can be measured, and the versions of the peers."""
+    pythons = {FLOOR: sys.executable, SKATE: sys.executable}
     versions: list[str] = []
     for peer in filter(None, peers.split(",")):
         if peer not in PEERS:
@@ -99,28 +156,26 @@ def main(
         pythons[peer] = python_peers
         if version:
             versions.append(f"{NAME_OF_SYSTEM[peer]} {version}")
+    return pythons, tuple(versions)
+
+
+def prepare(console: Console) -> None:
+    """Compile skate's modules, as an installation does; warn if the machine is not quiet."""
+    if not compileall.compile_dir(Path(skate.__file__).parent, quiet=2):
+        console.print("[yellow]skate's modules could not be compiled: it starts slowly.[/yellow]")
     busy_percent = psutil.cpu_percent(1.0)
     if busy_percent > BUSY_PERCENT:
         console.print(
             f"[yellow]Other programs use {busy_percent:.0f} % of this machine's CPUs:"
             " the figures will say little.[/yellow]"
         )
-    results = measure_rounds(pythons, rounds, ("--only", only, "--scale", str(scale)), console)
-    shown = [row for row in ROWS if row.title in results[SKATE]]
-    systems = [system for system in (RAY, POOL, DASK) if system in results]
-    console.print(as_table(results, shown, systems))
-    if write_docs:
-        for path in document.write(ROOT / "docs", results, systems, rounds, versions):
-            console.print(f"written: {path.relative_to(ROOT)}")
-    missed = [
-        f"{row.title}: {verdict.bar}"
-        for row in shown
-        for verdict in rows.verdicts(results, row)
-        if verdict.met is False
-    ]
-    for line in missed:
-        console.print(f"[red]missed[/red] {line}")
-    sys.exit(bool(missed))
+
+
+def child_environment() -> dict[str, str]:
+    """What children inherit: what a user has, whose Python keeps what it has compiled."""
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}  # measuring is no use to report
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return environment
 
 
 def version_of(python: str, package: str) -> str | None:
@@ -133,17 +188,22 @@ def version_of(python: str, package: str) -> str | None:
 
 
 def measure_rounds(
-    pythons: dict[str, str], rounds: int, arguments: Sequence[str], console: Console
+    pythons: dict[str, str],
+    rounds: int,
+    arguments: Sequence[str],
+    busy_count: int,
+    console: Console,
 ) -> Results:
     """Run every system once a round; the values of all rounds."""
     results: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     systems = list(pythons)
+    timeout_s = CHILD_TIMEOUT_S * (1 + busy_count)  # they take their share of the CPUs
     for number in range(rounds):
         first = number % len(systems)
         for system in systems[first:] + systems[:first]:
             what = f"round {number + 1} of {rounds}: {NAME_OF_SYSTEM[system]}"
             with console.status(what):
-                measured = run_child(system, pythons[system], arguments)
+                measured = run_child(system, pythons[system], arguments, timeout_s)
             for measured_system, values in measured.items():
                 if measured_system == COPY and system != SKATE:
                     continue  # skate's put is compared with the copies made in between its own
@@ -152,7 +212,9 @@ def measure_rounds(
     return results
 
 
-def run_child(system: str, python: str, arguments: Sequence[str]) -> dict[str, dict[str, float]]:
+def run_child(
+    system: str, python: str, arguments: Sequence[str], timeout_s: float
+) -> dict[str, dict[str, float]]:
     """Run one system once. ClickException, with its last words, if that fails."""
     child = CHILDREN[system]
     idle = () if system == SKATE else ("--idle-seconds", str(PEER_IDLE_S))
@@ -160,15 +222,15 @@ def run_child(system: str, python: str, arguments: Sequence[str]) -> dict[str, d
         finished = subprocess.run(
             [python, "-m", child.module, *child.arguments, *idle, *arguments],
             cwd=ROOT,
-            env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},  # measuring is no use to report
+            env=child_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=CHILD_TIMEOUT_S,
+            timeout=timeout_s,
         )
     except subprocess.TimeoutExpired:
         raise click.ClickException(
-            f"{NAME_OF_SYSTEM[system]} took more than {CHILD_TIMEOUT_S:.0f} s"
+            f"{NAME_OF_SYSTEM[system]} took more than {timeout_s:.0f} s"
         ) from None
     if finished.returncode != 0:
         raise click.ClickException(
@@ -180,23 +242,32 @@ def run_child(system: str, python: str, arguments: Sequence[str]) -> dict[str, d
     return measured
 
 
-def as_table(results: Results, shown: Sequence[Row], systems: Sequence[str]) -> Table:
-    """Rates with the spread of the rounds, skate's ratio to each peer, and the bars."""
+def shown(run: Record) -> list[Row]:
+    """The rows that were measured."""
+    return [row for row in ROWS if row.title in run.results[SKATE]]
+
+
+def as_table(run: Record) -> Table:
+    """Rates with the spread of the rounds, skate's ratio to floor and peers, and the bars."""
+    beside = f", beside {document.busy_text(run.busy)}" if run.busy else ""
     table = Table(
-        title="medians of all rounds ± half the range of the rounds", row_styles=["", "dim"]
+        title=f"medians of all rounds ± half the range of the rounds{beside}",
+        row_styles=["", "dim"],
     )
     table.add_column("operation", no_wrap=True)
     table.add_column("skate", justify="right", no_wrap=True)
-    for system in systems:
+    table.add_column(document.FLOORS_COLUMN, justify="right", no_wrap=True)
+    for system in run.systems:
         table.add_column(NAME_OF_SYSTEM[system], justify="right", no_wrap=True)
         table.add_column(f"÷ {NAME_OF_SYSTEM[system]}", justify="right", no_wrap=True)
     table.add_column("bar", no_wrap=True)
-    for row in shown:
-        cells = [row.title, document.value_text(results, SKATE, row)]
-        for system in systems:
-            cells.append(document.value_text(results, system, row))
-            cells.append(document.ratio_text(results, system, row))
-        cells.append("\n".join(map(_coloured, rows.verdicts(results, row))))
+    for row in shown(run):
+        cells = [row.title, document.value_text(run.results, SKATE, row)]
+        cells.append(document.floors_text(run.results, row))
+        for system in run.systems:
+            cells.append(document.value_text(run.results, system, row))
+            cells.append(document.ratio_text(run.results, system, row))
+        cells.append("\n".join(map(_coloured, rows.verdicts(run.results, row))))
         table.add_row(*cells)
     return table
 

@@ -32,6 +32,14 @@ def same(value: object) -> object:
     return value
 
 
+def outer() -> None:
+    """Call a task and wait for it; the thread's place goes to others meanwhile."""
+    from distributed import worker_client
+
+    with worker_client() as client:
+        client.submit(nothing, pure=False).result()
+
+
 class Actor:
     """Answers with next to nothing."""
 
@@ -66,6 +74,7 @@ class Operations:
         return [
             ((rows.IDLE_CPU, rows.IDLE_MEMORY), idle),
             one(rows.TASK_SYNC, lambda: rate(self.round_trip, self.sizes.seconds)),
+            one(rows.NESTED, self.nested),
             one(rows.TASK_BATCH, lambda: self.task_batch(nothing)),
             one(rows.TASK_BATCH_ARGUMENT, lambda: self.task_batch(same)),
             one(rows.CHAIN, self.chain),
@@ -90,6 +99,10 @@ class Operations:
     def round_trip(self) -> None:
         """One task, there and back."""
         self.submit(nothing).result()
+
+    def nested(self) -> float:
+        """Tasks a second that each call another and wait for it, one by one."""
+        return rate(lambda: self.submit(outer).result(), self.sizes.seconds)
 
     def task_batch(self, function: Callable[..., object]) -> float:
         """Tasks a second, many submitted before the first result is asked for."""

@@ -15,12 +15,54 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import rows
-from benchmarks.rows import COPY, NAME_OF_SYSTEM, ROWS, SKATE, Results, Row, Verdict
+from benchmarks.record import Record
+from benchmarks.rows import FLOORS, NAME_OF_SYSTEM, ROWS, SKATE, Floor, Results, Row, Verdict
 
 PAGE = "benchmarks.md"
 CHART = "benchmarks.svg"
 MARKS = ("<!-- ratios -->", "<!-- /ratios -->")
 COMMAND = "python -m benchmarks.compare --write-docs"
+FLOORS_COLUMN = "as bare floor"
+SHORT_COLUMNS = {
+    "skate ÷ Ray": "as Ray 2.60",
+    "skate ÷ Pool": "as `multiprocessing.Pool`",
+    FLOORS_COLUMN: "cost in [bare floors](docs/benchmarks.md#the-bare-floors)",
+}
+NOTES = (
+    "Puts of small values count once the system has taken them all in. The memory of an actor is"
+    " that of the largest of the 40. Idle means: nothing was asked of the session since its first"
+    " result; the figures include the program that called init()."
+)
+HOW = """\
+## The bare floors
+
+Microseconds of one machine say little about another. What they have in common is the floor: the
+least that an operation can cost, done by the bare machine. The benchmark measures the floors
+itself, in every round, in turn with the systems. The column "as bare floor" is how many of them
+one operation of skate costs.
+
+- **A round trip**, for calls, tasks, and small values: 100 bytes of pickle go to another process
+  over a Unix socket pair, and back. Nothing is pickled on the way. Both ends wait as skate's
+  client does: they look for 100 µs, with a yield of the core after each look, before they sleep.
+  [benchmarks/floors.py](../benchmarks/floors.py) has it.
+- **A start**, for `init()` and for new actors: `python -c pass` of skate's interpreter, from its
+  start to its end.
+- **A copy**, for large values: 100 MB into a shared mapping that was used before, in turn with
+  skate's puts. A put has to copy; a get gives a view, so it may cost less than its floor.
+
+What goes one by one is measured for 0.6 s after a warm-up of 0.3 s, so it is the lasting pace.
+skate's modules are compiled before the first round, as pip does when it installs them, and
+`PYTHONDONTWRITEBYTECODE` is not passed on.
+
+## More runs
+
+```sh
+python -m benchmarks.compare --only "one by one"          # some rows
+python -m benchmarks.compare --busy 1                     # while another program computes
+python -m benchmarks.compare --json before.json           # the figures of all rounds
+python -m benchmarks.before_after before.json after.json  # two runs, row by row
+```
+"""
 
 
 def value_text(results: Results, system: str, row: Row) -> str:
@@ -41,26 +83,51 @@ def ratio_text(results: Results, system: str, row: Row) -> str:
     return f"{factor:.0f}x" if factor >= 10 else f"{factor:.2g}x"
 
 
+def floors_text(results: Results, row: Row) -> str:
+    """How many of its bare floor a row's operation costs."""
+    count = rows.floors(results, row)
+    if count is None or row.floor is None:
+        return "-"
+    return f"{count:.0f} {row.floor.what}" if count >= 10 else f"{count:.2g} {row.floor.what}"
+
+
+def floor_text(results: Results, floor: Floor) -> str:
+    """How long a floor took; a dash if it was not measured."""
+    seconds = rows.floor_s(results, floor)
+    if seconds is None:
+        return "-"
+    return f"{1e6 * seconds:.1f} µs" if seconds < 1e-3 else f"{1e3 * seconds:.1f} ms"
+
+
+def name_of_floor(floor: Floor) -> str:
+    """What a floor is, in words."""
+    return "copy of 100 MB into warm memory" if floor is rows.PLAIN_COPY else floor.title
+
+
+def busy_text(count: int) -> str:
+    """The programs that computed beside a run."""
+    return f"{count} busy program{'s' * (count > 1)}"
+
+
 def verdict_text(verdict: Verdict) -> str:
-    """One word on a bar."""
-    return {True: "met", False: "missed", None: "not measured"}[verdict.met]
+    """A word on a bar, and the figure if no column has it."""
+    word = {True: "met", False: "missed", None: "not measured"}[verdict.met]
+    return f"{word} ({verdict.measured})" if verdict.measured else word
 
 
-def write(
-    folder: Path, results: Results, systems: Sequence[str], rounds: int, versions: Sequence[str]
-) -> Iterator[Path]:
+def write(folder: Path, run: Record) -> Iterator[Path]:
     """Write the page and, if matplotlib is there, the chart; the paths."""
     folder.mkdir(exist_ok=True)
     has_chart = importlib.util.find_spec("matplotlib") is not None
     page = folder / PAGE
-    page.write_text(as_page(results, systems, rounds, versions, has_chart), encoding="utf-8")
+    page.write_text(as_page(run, has_chart), encoding="utf-8")
     yield page
     readme = folder.parent / "README.md"
     if readme.exists():
         update_readme(readme, page.read_text(encoding="utf-8"))
         yield readme
     if has_chart:
-        draw(folder / CHART, results, systems)
+        draw(folder / CHART, run.results, run.systems)
         yield folder / CHART
 
 
@@ -68,10 +135,12 @@ def short_table(page: str) -> str:
     """The ratios alone, out of the page's table: for the first screen of README.md."""
     lines = [line.strip("| \n").split(" | ") for line in page.splitlines() if line[:2] == "| "]
     header = lines[0]
-    columns = [header.index("skate ÷ Ray"), header.index("skate ÷ Pool")]
+    # A page of before the floors were measured has no such column.
+    shown = {column: name for column, name in SHORT_COLUMNS.items() if column in header}
+    columns = [header.index(column) for column in shown]
     out = [
-        "| how many times as fast, or as frugal | as Ray 2.60 | as `multiprocessing.Pool` |",
-        "|---|---:|---:|",
+        f"| how many times as fast, or as frugal | {' | '.join(shown.values())} |",
+        "|---" + "|---:" * len(shown) + "|",
     ]
     for cells in lines[1:]:
         out.append("| " + " | ".join([cells[0], *(cells[column] for column in columns)]) + " |")
@@ -86,16 +155,9 @@ def update_readme(readme: Path, page: str) -> None:
     readme.write_text(text, encoding="utf-8")
 
 
-def as_page(
-    results: Results,
-    systems: Sequence[str],
-    rounds: int,
-    versions: Sequence[str],
-    has_chart: bool,
-) -> str:
+def as_page(run: Record, has_chart: bool) -> str:
     """The whole page."""
-    names = [NAME_OF_SYSTEM[system] for system in systems]
-    header = ["operation", "skate", *(c for n in names for c in (n, f"skate ÷ {n}")), "bar"]
+    versions = run.versions
     lines = [
         "# Benchmarks",
         "",
@@ -108,32 +170,42 @@ def as_page(
         "",
         f"on {os.cpu_count()} cores, under Python {platform.python_version()}"
         f"{', beside ' if versions else ''}{' and '.join(versions)}. Every system ran in"
-        f" a process of its own, with its default settings, one after the other, {rounds} times"
+        f" a process of its own, with its default settings, one after the other, {run.rounds} times"
         " over. The figures are the medians of the rounds, ± half of the distance between the best"
         " and the worst one; a ratio is how many times as fast (or as frugal) skate is. The"
         " operations are in [benchmarks/operations.py](../benchmarks/operations.py): the same code"
         " for skate and Ray.",
         "",
         *([f"![How many times as fast skate is]({CHART})", ""] if has_chart else []),
-        "| " + " | ".join(header) + " |",
-        "|---" + "|---:" * (len(header) - 2) + "|---|",
-    ]
-    for row in ROWS:
-        cells = [row.title, value_text(results, SKATE, row)]
-        for system in systems:
-            cells += [value_text(results, system, row), ratio_text(results, system, row)]
-        bars = [f"{v.bar}: {verdict_text(v)}" for v in rows.verdicts(results, row)]
-        lines.append("| " + " | ".join([*cells, "; ".join(bars)]) + " |")
-    large = next(row for row in ROWS if row.title == rows.PUT_LARGE)
-    lines += [
+        *_table(run),
         "",
-        f"A plain copy of 100 MB into a shared mapping that was used before made"
-        f" {value_text(results, COPY, large)}, measured in turn with skate's puts. Puts of small"
-        " values count once the system has taken them all in. The memory of an actor is that of the"
-        " largest of the 40. Idle means: nothing was asked of the session since its first result;"
-        " the figures include the program that called init().",
+        floors_sentence(run.results),
+        "",
+        NOTES,
+        "",
+        HOW,
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
+
+
+def _table(run: Record) -> Iterator[str]:
+    names = [NAME_OF_SYSTEM[system] for system in run.systems]
+    ratios = (column for name in names for column in (name, f"skate ÷ {name}"))
+    header = ["operation", "skate", FLOORS_COLUMN, *ratios, "bar"]
+    yield "| " + " | ".join(header) + " |"
+    yield "|---" + "|---:" * (len(header) - 2) + "|---|"
+    for row in ROWS:
+        cells = [row.title, value_text(run.results, SKATE, row), floors_text(run.results, row)]
+        for system in run.systems:
+            cells += [value_text(run.results, system, row), ratio_text(run.results, system, row)]
+        bars = [f"{v.bar}: {verdict_text(v)}" for v in rows.verdicts(run.results, row)]
+        yield "| " + " | ".join([*cells, "; ".join(bars)]) + " |"
+
+
+def floors_sentence(results: Results) -> str:
+    """What the floors took."""
+    took = [f"{name_of_floor(floor)} {floor_text(results, floor)}" for floor in FLOORS]
+    return f"The bare floors: {'; '.join(took)}."
 
 
 def draw(path: Path, results: Results, systems: Sequence[str]) -> None:

@@ -6,11 +6,12 @@ functions and classes in here run in workers.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import mmap
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -77,6 +78,7 @@ class Operations:
             # Idle comes before anything that makes more workers or imports NumPy here.
             ((rows.IDLE_CPU, rows.IDLE_MEMORY), self.idle),
             one(rows.TASK_SYNC, self.task_sync),
+            one(rows.NESTED, self.nested),
             one(rows.TASK_BATCH, self.task_batch),
             one(rows.TASK_BATCH_ARGUMENT, self.task_batch_argument),
             one(rows.CHAIN, self.chain),
@@ -116,6 +118,16 @@ class Operations:
     def task_sync(self) -> float:
         """Tasks a second, the next one submitted when the last one's result is here."""
         return rate(self.round_trip, self.sizes.seconds)
+
+    def nested(self) -> float:
+        """Tasks a second that each call another and wait for it, one by one."""
+        api, inner = self.api, self.nothing
+
+        def outer() -> None:
+            api.get(inner.remote())
+
+        remote = api.remote(outer).remote
+        return rate(lambda: api.get(remote()), self.sizes.seconds)
 
     def task_batch(self) -> float:
         """Tasks a second, many submitted before the first result is asked for."""
@@ -193,15 +205,16 @@ class Operations:
     def put_large(self) -> float:
         """GB a second into memory that was used before; beside it, a copy without any system."""
         array = self._large_array()
-        payload = memoryview(array).cast("B")
-        with mmap.mmap(-1, len(payload)) as mapping, memoryview(mapping) as target:
-
-            def copy() -> None:
-                target[:] = payload
-
+        with _plain_copy(array) as copy:
             puts, copies = paired_rates(lambda: self.api.put(array), copy, self.sizes.large_put_s)
-        self.copy_rate = copies * len(payload) / 1e9
-        return puts * len(payload) / 1e9
+        self.copy_rate = copies * array.nbytes / 1e9
+        return puts * float(array.nbytes) / 1e9
+
+    def measure_copy(self) -> None:
+        """A copy alone: the floor of gets, where puts were not asked for."""
+        array = self._large_array()
+        with _plain_copy(array) as copy:
+            self.copy_rate = rate(copy, self.sizes.seconds) * array.nbytes / 1e9
 
     def get_large(self) -> float:
         """Gets a second of one large array: a view, its contents left alone."""
@@ -220,12 +233,26 @@ class Operations:
         return np.arange(self.sizes.large_bytes // 8, dtype=np.float64)
 
 
+@contextlib.contextmanager
+def _plain_copy(array: Any) -> Iterator[Callable[[], None]]:
+    """A copy of an array into a shared mapping, which is warm after the first one."""
+    payload = memoryview(array).cast("B")
+    with mmap.mmap(-1, len(payload)) as mapping, memoryview(mapping) as target:
+
+        def copy() -> None:
+            target[:] = payload
+
+        yield copy
+
+
 def run(api: ModuleType, sizes: Sizes, only: str = "") -> dict[str, dict[str, float]]:
     """Measure everything in a session of its own: system, row, value."""
     operations = Operations(api, sizes)
     results = {rows.INIT: operations.init()}
     try:
         results |= measure(operations.table(), only)
+        if not operations.copy_rate and results.keys() & {rows.GET_LARGE, rows.READ_LARGE}:
+            operations.measure_copy()
     finally:
         api.shutdown()
     copies = {rows.PUT_LARGE: operations.copy_rate} if operations.copy_rate else {}
