@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sim.story import short
-from skate.errors import ErrorRecord
+from skate.error_records import ErrorRecord
 from skate.ids import HOME_BYTES, home_of, job_of
 from skate.node.node_core import NodeCore
 from skate.rows import SchedulingClass, may_leave

@@ -26,7 +26,7 @@ from skate.config import (
     PROTOCOL_VERSION,
     PYTHON,
 )
-from skate.errors import ErrorRecord, decode_error, encode_error
+from skate.error_records import ErrorRecord, decode_error, encode_error
 from skate.ids import HANDLE_INDEX, TaskIdCounter, handle_id, is_handle_id, return_id
 from skate.objects.reference_counter import ReferenceCounter
 from skate.rows import Client, Worker

@@ -15,21 +15,24 @@ import msgspec
 import pytest
 
 from skate import errors, exceptions
+from skate.error_records import (
+    CHAIN_NAMES,
+    ErrorRecord,
+    decode_error,
+    encode_error,
+    raise_form,
+    record_task_error,
+    with_dependant,
+)
 from skate.errors import (
     ActorDiedError,
     ActorError,
-    ErrorRecord,
     ObjectReconstructionFailedError,
     SkateError,
     SystemFailureError,
     TaskError,
     UnserializableException,
     WorkerCrashedError,
-    decode_error,
-    encode_error,
-    raise_form,
-    record_task_error,
-    with_dependant,
 )
 
 CLASSES = sorted(
@@ -387,7 +390,7 @@ def test_class_defined_in_the_task_loads_in_another_process() -> None:
     exec(source, module.__dict__)
     record = failed(module.__dict__["Local"]("mine"))
     program = (
-        "import pickle, sys; from skate.errors import decode_error, raise_form\n"
+        "import pickle, sys; from skate.error_records import decode_error, raise_form\n"
         "error = raise_form(decode_error(sys.stdin.buffer.read()), pickle.loads)\n"
         "print(type(error).__name__, isinstance(error, ValueError))"
     )
@@ -472,7 +475,7 @@ def test_long_chains_keep_both_ends() -> None:
     record = failed(ValueError("bad"))
     for number in range(1000):
         record = with_dependant(record, f"task{number}")
-    assert len(record.chain) == errors.CHAIN_NAMES
+    assert len(record.chain) == CHAIN_NAMES
     assert record.chain[0] == "task0"
     assert record.chain[-2:] == ["task998", "task999"]
     text = str(raise_form(record, pickle.loads))

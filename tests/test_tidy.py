@@ -127,6 +127,8 @@ LAYER_OF_MODULE = {
     "skate.objects.stored_object": 1,
     "skate.client": 0,
     "skate.config": 0,
+    "skate.error_pickles": 0,
+    "skate.error_records": 0,
     "skate.errors": 0,
     "skate.ids": 0,
     "skate.net": 0,
@@ -193,7 +195,6 @@ LONGEST_FUNCTION_LINES = 60  # with its docstring
 
 MODULES_TOO_LONG: dict[str, int] = {
     "sim/process.py": 842,
-    "src/skate/errors.py": 787,
     "src/skate/node/shell/node_shell.py": 721,
 }
 """Modules past the bound and their size today. A size here only goes down, and then away."""

@@ -1,4 +1,4 @@
-"""Every error that skate raises, as one tree, and how errors travel between processes.
+"""Every error that skate raises, as one tree.
 
 Called by everyone. Three branches under `SkateError` say who can do something about it:
 
@@ -9,13 +9,8 @@ Called by everyone. Three branches under `SkateError` say who can do something a
 `SystemFailureError` is one leaf of the third branch (an internal error), not the branch: whoever
 catches internal errors must not swallow, say, a `WorkerCrashedError` that they retry.
 
-An error travels as an `ErrorRecord`: plain text and plain fields that a node daemon can make, read
-and forward, plus the pickled exception of the user, which only drivers and workers ever open.
-
-Invariants: every class survives pickling with its attributes; `raise_form` never raises, and never
-returns what is not an `Exception`; text alone always tells the whole story, whatever fails to load.
-
-Not here: who retries what, and the unpickler (an argument, as the runtime knows its own).
+Invariant: every class survives pickling with its attributes.
+Not here: how errors travel between processes (error_records.py), and who retries what.
 """
 
 from __future__ import annotations
@@ -23,32 +18,13 @@ from __future__ import annotations
 import functools
 import pickle
 import types
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
+from typing import Any, ClassVar, TypeGuard
 
-import msgspec
+from skate.error_pickles import load_cause, pickle_cause
+from skate.error_pickles import rebuild as _rebuild
 
-from skate.config import ERROR_CAUSE_MAX_BYTES, ERROR_TEXT_MAX_CHARS
-
-if TYPE_CHECKING:
-    from traceback import TracebackException
-
-# Frames of files under this prefix are skate's own; users' tracebacks leave them out.
-_PACKAGE_PREFIX = __file__.removesuffix("errors.py")
-
-# Names kept in `ErrorRecord.chain`: half from the start, half from the end, so that ten thousand
-# dependent tasks do not carry a list of ten thousand names each.
-CHAIN_NAMES = 20
-_OMITTED = "..."
-
-
-def _rebuild(cls: type[Any], args: tuple[Any, ...], state: dict[str, Any]) -> Any:
-    """An exception of `cls` with these args and attributes, without running its `__init__`."""
-    error = cls.__new__(cls, *args)
-    # Past the class's own __setattr__, which may refuse (a frozen dataclass does).
-    object.__setattr__(error, "args", args)
-    error.__dict__.update(state)
-    return error
+OMITTED = "..."
+"""In a chain of tasks: names that were left out."""
 
 
 class SkateError(Exception):
@@ -214,7 +190,9 @@ class TaskError(RemoteCodeError):
         where += [f"actor_id={self.actor_id}"] if self.actor_id else []
         where += [f"repr={self.actor_repr}"] if self.actor_repr else []
         title = f"{self.proctitle} ({', '.join(where)})" if where else self.proctitle
-        return "\n".join([title, self.traceback_str.rstrip(), *_chain_lines(self)])
+        return "\n".join(
+            [title, self.traceback_str.rstrip(), *lines_of_chain(self.function_name, self._chain)]
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The cause goes as bytes, in the form that is known to load; a plain reference to it would
@@ -227,7 +205,7 @@ class TaskError(RemoteCodeError):
             if name in _TASK_ERROR_FIELDS or name not in copied or copied[name] is not value
         }
         state.pop("cause", None)
-        pickled = None if cause is None else _pickle_cause(cause)
+        pickled = None if cause is None else pickled_cause(cause)
         return _rebuild_task_error, (type(self) is not TaskError, state, pickled)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
@@ -466,7 +444,7 @@ class ActorPlacementGroupRemoved(ClusterFailureError):
     _default_text = "the placement group of this actor was removed"
 
 
-_CLASSES: dict[str, type[SkateError]] = {
+CLASSES: dict[str, type[SkateError]] = {
     name: value
     for name, value in list(globals().items())
     if isinstance(value, type) and issubclass(value, SkateError)
@@ -537,7 +515,7 @@ def _rebuild_task_error(dual: bool, state: dict[str, Any], pickled: bytes | None
     text = state.get("traceback_str", "")
     cause = None
     if pickled is not None:
-        loaded, problem = _load_cause(pickled, pickle.loads)
+        loaded, problem = load_cause(pickled, pickle.loads)
         text = "\n".join([text, *problem])
         cause = loaded or UnserializableException(text)
     error = TaskError("", text, cause)
@@ -545,240 +523,19 @@ def _rebuild_task_error(dual: bool, state: dict[str, Any], pickled: bytes | None
     return error.as_instanceof_cause() if dual else error
 
 
-# --- how errors travel ----------------------------------------------------------------------------
-
-
-class ErrorRecord(msgspec.Struct, array_like=True, frozen=True):
-    """One error on the wire. Daemons read all of it but `pickled_cause`."""
-
-    kind: str
-    """Name of a class in this module, such as "TaskError" or "WorkerCrashedError"."""
-    message: str
-    """Text for people; for a TaskError the formatted remote traceback."""
-    fields: dict[str, Any] = {}
-    """Attributes of the error, plain values only: function_name, pid, ip, actor_id (hex), ..."""
-    pickled_cause: bytes = b""
-    """The user's exception, cloudpickled; empty when there is none or it cannot be pickled."""
-    chain: list[str] = []
-    """Tasks that did not run because of it, each depending on the one before."""
-
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(ErrorRecord)
-
-
-def encode_error(record: ErrorRecord) -> bytes:
-    """The record as MessagePack; text that is not valid Unicode is escaped, never refused."""
-    try:
-        return _encoder.encode(record)
-    except UnicodeEncodeError:
-        return _encoder.encode(_escape(msgspec.to_builtins(record, builtin_types=(bytes,))))
-
-
-def decode_error(data: bytes) -> ErrorRecord:
-    """The record in `data`; `msgspec.DecodeError` if it is none. Fields of newer peers are cut."""
-    return _decoder.decode(data)
-
-
-def with_dependant(record: ErrorRecord, name: str) -> ErrorRecord:
-    """The record as task `name` fails with it: `name` joins the chain, within `CHAIN_NAMES`."""
-    chain = [*record.chain, name]
-    if len(chain) > CHAIN_NAMES:
-        half = CHAIN_NAMES // 2
-        chain = [*chain[:half], _OMITTED, *chain[-half + 1 :]]
-    return msgspec.structs.replace(record, chain=chain)
-
-
-def record_task_error(
-    exc: BaseException,
-    function_name: str,
-    *,
-    pid: int,
-    ip: str = "",
-    actor_repr: str = "",
-    actor_id: str = "",
-) -> ErrorRecord:
-    """The record of `exc`, raised by the user's function `function_name` in this process.
-
-    Called in the worker, with `exc` still carrying its traceback. A task that lets the error of
-    another task through keeps that one's cause, and shows both tracebacks.
-    """
-    cause = exc.cause if isinstance(exc, TaskError) else exc
-    pickled = b"" if cause is None else _pickle_cause(cause)
-    fields: dict[str, Any] = {"function_name": function_name, "pid": pid}
-    fields |= {"ip": ip} if ip else {}
-    fields |= {"actor_repr": actor_repr} if actor_repr else {}
-    fields |= {"actor_id": actor_id} if actor_id else {}
-    fields |= {} if pickled else {"unserializable": True}
-    return ErrorRecord("TaskError", _shortened(_format_traceback(exc)), fields, pickled)
-
-
-def raise_form(record: ErrorRecord, loads: Callable[[bytes], Any]) -> Exception:
-    """The exception that `get` raises for this record; a new one at each call, never a failure.
-
-    `loads` opens `pickled_cause`. Where that fails the error is still of its kind and its text
-    complete. A kind that this version does not know becomes a `SystemFailureError`.
-    """
-    cause, problem = _load_cause(record.pickled_cause, loads)
-    if record.kind == "TaskError":
-        return _raise_form_of_task_error(record, cause, problem)
-    known = _CLASSES.get(record.kind)
-    cls = known or SystemFailureError
-    text = record.message if known else f"{record.kind}: {record.message}"
-    text = "\n".join([text or cls._default_text, *problem, *_record_chain_lines(record)])
-    state = {name: value for name, value in record.fields.items() if not name.startswith("_")}
-    if cls._text_attribute:
-        state[cls._text_attribute] = text
-    if isinstance(cause, BaseException) and issubclass(cls, SystemFailureError):
-        state["client_exc"] = cause
-    error: Exception = _rebuild(cls, (text,), state)
-    error.__cause__ = cause
-    return error
-
-
-def _raise_form_of_task_error(
-    record: ErrorRecord, cause: BaseException | None, problem: list[str]
-) -> TaskError:
-    text = "\n".join([record.message.rstrip(), *problem])
-    fields = record.fields
-    error = TaskError(
-        str(fields.get("function_name", "")),
-        text,
-        cause or UnserializableException(text),
-        fields.get("proctitle"),
-        fields.get("pid"),
-        fields.get("ip"),
-        fields.get("actor_repr"),
-        fields.get("actor_id"),
-    )
-    if record.chain:
-        error.__dict__["_chain"] = tuple(record.chain)
-    return error.as_instanceof_cause()
-
-
-def _load_cause(
-    pickled: bytes, loads: Callable[[bytes], Any]
-) -> tuple[BaseException | None, list[str]]:
-    """The cause, and lines for the reader if it would not load."""
-    if not pickled:
-        return None, []
-    try:
-        cause = loads(pickled)
-        if not isinstance(cause, BaseException):
-            raise TypeError(f"a {type(cause).__name__} is no exception")
-    except Exception as failure:
-        reason = f"{type(failure).__name__}: {failure}"
-        return None, [f"(the original exception could not be loaded here: {reason})"]
-    return cause, []
-
-
-def _pickle_cause(cause: BaseException) -> bytes:
-    """The cause as bytes that are known to load again, or b"".
-
-    An exception whose constructor wants other arguments than its `args` pickles but does not load;
-    it is then sent as class, args and attributes. One that is too large is sent shortened.
-    """
-    if isinstance(cause, UnserializableException):
+def pickled_cause(cause: BaseException | None) -> bytes:
+    """The cause of a TaskError as bytes that will load, or b"" for one that has none to send."""
+    if cause is None or isinstance(cause, UnserializableException):
         return b""
-    data = _loadable_pickle(cause) or _loadable_pickle(_ByParts(cause))
-    if len(data) > ERROR_CAUSE_MAX_BYTES:
-        data = _loadable_pickle(_Shortened(cause))
-    return data if len(data) <= ERROR_CAUSE_MAX_BYTES else b""
+    return pickle_cause(cause)
 
 
-def _loadable_pickle(form: Any) -> bytes:
-    from skate.objects import by_value
-
-    try:
-        data = by_value.dumps(form)
-        return data if isinstance(pickle.loads(data), BaseException) else b""
-    except Exception:  # the user's code runs here: any refusal is an answer
-        return b""
-
-
-class _ByParts:
-    """Pickles an exception so that its constructor does not run when it is loaded."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self.error), self.error.args, dict(vars(self.error)))
-
-
-class _Shortened:
-    """Pickles what is small of an exception: its class, long texts cut, no large attributes."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        error = self.error
-        state = {name: value for name, value in vars(error).items() if _is_small(value)}
-        args = [value if _is_small(value) else _shortened(str(value)) for value in error.args]
-        return _rebuild, (type(error), tuple(args), state)
-
-
-def _is_small(value: Any) -> bool:
-    if isinstance(value, str | bytes):
-        return len(value) <= ERROR_TEXT_MAX_CHARS
-    return value is None or type(value) in (int, float, bool)
-
-
-def _shortened(text: str) -> str:
-    """The text, its middle left out if it is long beyond reading."""
-    over = len(text) - ERROR_TEXT_MAX_CHARS
-    if over <= 0:
-        return text
-    half = ERROR_TEXT_MAX_CHARS // 2
-    return f"{text[:half]}\n[... {over} characters left out ...]\n{text[-half:]}"
-
-
-def _format_traceback(exc: BaseException) -> str:
-    """The traceback as Python prints it, with causes and groups, less the frames of skate."""
-    from traceback import TracebackException
-
-    whole = TracebackException.from_exception(exc)
-    waiting: list[TracebackException | None] = [whole]
-    while waiting:
-        part = waiting.pop()
-        if part is None:
-            continue
-        _hide_own_frames(part)
-        waiting += [part.__cause__, part.__context__, *(part.exceptions or ())]
-    return "".join(whole.format()).rstrip()
-
-
-def _hide_own_frames(part: TracebackException) -> None:
-    # With no frame of the user's, the innermost stays: it is the only hint at where.
-    users = [frame for frame in part.stack if not frame.filename.startswith(_PACKAGE_PREFIX)]
-    part.stack[:] = users or part.stack[-1:]
-
-
-def _escape(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
-    if isinstance(value, dict):
-        return {_escape(key): _escape(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_escape(item) for item in value]
-    return value
-
-
-def _chain_lines(error: TaskError) -> list[str]:
-    return _lines_of_chain(error.function_name, error._chain)
-
-
-def _record_chain_lines(record: ErrorRecord) -> list[str]:
-    return _lines_of_chain(str(record.fields.get("function_name", "")), tuple(record.chain))
-
-
-def _lines_of_chain(failed: str, chain: tuple[str, ...]) -> list[str]:
+def lines_of_chain(failed: str, chain: tuple[str, ...]) -> list[str]:
     """One line for each task that did not run, naming the one it depended on."""
     lines = []
     before = f"{failed}()" if failed else "a task"
     for name in chain:
-        if name == _OMITTED:
+        if name == OMITTED:
             lines.append("  ...")
             before = "another task"
             continue

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skate.config import PROTOCOL_VERSION
-from skate.errors import decode_error
+from skate.error_records import decode_error
 from skate.gcs.gcs_core import GcsCore
 from skate.gcs.questions import BODIES
 from skate.messages import (

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from skate.config import PROTOCOL_VERSION
-from skate.errors import decode_error
+from skate.error_records import decode_error
 from skate.messages import (
     Answer,
     Ask,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skate.errors import decode_error
+from skate.error_records import decode_error
 from skate.gcs import questions
 from skate.gcs.event_log import EventLog
 from skate.gcs.group_handlers import GroupHandlers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from skate.config import HEARTBEAT_S, PROTOCOL_VERSION, RESERVE_TIMEOUT_S
-from skate.errors import decode_error
+from skate.error_records import decode_error
 from skate.gcs.gcs_core import GcsCore
 from skate.gcs.outbox import Send
 from skate.messages import (

@@ -13,7 +13,7 @@ from skate.config import (
     RESERVE_TIMEOUT_S,
     RESOURCE_PATIENCE_S,
 )
-from skate.errors import decode_error
+from skate.error_records import decode_error
 from skate.gcs.group_row import GroupRow, view_group
 from skate.gcs.placement_groups import PlacementGroups
 from skate.messages import (

@@ -12,7 +12,7 @@ from skate.config import (
     PROTOCOL_VERSION,
     PYTHON,
 )
-from skate.errors import ErrorRecord, decode_error, encode_error
+from skate.error_records import ErrorRecord, decode_error, encode_error
 from skate.ids import TaskIdCounter, return_id
 from skate.node.node_core import NodeCore
 from skate.objects.arena import Arena

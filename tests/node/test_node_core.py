@@ -15,7 +15,7 @@ from skate.config import (
     WORKER_START_ATTEMPTS,
     WRITE_BACKLOG_BYTES,
 )
-from skate.errors import decode_error
+from skate.error_records import decode_error
 from skate.ids import handle_id, return_id
 from skate.rows import Client
 from skate.spec import ActorOptions, JobConfig, demand_of

@@ -18,7 +18,7 @@ from skate.config import (
     UNKNOWN_BYTES_PER_S,
     UNKNOWN_TASK_S,
 )
-from skate.errors import ErrorRecord, decode_error
+from skate.error_records import ErrorRecord, decode_error
 from skate.messages import Heartbeat, Offer, Placed
 from skate.scheduler.global_scheduler import GlobalScheduler
 from skate.spec import Demand, LabelRule, Strategy

@@ -28,7 +28,7 @@ from collections.abc import Callable
 import msgspec
 
 from skate.config import EVENT_LOG_TASKS, NODE_SILENCE_S
-from skate.errors import ErrorRecord, encode_error
+from skate.error_records import ErrorRecord, encode_error
 from skate.gcs import hears, questions
 from skate.gcs.actor_handlers import ActorHandlers
 from skate.gcs.actor_table import ActorTable, view_actor

@@ -42,7 +42,7 @@ from skate.config import (
     HELLO_TIMEOUT_S,
     NODE_SILENCE_S,
 )
-from skate.errors import ErrorRecord, encode_error
+from skate.error_records import ErrorRecord, encode_error
 from skate.gcs.gcs_core import GcsCore
 from skate.gcs.membership import TICK_S
 from skate.gcs.outbox import Send

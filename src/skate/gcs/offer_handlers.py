@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from skate.errors import ErrorRecord, encode_error
+from skate.error_records import ErrorRecord, encode_error
 from skate.gcs import questions
 from skate.gcs.hears import Asker, Body, answers, hears
 from skate.gcs.membership import LostNode, Membership, NodeRow

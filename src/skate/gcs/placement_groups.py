@@ -43,7 +43,7 @@ from skate.config import (
     GROUPS_TRIED_COST,
     KEPT_FREE_MAX_S,
 )
-from skate.errors import ErrorRecord, encode_error
+from skate.error_records import ErrorRecord, encode_error
 from skate.gcs.group_attempt import Attempt, GroupNode, Waiting
 from skate.gcs.group_row import GroupRow, check_group, gone_text, placed_of, wanted_of
 from skate.gcs.outbox import Send

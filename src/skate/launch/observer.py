@@ -16,7 +16,8 @@ from typing import Any
 
 from skate import messages as m
 from skate.config import PROTOCOL_VERSION, PYTHON
-from skate.errors import SystemFailureError, decode_error
+from skate.error_records import decode_error
+from skate.errors import SystemFailureError
 from skate.net import unix_socket
 from skate.net.frame import FrameReader, frame
 

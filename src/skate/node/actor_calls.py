@@ -9,10 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from skate import messages as m
-from skate.errors import (
-    ErrorRecord,
-    encode_error,
-)
+from skate.error_records import ErrorRecord, encode_error
 from skate.node.actor_births import ActorBirths
 from skate.node.actor_life import ActorLife
 from skate.node.actor_names import ActorNames

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from skate import messages as m
-from skate.errors import decode_error
+from skate.error_records import decode_error
 from skate.ids import handle_id
 from skate.node.actor_names import ActorNames
 from skate.node.actor_reports import ActorReports

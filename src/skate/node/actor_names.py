@@ -10,7 +10,7 @@ from typing import Any
 
 from skate import messages as m
 from skate.config import DEAD_ACTORS_KEPT
-from skate.errors import ErrorRecord, encode_error
+from skate.error_records import ErrorRecord, encode_error
 from skate.node.asking import Asking
 from skate.node.running import Running
 from skate.rows import Client, Task

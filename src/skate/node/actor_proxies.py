@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from skate import messages as m
 from skate.config import ACTOR_UNKNOWN_S
-from skate.errors import ErrorRecord, encode_error
+from skate.error_records import ErrorRecord, encode_error
 from skate.ids import handle_id, submitter_of
 from skate.node.actor_calls import ActorCalls
 from skate.node.actor_life import ActorLife

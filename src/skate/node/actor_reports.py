@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from skate import messages as m
-from skate.errors import ErrorRecord, decode_error, encode_error
+from skate.error_records import ErrorRecord, decode_error, encode_error
 from skate.node.actor_router import ActorRouter
 from skate.node.borrowing import Borrowing
 from skate.node.clock import Clock

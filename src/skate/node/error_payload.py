@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from skate.errors import ErrorRecord, encode_error
+from skate.error_records import ErrorRecord, encode_error
 from skate.spec import FORMAT_ERROR
 
 

@@ -10,7 +10,7 @@ from collections import deque
 from typing import Protocol
 
 from skate import messages as m
-from skate.errors import encode_error, with_dependant
+from skate.error_records import encode_error, with_dependant
 from skate.ids import FIRST_RETURN, handle_id, return_id
 from skate.node.clock import Clock
 from skate.node.error_payload import error_payload

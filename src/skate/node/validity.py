@@ -8,7 +8,7 @@ raises ValueError, which ends the connection that it came over and nothing else.
 from __future__ import annotations
 
 from skate.config import RETURNS_MAX
-from skate.errors import ErrorRecord, decode_error
+from skate.error_records import ErrorRecord, decode_error
 from skate.ids import TASK_ID_BYTES
 from skate.spec import CallTemplate, Demand
 

@@ -16,7 +16,7 @@ import struct
 import threading
 from typing import Any
 
-from skate.errors import decode_error, raise_form
+from skate.error_records import decode_error, raise_form
 from skate.spec import FORMAT_PICKLE, FORMAT_RAW
 
 _COUNT = struct.Struct("<I")

@@ -29,7 +29,7 @@ from math import inf
 import msgspec
 
 from skate.config import MOVE_GAIN_S, MOVE_GAIN_SHARE, RESOURCE_PATIENCE_S, UNKNOWN_TASK_S
-from skate.errors import ErrorRecord, encode_error
+from skate.error_records import ErrorRecord, encode_error
 from skate.messages import Demanded, Heartbeat, Offer, Placed
 from skate.scheduler.label_rules import meets
 from skate.scheduler.node_view import NodeView

@@ -26,7 +26,7 @@ from skate import messages as m
 from skate.client import runtime as runtime_module
 from skate.client.connection import Connection
 from skate.client.runtime import Runtime, current_run
-from skate.errors import encode_error, record_task_error
+from skate.error_records import encode_error, record_task_error
 from skate.ids import return_id
 from skate.objects.culprit import explain_failure
 from skate.objects.serialization import ATOMS, NO_BUFFERS, deserialize, serialize
@@ -411,7 +411,7 @@ class Worker:
         return self.actor_repr or ""
 
     def _exit_actor(self, run: m.Run, spec: CallTemplate, started: float) -> m.Done:
-        from skate.errors import ErrorRecord
+        from skate.error_records import ErrorRecord
 
         self.leave("exit_actor() was called")
         payload = FORMAT_ERROR + encode_error(
