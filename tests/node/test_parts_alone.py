@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from collections import deque
 from typing import Any
 
@@ -16,7 +17,19 @@ from skate.node.asking import Asking
 from skate.node.clock import Clock
 from skate.node.code import Code
 from skate.node.event_notes import EventNotes
-from skate.node.hears import CLIENTS, DRIVER, NODE, OVER, WORKER, collect, hears
+from skate.node.hears import (
+    ANSWERER,
+    CLIENTS,
+    DRIVER,
+    GCS,
+    NODE,
+    OBSERVER,
+    OVER,
+    STRANGER,
+    WORKER,
+    collect,
+    hears,
+)
 from skate.node.holds import Holds
 from skate.node.identity import Identity
 from skate.node.jobs import Jobs
@@ -28,6 +41,7 @@ from skate.objects.object_store import ObjectStore, StoredObject
 from skate.rows import Actor, Client, Job, OtherNode, Task, Worker
 from skate.scheduler.local_scheduler import LocalScheduler
 from skate.spec import ActorOptions, CallTemplate, JobConfig, demand_of
+from tests.node.played_node import Node
 
 ME = b"m" * 16
 PAGE = 4096
@@ -322,6 +336,19 @@ def test_a_node_that_was_cut_off_is_avoided_for_a_while_and_out_of_reach_after_a
     assert not bench.nodes.alive and other.node_id in bench.nodes.dead
     bench.outbox.send_node(other, m.Release([]))
     assert not other.outbox, "nothing is said to the dead"
+
+
+def test_every_message_that_may_come_is_heard() -> None:
+    """One that is not would end its sender's connection the first time that it is said."""
+    tables = Node().core.handlers
+    from_clients = {kind for role in (STRANGER, *CLIENTS, OBSERVER, NODE) for kind in tables[role]}
+    lanes = {kind for kind in typing.get_args(m.ToNode) if kind.__module__.endswith("lane_wire")}
+    # What is of connections, and of the life of the head, the daemon's shell hears itself.
+    assert set(typing.get_args(m.ToNode)) - {m.Seen} - lanes == from_clients - lanes
+    assert set(typing.get_args(m.FromGcs)) - {m.Refused, m.HeadAlive} == set(tables[GCS])
+    answers = {m.Registered, m.Ready, m.Located, m.Returned, m.GivenBack, m.ActorNews, m.Part}
+    assert set(tables[ANSWERER]) == answers
+    assert answers <= set(typing.get_args(m.ToClient))
 
 
 def test_two_handlers_of_one_message_are_found_when_the_parts_are_wired() -> None:

@@ -114,6 +114,16 @@ class Jobs:
         if job is not None:
             self.tell_driver(job, message.message)
 
+    @hears(m.FlushLogs, NODE)
+    def on_flush_logs(self, client: Client, message: m.FlushLogs) -> None:
+        """The node of a driver that ends asks for all that was printed here."""
+        self._shell.flush_logs(client, message)
+
+    @hears(m.LogsFlushed, NODE)
+    def on_logs_flushed(self, client: Client, message: m.LogsFlushed) -> None:
+        """Another node has sent all of it."""
+        self._shell.logs_flushed(client, message)
+
     def prints_of(self, job_id: bytes) -> set[bytes]:
         """The jobs whose prints are shown at the driver of this one, as far as is known here."""
         shown = {job_id}
