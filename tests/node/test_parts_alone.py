@@ -344,7 +344,7 @@ def test_every_message_that_may_come_is_heard() -> None:
     from_clients = {kind for role in (STRANGER, *CLIENTS, OBSERVER, NODE) for kind in tables[role]}
     lanes = {kind for kind in typing.get_args(m.ToNode) if kind.__module__.endswith("lane_wire")}
     # What is of connections, and of the life of the head, the daemon's shell hears itself.
-    assert set(typing.get_args(m.ToNode)) - {m.Seen} - lanes == from_clients - lanes
+    assert set(typing.get_args(m.ToNode)) - {m.Seen, m.PutChunk} - lanes == from_clients - lanes
     assert set(typing.get_args(m.FromGcs)) - {m.Refused, m.HeadAlive} == set(tables[GCS])
     answers = {m.Registered, m.Ready, m.Located, m.Returned, m.GivenBack, m.ActorNews, m.Part}
     assert set(tables[ANSWERER]) == answers
