@@ -51,6 +51,17 @@ def test_a_reservation_given_back_leaves_nothing() -> None:
     assert (name_holder(table), len(table.actors)) == (None, 0)
 
 
+def test_a_report_from_another_namespace_does_not_keep_a_name_beyond_death() -> None:
+    """The name was reserved in the nameless namespace; reports say "space"."""
+    table = ActorTable()
+    table.reserve("n", "", A)
+    table.change(NODE, report(A, ALIVE, "n"))
+    table.check()
+    table.change(NODE, report(A, DEAD, "n"))
+    table.check()
+    assert table.reserve("n", "", B) is None
+
+
 def test_an_actor_that_was_only_named_dies_and_leaves_its_name_to_the_next() -> None:
     table = ActorTable()
     table.reserve("n", "space", A)

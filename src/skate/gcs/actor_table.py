@@ -210,7 +210,8 @@ class ActorTable:
         row.cause_kind, row.life = message.cause_kind, message.life
         row.node_id, row.pid, row.restarts = message.node_id, message.pid, message.restarts
         row.class_name = message.class_name or row.class_name
-        row.namespace = row.namespace or message.namespace
+        if not row.name:  # a name is indexed with the namespace that it was reserved in
+            row.namespace = row.namespace or message.namespace
         if not row.reported:
             row.reported, row.created = True, message.at
         self.actors.put(row.actor_id, row)
