@@ -24,6 +24,7 @@ FLUSH_DELAY_S = 0.001  # nothing submitted waits longer than this for company
 LINE_IDLE_S = 0.0005  # a line that was silent for this long is flushed at once
 SPIN_S = 0.0001  # a waiting process looks for its answer so long before it sleeps
 SLEEP_AT_MOST_S = 0.5  # a signal that came just before a sleep is seen after it, not in it
+LONGEST_SLEEP_S = 8.0  # each sleep of a wait is twice as long as the one before, up to this
 COURIER_TICK_S = 0.1  # how often a process that is not in the API reads what is at hand (logs, EOF)
 
 # -- functions -----------------------------------------------------------------------------------
@@ -166,6 +167,8 @@ RESERVE_TIMEOUT_S = 2.0  # a node that lives answers at once; others are tried b
 
 # -- GCS -----------------------------------------------------------------------------------------
 HEARTBEAT_S = 0.1  # DESIGN 5: load and liveness
+QUIET_AFTER_S = 10.0  # a local session in which nothing has happened for so long
+QUIET_TICK_S = 0.5  # looks so often at its logs and clocks, until something happens
 STAY_HEARTBEATS = 2  # a task that stays where it was offered is in the second, if not in the next
 PULSE_AFTER_S = 0.5  # a loop too busy for its heartbeat for so long: a thread says that it lives,
 STUCK_S = 60.0  # until here: then it will not come back

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import struct
 import threading
@@ -14,6 +15,7 @@ import pytest
 
 from skate import messages as m
 from skate.client.connection import Connection
+from skate.config import SLEEP_AT_MOST_S
 from skate.errors import RuntimeClosedError
 from skate.net.frame import FrameReader, frame
 
@@ -209,3 +211,20 @@ def test_a_fork_does_not_touch_its_parent_s_connection(ends: tuple[Connection, N
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     connection.append(m.Ask(1, "ping", {}))
     assert node.read(1) == [m.Ask(1, "ping", {})]
+
+
+def test_a_quiet_courier_reads_and_sends_at_once(ends: tuple[Connection, Node]) -> None:
+    connection, node = ends
+    heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    connection.handlers[m.Notice] = connection.on_lost = heard.put
+    connection.start_courier(0.001)
+    begin = time.monotonic()
+    for number in range(20):
+        node.send(m.Notice("a warning"))
+        heard.get(timeout=10)
+        connection.append(m.Blocked())
+        connection.append(m.Blocked())  # for the courier: the line was used just now
+        node.read(2 * number + 2)
+    node.socket.close()
+    assert "closed the connection" in heard.get(timeout=10)
+    assert time.monotonic() - begin < 20 * SLEEP_AT_MOST_S / 4

@@ -80,6 +80,8 @@ class Connection:
         self._armed = False
         self._courier: threading.Thread | None = None
         self._courier_tick_s: float | None = None
+        self._bell = -1  # an eventfd that wakes a courier which dozes
+        self._is_dozing = False
         self.pid = os.getpid()
 
     # ------------------------------------------------------------------ writing
@@ -223,6 +225,7 @@ class Connection:
                 return True
 
     def _lead(self, ready: Callable[[], Any], deadline: float | None) -> bool:
+        nap_s = config.SLEEP_AT_MOST_S
         while True:
             if ready():
                 return True
@@ -232,12 +235,13 @@ class Connection:
                 continue
             self.flush()  # no answer for now: before a sleep, releases leave as well
             poll = self._poll_both if self._unsent else self._poll
-            left = config.SLEEP_AT_MOST_S
+            left = nap_s
             if deadline is not None:
                 left = deadline - time.monotonic()
-            events = poll.poll(1000 * max(0.0, min(left, config.SLEEP_AT_MOST_S)))
+            events = poll.poll(1000 * max(0.0, min(left, nap_s)))
             if not events and left <= 0:
                 return False
+            nap_s = config.SLEEP_AT_MOST_S if events else min(2 * nap_s, config.LONGEST_SLEEP_S)
             if self._unsent:
                 self._send_rest()
             if events and events[0][1] & ~select.POLLOUT:
@@ -318,16 +322,19 @@ class Connection:
         if part.is_last:
             self._parts.clear()
 
-    def try_read(self) -> None:
-        """Handle what has arrived, if no other thread is at it."""
-        if self._leader.acquire(blocking=False):
-            try:
-                while not self.closed and self.read_at_hand():
-                    pass
-            finally:
-                self._leader.release()
-                if self._followers:
-                    self._notify()
+    def try_read(self) -> bool:
+        """Handle what has arrived; whether something had, or another thread is at it."""
+        if not self._leader.acquire(blocking=False):
+            return True
+        found = False
+        try:
+            while not self.closed and self.read_at_hand():
+                found = True
+        finally:
+            self._leader.release()
+            if self._followers:
+                self._notify()
+        return found
 
     # ------------------------------------------------------------------ the courier
 
@@ -338,21 +345,38 @@ class Connection:
             if self._courier is None:
                 self.start_courier(None)
             self._wake.release()
+            if self._is_dozing:
+                os.eventfd_write(self._bell, 1)
 
     def start_courier(self, tick_s: float | None) -> None:
         """Start the helper thread; with a tick, it also reads what is at hand that often."""
         self._courier_tick_s = tick_s
+        if tick_s is not None:
+            self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._courier = threading.Thread(
             target=self._run_courier, name="skate-courier", daemon=True
         )
         self._courier.start()
 
     def _run_courier(self) -> None:
-        tick_s = self._courier_tick_s
+        try:
+            self._carry(self._courier_tick_s)
+        finally:
+            with self.lock:
+                self._drop_bell()
+
+    def _carry(self, tick_s: float | None) -> None:
         wait_s: float | None = tick_s
-        writable = select.poll()  # its own: two threads must not use one at a time
+        is_quiet = False
+        writable, events = select.poll(), select.poll()  # two threads must not use one at a time
         writable.register(self.sock, select.POLLOUT)
+        if tick_s is not None:
+            events.register(self.sock, select.POLLIN)
+            events.register(self._bell, select.POLLIN)
         while not self.closed:
+            if is_quiet:
+                self._doze(events)
+                wait_s = 0.0
             armed = self._wake.acquire(timeout=-1 if wait_s is None else wait_s)
             if self.closed:
                 return
@@ -370,9 +394,30 @@ class Connection:
                     if self._unsent:
                         self.arm()
             if tick_s is not None:
-                self.try_read()
+                is_quiet = not self.try_read() and not armed
             next_s = self.on_tick()
             wait_s = next_s if next_s is not None else tick_s
+
+    def _doze(self, events: select.poll) -> None:
+        """The courier has found nothing to do: wait for something to read or to send, or a while.
+
+        So a quiet program costs next to nothing, and yet prints and the end of the node show at
+        once. A busy one is left alone between ticks: what it reads itself would wake us as well.
+        """
+        with self.lock:
+            if self._armed or self.closed:
+                return
+            self._is_dozing = True
+        events.poll(1000 * config.SLEEP_AT_MOST_S)
+        with self.lock:
+            self._is_dozing = False
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._bell)
+
+    def _drop_bell(self) -> None:
+        bell, self._bell, self._is_dozing = self._bell, -1, False
+        if bell >= 0:
+            os.close(bell)
 
     # ------------------------------------------------------------------ the end
 
@@ -406,4 +451,5 @@ class Connection:
         self._turn = threading.Condition()
         self.outbox = []
         with contextlib.suppress(OSError):
+            self._drop_bell()
             os.close(self.sock.detach())

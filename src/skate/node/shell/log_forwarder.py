@@ -93,18 +93,20 @@ class LogForwarder:
 
     # ------------------------------------------------------------------ forwarding
 
-    def poll(self) -> None:
-        """Forward what there is to forward now."""
+    def poll(self) -> bool:
+        """Forward what there is to forward now; whether there was something."""
         jobs = self._core.jobs.by_id
         paused = {job_id for job_id, job in jobs.items() if job.driver and job.driver.paused}
         skip = [w.id for w in self._workers.values() if w.pool.job_id in paused] if paused else ()
-        self._forward(self._tail.poll(self._core.clock.now, skip))
+        chunks = self._tail.poll(self._core.clock.now, skip)
+        self._forward(chunks)
         for worker_id in [i for i in self._workers if not self._tail.watches(i)]:
             self._forget(worker_id)
         self._answer_flushes()
         if (self._tail.behind or self._flushes) and not self._again_due:
             self._again_due = True
             self._call_later(AGAIN_S, self._poll_again)
+        return bool(chunks)
 
     def _poll_again(self) -> None:
         self._again_due = False

@@ -215,6 +215,8 @@ class NodeShell:
         self.is_cut_off = False  # from its head: it begins anew
         self.ending: asyncio.Future[str] | None = None
         self.last_busy = 0.0
+        self.last_stir = self.clock()  # when something last happened here, but for ticks
+        self.stirred: asyncio.Future[bool] | None = None  # by whom a quiet node's tick is woken
         self.loop: asyncio.AbstractEventLoop
 
     def clock(self) -> float:
@@ -341,7 +343,9 @@ class NodeShell:
         self.write_out()
 
     def write_out(self) -> None:
-        """Everything that the core has queued, one frame a peer."""
+        """The end of a turn: everything that the core has queued, one frame a peer."""
+        if self.stirred is not None:
+            self._stir(is_woken=True)
         core = self.core
         while core.outbox.clients:
             dirty, core.outbox.clients = core.outbox.clients, []
@@ -467,22 +471,28 @@ class NodeShell:
     # ------------------------------------------------------------------ time
 
     async def _tick(self) -> None:
-        """Ten times a second: logs, time-outs of the core, heartbeat and events."""
-        since_events = 0.0
+        """Ten times a second: logs, time-outs of the core, heartbeat and events.
+
+        Twice a second once a local session has been quiet for a while, until something happens.
+        """
+        now = events_at = 0.0
         last_load: m.Heartbeat | None = None
         offers, more = 0, 0
         while True:
-            await asyncio.sleep(config.HEARTBEAT_S)
+            await self._until_next_tick()
             core = self.core
-            core.begin(self.clock())
-            self.logs.poll()
-            since_events += config.HEARTBEAT_S
-            if since_events >= config.EVENT_BATCH_S:
-                since_events = 0.0
+            if core.clock.now != now:  # there have been other turns than this
+                self.last_stir = core.clock.now
+            now = self.clock()
+            core.begin(now)
+            if self.logs.poll():
+                self.last_stir = now
+            if now - events_at >= config.EVENT_BATCH_S:
+                events_at = now
                 core.flush_events()
             if self.pulse is not None:
                 self.pulse.beat()
-            silent_s = core.clock.now - self.gcs_heard
+            silent_s = now - self.gcs_heard
             if self.cfg.head_address and silent_s > self.cfg.head_silent_s:
                 self.head_lost(f"nothing was heard of the cluster's head for {silent_s:.0f} s")
             load = core.heartbeat()
@@ -490,13 +500,15 @@ class NodeShell:
                 more = 1 + config.STAY_HEARTBEATS  # until all that was placed has been counted
             if load != last_load:
                 last_load = load
-                self.last_busy = core.clock.now
+                self.last_busy = now
+            if load.running or load.queued or not self.cfg.local:
+                self.last_stir = now
             offers = core.parts.placing.offer_count
             if more or not self.cfg.local:
                 more = max(0, more - 1)
                 core.outbox.to_gcs(load)
-            if core.clock.now - self.last_busy > config.TRIM_AFTER_S:
-                self.last_busy = core.clock.now
+            if now - self.last_busy > config.TRIM_AFTER_S:
+                self.last_busy = now
                 self._trim()
                 if self.cfg.local:
                     core.outbox.to_gcs(load)
@@ -504,6 +516,23 @@ class NodeShell:
             core.tick()
             core.end_turn()
             self.write_out()
+
+    async def _until_next_tick(self) -> None:
+        if self.clock() - self.last_stir < config.QUIET_AFTER_S:
+            await asyncio.sleep(config.HEARTBEAT_S)
+            return
+        self.stirred = self.loop.create_future()
+        timer = self.loop.call_later(config.QUIET_TICK_S, self._stir)
+        is_woken = await self.stirred
+        timer.cancel()
+        if is_woken:
+            self.last_stir = self.clock()
+            await asyncio.sleep(config.HEARTBEAT_S)
+
+    def _stir(self, is_woken: bool = False) -> None:
+        stirred, self.stirred = self.stirred, None
+        if stirred is not None and not stirred.done():
+            stirred.set_result(is_woken)
 
     def _trim(self) -> None:
         """Give the pages of freed extents back to the machine."""
