@@ -324,15 +324,7 @@ def init(
             joining.refuse_settings(found, **of_a_node)
         _forget_ended()
         job = _job_config(namespace, log_to_driver)
-        if wanted.is_remote:
-            _session = Session(job, _connect_remote(wanted, of_a_node))
-        elif found is not None:
-            _session = Session(job, JoinedNode(found))
-        else:
-            store = machine.store_bytes(object_store_memory)
-            total = machine.node_resources(num_cpus, num_gpus, resources, store, ADDRESS)
-            settings = NodeSettings(total, store, ADDRESS, dict(labels or {}))
-            _session = Session(job, _start_daemons(settings))
+        _session = Session(job, _host_of(wanted, found, of_a_node))
         runtime_module.set_current(_session.runtime)
         return _session.context()
 
@@ -346,6 +338,26 @@ def _context_of(runtime: Runtime) -> SkateContext:
     except (OSError, ValueError):
         told = Description(str(folder / "node.sock"))
     return SkateContext(runtime, folder, told)
+
+
+def _host_of(
+    wanted: joining.Wanted, found: joining.LiveSession | None, of_a_node: dict[str, Any]
+) -> NodeHost:
+    """The node to connect to: on another machine, one that was found here, or one of our own."""
+    if wanted.is_remote:
+        return _connect_remote(wanted, of_a_node)
+    if found is not None:
+        return JoinedNode(found)
+    return _start_daemons(_settings_of(of_a_node))
+
+
+def _settings_of(given: dict[str, Any]) -> NodeSettings:
+    """The settings of a node of this program's own."""
+    store = machine.store_bytes(given["object_store_memory"])
+    total = machine.node_resources(
+        given["num_cpus"], given["num_gpus"], given["resources"], store, ADDRESS
+    )
+    return NodeSettings(total, store, ADDRESS, dict(given["labels"] or {}))
 
 
 def _start_daemons(settings: NodeSettings) -> Daemons:

@@ -216,3 +216,12 @@ def _rule(key: str, condition: Condition) -> LabelRule:
     if isinstance(condition, NotIn):
         return LabelRule(key, "not in", tuple(condition.values))
     return LabelRule(key, "exists" if isinstance(condition, Exists) else "absent")
+
+
+SchedulingStrategyT = (
+    None
+    | str  # "DEFAULT" or "SPREAD"
+    | PlacementGroupSchedulingStrategy
+    | NodeAffinitySchedulingStrategy
+    | NodeLabelSchedulingStrategy
+)

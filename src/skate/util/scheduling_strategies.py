@@ -10,14 +10,7 @@ from skate.api.strategies import (
     NodeLabelSchedulingStrategy,
     NotIn,
     PlacementGroupSchedulingStrategy,
-)
-
-SchedulingStrategyT = (
-    None
-    | str  # "DEFAULT" or "SPREAD"
-    | PlacementGroupSchedulingStrategy
-    | NodeAffinitySchedulingStrategy
-    | NodeLabelSchedulingStrategy
+    SchedulingStrategyT,
 )
 
 __all__ = [
