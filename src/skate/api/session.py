@@ -29,6 +29,7 @@ from skate.launch import joining, machine
 from skate.launch.daemons import Daemons, JoinedNode, NodeHost, NodeSettings
 from skate.launch.session_folder import (
     Description,
+    LiveSession,
     SessionFolder,
     read_description,
     sessions_root,
@@ -341,7 +342,7 @@ def _context_of(runtime: Runtime) -> SkateContext:
 
 
 def _host_of(
-    wanted: joining.Wanted, found: joining.LiveSession | None, of_a_node: dict[str, Any]
+    wanted: joining.Wanted, found: LiveSession | None, of_a_node: dict[str, Any]
 ) -> NodeHost:
     """The node to connect to: on another machine, one that was found here, or one of our own."""
     if wanted.is_remote:
