@@ -42,7 +42,7 @@ itself, in every round, in turn with the systems. The column "as bare floor" is 
 one operation of skate costs.
 
 - **A round trip**, for calls, tasks, and small values: 100 bytes of pickle go to another process
-  over a Unix socket pair, and back. Nothing is pickled on the way. Both ends wait as skate's
+  over a Unix socket pair, and back, unpickled and pickled at each end. Both ends wait as skate's
   client does: they look for 100 µs, with a yield of the core after each look, before they sleep.
   [benchmarks/floors.py](../benchmarks/floors.py) has it.
 - **A start**, for `init()` and for new actors: `python -c pass` of skate's interpreter, from its
