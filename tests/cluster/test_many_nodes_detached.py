@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import skate
@@ -125,3 +126,44 @@ sys.stdin.read()
     assert get(ref) == str(go)
     assert get(echo.wait_for.remote("/")) == "/"
     skate.kill(echo)
+
+
+def test_late_words_of_a_killed_detached_actor_are_no_fault(skate_temp_dir: Path) -> None:
+    """Its job ends with it at once; what its process had said by then is read after that."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        skate.init(address=cluster.address, namespace="late")
+        for round_number in range(5):
+            options = {"name": f"talker {round_number}", "lifetime": "detached", "num_cpus": 0}
+            talker = Talker.options(**options).remote()
+            skate.get(talker.start.remote(), timeout=20)
+            skate.kill(talker)
+            eventually(lambda name=options["name"]: not _is_there(name), "its name is free")
+        assert cluster.head_node is not None
+        log = (cluster.head_node.session_dir / "logs" / "node.err").read_text()
+        assert "closed the connection" not in log, log
+    finally:
+        skate.shutdown()
+        cluster.shutdown()
+
+
+def _is_there(name: str) -> bool:
+    try:
+        skate.get_actor(name)
+    except ValueError:
+        return False
+    return True
+
+
+@skate.remote
+class Talker:
+    """Says something to its node without end."""
+
+    def start(self) -> None:
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._talk, daemon=True)
+        self.thread.start()
+
+    def _talk(self) -> None:
+        while not self.ended.is_set():
+            skate.put(1)
