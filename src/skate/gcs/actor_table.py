@@ -1,15 +1,15 @@
 """Actors: their life cycle, and their names, unique within a namespace.
 
-A node reserves the name before it creates a named actor, then reports what becomes of it. Reports
-may be merged on their way, so a row moves to any state that `ACTOR_MOVES` can reach from its own;
-what arrives for a dead actor is too late and changes nothing.
+A node reserves the name before it creates a named actor, then reports the actor's states. Reports
+may be merged on their way, so a row moves to any state that `ACTOR_MOVES` can reach from its own; a
+report for a dead actor is too late and changes nothing.
 
 Invariants, all asserted by `check()`: a name belongs to an actor that is not dead and that bears
 it; an actor bears its name from reservation to death; living actors are never dropped, of the dead
 the newest `DEAD_KEPT` stay.
 
-It places and restarts nothing: the actor's home node does, which is the one that reports, wherever
-the actor lives. An actor's `spec` (options, methods) is opaque bytes of its node.
+It places and restarts nothing. The actor's home node does, and reports, wherever the actor lives.
+An actor's `spec` (options, methods) is opaque bytes of its home.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class ActorTable:
         return None
 
     def release_name(self, name: str, namespace: str, actor_id: bytes | None = None) -> bool:
-        """Give the name back (only if this actor has it, if one is given); whether it was taken.
+        """Give the name back; if an actor is given, only if that one has it. True if it was taken.
 
         A row that was no more than a reservation goes with its name.
         """
@@ -115,9 +115,9 @@ class ActorTable:
     def never_born(
         self, actor_id: bytes, name: str, namespace: str, cause: str, now: float
     ) -> bool:
-        """Its creator is gone and had only reserved its name; False if it was created after all.
+        """The creator is gone and had only reserved the name; False if it did create the actor.
 
-        It becomes one of the dead: who has found it by its name may ask for it later.
+        The actor is listed as dead: a process that has found it by its name may ask for it later.
         """
         row = self.actors.get(actor_id) or ActorRow(actor_id, b"")
         if row.reported or row.state is ActorState.DEAD:
@@ -135,10 +135,10 @@ class ActorTable:
             self.actors.put(actor_id, row)
 
     def change(self, reporter: bytes, message: ActorChanged) -> bool:
-        """Take a report; whether the state is news. ValueError for a state that does not exist.
+        """Take a report; True if the state is new. ValueError for a state that does not exist.
 
-        The first report also takes its name, if nobody has that; an actor that comes too late for
-        its name lives without one. IllegalMove if no way leads from the old state to the new one.
+        The first report also takes the actor's name, if it is free; an actor whose name is taken
+        lives without one. IllegalMove if no moves lead from the old state to the new one.
         """
         state = ActorState(message.state)
         row = self.actors.get(message.actor_id)
@@ -148,7 +148,7 @@ class ActorTable:
         if row is None:
             row = ActorRow(message.actor_id, reporter)
         elif not row.reported:
-            row.reporter = reporter  # of a reservation: whoever asked for it
+            row.reporter = reporter  # a reservation belongs to the peer that asked for it
         elif news and state not in _REACHABLE[row.state]:
             raise IllegalMove(f"ActorState {row.state.name} -> {state.name}: {row.actor_id.hex()}")
         claims = message.name and not row.name and not row.reported
@@ -161,9 +161,9 @@ class ActorTable:
         return news
 
     def end_job(self, job_id: bytes) -> list[bytes]:
-        """The job is over: whatever it has reserved and not created, it will not create.
+        """The job is over: actors whose names it has reserved will never be created.
 
-        Returns the actors that were waited for in vain.
+        Returns those actors; their rows and names are gone.
         """
         removed = []
         for row in self.actors.rows():
@@ -175,9 +175,9 @@ class ActorTable:
         return removed
 
     def end_node(self, node_id: bytes, cause: str, now: float) -> list[ActorRow]:
-        """The node is dead; returns the actors that it spoke for, the oldest first: they are dead.
+        """The node is dead, and the actors that it reported are; returns these, the oldest first.
 
-        One that lived there and whose reporter lives is that one's affair: it may be restarted.
+        An actor that lived there but that another node reports may be restarted by that node.
         """
         lost = [
             row

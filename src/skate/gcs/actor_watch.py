@@ -1,9 +1,10 @@
-"""Which nodes are told what becomes of an actor.
+"""Which nodes watch an actor, to be told its changes.
 
 A node that routes calls to an actor, or waits for one, watches it (`messages.WatchActor`);
-`GcsCore` sends each watcher every change of its row. Nothing changes after death, so that ends it.
+`ActorHandlers` sends each watcher every change of its row. A dead actor changes no more, so its
+death ends the watch.
 
-Invariants (`check`): no actor is entered without a watcher, and the two indexes say the same.
+Invariants (`check`): every actor entered has a watcher, and the two indexes agree.
 """
 
 from __future__ import annotations
@@ -22,30 +23,30 @@ class ActorWatch:
         self._actors_of: dict[int, dict[bytes, None]] = {}
 
     def watch(self, peer: int, actor_id: bytes) -> None:
-        """The peer is to be told, from now on."""
+        """The peer watches the actor from now on."""
         self._peers_of.setdefault(actor_id, {})[peer] = None
         self._actors_of.setdefault(peer, {})[actor_id] = None
 
     def unwatch(self, peer: int, actor_id: bytes) -> None:
-        """No longer, if it was."""
+        """The peer does not watch the actor any more. Nothing changes if it did not."""
         _take_out(self._peers_of, actor_id, peer)
         _take_out(self._actors_of, peer, actor_id)
 
     def watchers(self, actor_id: bytes) -> list[int]:
-        """Who is to be told, the first to ask first."""
+        """The peers that watch the actor, in the order in which they began."""
         return list(self._peers_of.get(actor_id, ()))
 
     def watched(self) -> list[bytes]:
-        """All actors that anybody watches."""
+        """All actors that any peer watches."""
         return list(self._peers_of)
 
     def end_actor(self, actor_id: bytes) -> None:
-        """It is dead; there is nothing more to tell."""
+        """The actor is dead, and its watchers have been told."""
         for peer in self.watchers(actor_id):
             self.unwatch(peer, actor_id)
 
     def forget_peer(self, peer: int) -> None:
-        """The peer is gone."""
+        """The peer is gone, and watches nothing any more."""
         for actor_id in list(self._actors_of.get(peer, ())):
             self.unwatch(peer, actor_id)
 

@@ -7,11 +7,11 @@ A row, which is what readers get, is one state change as plain data with ids in 
 ("task", "object" or the kind of an S event), "id", "name", "state", "node_id", "worker_pid" are in
 every row; what else there is depends on the kind.
 
-Invariants: the log holds at most `max_tasks` events, or one batch; what does not fit is counted,
-never silently lost. A later event of the same attempt replaces an earlier one. Two S events in a
-row that give the same state to the same thing are one change, whoever reports it first.
+Invariants: the log holds at most `max_tasks` events, or one batch; events that do not fit are
+counted. A later event of the same attempt replaces an earlier one. Two S events in a row that give
+the same state to the same thing are one change, whichever node reports it first.
 
-A batch that cannot be read is counted and skipped: it harms nobody else's.
+A batch that cannot be read is counted and skipped; other batches are read all the same.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ ROWS_MAX = 50_000
 """Rows of one answer, the newest: some 20 MB, well below what a frame may carry."""
 
 RUNNING = "RUNNING"
-"""The one state in rows that is no TaskState: the worker alone knows it, and tells afterwards."""
+"""The one state in rows that is no TaskState: only the worker knows it, and reports it later."""
 
-STORED = "STORED"  # of results: stored by their node, and sent on to who waits for them
+STORED = "STORED"  # of results: stored by their node, and sent on to processes that wait for them
 DELIVERED = "DELIVERED"
 
 OBJECTS_LANE = 0  # no process has this pid, so the row of a node's objects cannot meet a worker's
@@ -81,8 +81,9 @@ class EventLog:
     def story(self, any_id: bytes, limit: int = ROWS_MAX) -> list[Row]:
         """The newest `limit` rows that concern this id, by time.
 
-        That is whatever has this id or one that begins with it (a task's objects, a job's tasks);
-        for an object also the task that makes it, for a worker and for an actor also what it ran.
+        These are rows with this id, or with an id that begins with it (a task's objects, a job's
+        tasks). For an object, the task that makes it is included; for a worker or an actor, the
+        tasks that it ran.
         """
         events = self._events()
         hosts = {any_id} | {
@@ -108,7 +109,7 @@ class EventLog:
         assert all(count > 0 for count, _ in self._batches)
 
     def _events(self) -> list[Event]:
-        """Every event in the log, those of attempts that went on since left out."""
+        """Every event in the log, but of each attempt only the latest."""
         attempts: dict[tuple[bytes, int], TaskEvent] = {}
         others: list[Event] = []
         self.unreadable = 0
@@ -123,7 +124,7 @@ class EventLog:
                     attempts[event.task_id, event.attempt] = event
                 else:
                     others.append(event)
-        # What came in one turn has one time: then objects and functions are before their tasks.
+        # Events of one turn have one time: objects and functions come before their tasks.
         return [*others, *attempts.values()]
 
 
@@ -246,8 +247,8 @@ def _result_row(at: float, event: TaskEvent, state: str) -> Row:
 class _Timeline:
     """Builds one Chrome trace.
 
-    A worker has one row. Calls of an actor that run side by side would hide each other there, so
-    what overlaps goes to further rows of the same worker.
+    A worker has one row. Calls of an actor that run side by side would hide each other in one row,
+    so calls that overlap go to further rows of the same worker.
     """
 
     def __init__(self) -> None:
@@ -275,7 +276,7 @@ class _Timeline:
                 "tid": self._lane(node, task.worker_pid, task.started, task.ended),
             }
         elif task.ended and task.worker_pid and task.state == TaskState.FAILED:
-            # Its worker died with it, so nobody knows when it had begun.
+            # The worker died with the task, so the time when it began is unknown.
             node = self._node(task.node_id)
             tid = self._lane(node, task.worker_pid, task.ended, task.ended)
             shape = {

@@ -1,9 +1,9 @@
 """Exported code by the hash of its bytes, and the cluster's key-value store.
 
 Nodes store a function once; the same bytes have the same id, so a second copy changes nothing.
-Workers get functions from their nodes, and these from each other: what is here is for people. So
-only the last stored are kept, or a cluster that serves job after job would keep the code of all.
-The key-value store has namespaces, like Ray's internal one.
+Workers get functions from their nodes, and nodes from each other: this table is for people. It
+keeps only the functions stored last, or a cluster that serves job after job would keep the code of
+all. The key-value store has namespaces, like Ray's internal one.
 
 Invariant: a function, once stored, never changes. Nothing here opens a function or a value.
 """
@@ -16,7 +16,7 @@ from skate.gcs.table import Table
 
 FUNCTIONS_KEPT = 10_000
 FUNCTION_BYTES_KEPT = 64 << 20
-"""What the table keeps of them, whichever is reached first."""
+"""The table keeps no more functions, and no more bytes of functions, than these."""
 
 
 class FunctionRow(msgspec.Struct, frozen=True):
@@ -66,7 +66,7 @@ class KeyValueStore:
         return sum(len(space) for space in self._spaces.values())
 
     def put(self, namespace: str, key: bytes, value: bytes, overwrite: bool = True) -> bool:
-        """Store a value; whether the key is new. Without `overwrite` the older value stays."""
+        """Store a value; True if the key is new. Without `overwrite` an older value stays."""
         space = self._spaces.setdefault(namespace, {})
         new = key not in space
         if new or overwrite:
@@ -78,7 +78,7 @@ class KeyValueStore:
         return self._spaces.get(namespace, {}).get(key)
 
     def delete(self, namespace: str, key: bytes, by_prefix: bool = False) -> int:
-        """Take out the key, or all keys that begin with it; how many there were."""
+        """Take out the key, or all keys that begin with it; returns how many were taken out."""
         space = self._spaces.get(namespace, {})
         keys = self.keys(namespace, key) if by_prefix else [key] if key in space else []
         for one in keys:

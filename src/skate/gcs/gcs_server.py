@@ -8,8 +8,8 @@ Invariants: what a connection does wrong closes that one, with its reason in the
 an unexpected exception ends the process with its traceback and exit code 1, since a GCS that goes
 on with half a change done is worse than none; SIGINT is for the driver and is ignored here.
 
-A node that does not read what it is told is closed when too much of it waits; any other peer, that
-can only ask, is not heard until it has read its answers.
+The connection of a node that does not read its messages is closed when too many bytes wait. Any
+other peer can only ask; its questions are not read until it has read its answers.
 
 Nothing here runs periodically in a local session: a connection on one machine ends with its
 process, so silence needs no watching, and an idle GCS costs nothing.
@@ -60,7 +60,7 @@ log = logging.getLogger("skate.gcs")
 
 
 class _Connection(asyncio.Protocol):
-    """One peer. `is_deaf` once it is to be closed: what it still says is not heard."""
+    """One peer. `is_deaf` once it is to be closed: its further messages are dropped."""
 
     def __init__(self, server: GcsServer, peer: int) -> None:
         self._server = server

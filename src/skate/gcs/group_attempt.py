@@ -31,7 +31,7 @@ class Attempt:
         self.within_s = claim_s or RESERVE_TIMEOUT_S
 
     def is_late(self, now: float) -> bool:
-        """Whether it has taken too long; or the clock was set back, and it may have."""
+        """True if it has taken too long, or if the clock was set back so that nobody can tell."""
         return not 0.0 <= now - self.since <= self.within_s
 
 
@@ -61,9 +61,9 @@ class Waiting:
 class GroupNode:
     """A living node: what it has without groups, what is free, what groups add to it.
 
-    `attainable` is what would be free if tasks ended. `unseen` is what was reserved there and is
-    not in `free` yet: what for (group, attempt), how much, and whether the node has answered, so
-    that its next heartbeat counts it.
+    `attainable` is what would be free if tasks ended. `unseen` are reservations that `free` does
+    not account for yet, by group and attempt: the amounts, and whether the node has answered. The
+    next heartbeat after the answer accounts for them.
     """
 
     __slots__ = ("added", "attainable", "free", "labels", "node_id", "peer", "total", "unseen")
@@ -81,7 +81,7 @@ class GroupNode:
         self.unseen: dict[tuple[bytes, int], tuple[dict[str, int], bool]] = {}
 
     def room(self, *, to_claim: bool = False) -> NodeRoom:
-        """The node as one that may be chosen, with what is free or what may become free there."""
+        """The node for bundle_choice.py: what is free, or (`to_claim`) what may become free."""
         free = self.attainable if to_claim else self.free
         if self.unseen:
             free = dict(free)

@@ -1,13 +1,13 @@
 """Who belongs to the cluster: the node table, the job table and the failure detector.
 
-`GcsCore` calls it when a node joins, speaks or leaves, and asks `silent` now and then. A node that
-was given up never comes back under its id: whoever wants to rejoin does so as a new node.
+`GcsCore` and its parts call it when a node joins, speaks or leaves, and ask `silent` now and then.
+A node that was given up never comes back under its id: it rejoins as a new node.
 
 Invariants, all asserted by `check()`: a peer speaks for at most one living node; no two living
 nodes begin with the same `HOME_BYTES`, by which ids name their home; a job runs only on a living
 node; living nodes and running jobs are never dropped, of the others the newest stay.
 
-What a node's end means for actors, objects and tasks is not decided here.
+endings.py decides what the end of a node means for actors, objects and tasks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from skate.spec import resources_of, with_store
 from skate.states import NODE_MOVES, NodeState, advance
 
 ENDED_KEPT = 1_000
-"""Dead nodes, and ended jobs, that stay listed: enough to see what went on, and no leak."""
+"""Dead nodes, and ended jobs, that stay listed: enough for people to look back, and bounded."""
 
 TICK_S = 1.0
 """How often `silent` is asked. A much longer pause means that the GCS itself was not listening."""
@@ -93,7 +93,7 @@ class Membership:
         self._last_job = 0
 
     def join(self, message: NodeJoins, peer: int, now: float) -> str:
-        """Enter a node; "" if that went well, else why it is refused, in a sentence."""
+        """Enter a node. Returns "", or a sentence that says why it is refused."""
         if peer in self.by_peer:
             return "this connection speaks for a node already"
         if message.protocol != PROTOCOL_VERSION:
@@ -144,7 +144,7 @@ class Membership:
         """The living nodes that have been silent for too long; the caller ends them.
 
         After a pause of the GCS itself (a long answer, a suspended machine, a clock that jumped)
-        every node is given its full time again: what they said meanwhile has not been read yet.
+        every node is given its full time again: the GCS has not read their latest messages yet.
         """
         paused = not 0.0 <= now - self._ticked <= 2 * TICK_S
         self._ticked = now
@@ -168,7 +168,7 @@ class Membership:
             self.nodes.put(node_id, row)
 
     def end_node(self, node_id: bytes, cause: str, now: float) -> list[JobRow]:
-        """The node is dead; returns its jobs, which end with it. IllegalMove if it was already."""
+        """The node is dead; returns its jobs, which end with it. IllegalMove if it was dead."""
         row = self.nodes.get(node_id)
         if row is None:
             raise KeyError(node_id)
@@ -189,9 +189,9 @@ class Membership:
         return self._last_job.to_bytes(JOB_ID_BYTES, "big")
 
     def change_job(self, node_id: bytes, message: JobChanged) -> bool:
-        """A job of this node began or ended; False if that is no news. An ended job stays ended.
+        """A job of this node began or ended; False if that was known. An ended job stays ended.
 
-        ValueError for an id that is none: nodes are told which job is over, and look for its parts.
+        ValueError for an id of the wrong length, as nodes take ids of ended jobs apart.
         """
         if len(message.job_id) != JOB_ID_BYTES:
             raise ValueError(f"a JobID of {len(message.job_id)} bytes")

@@ -80,7 +80,8 @@ class MembershipHandlers:
 
     @hears_anyone(StillAlive)
     def on_still_alive(self, _peer: int, message: StillAlive, now: float) -> None:
-        """A node is too busy for its heartbeat; a busy head passes on nobody's."""
+        """A node lives, but is too busy for its heartbeat. The head passes on those of all others,
+        so while it is busy, all of them count as heard."""
         for row in self._membership.alive() if message.is_head else ():
             self._membership.hear(row.node_id, now)
         self._membership.hear(message.node_id, now)

@@ -1,11 +1,11 @@
-"""Where each large object is, how large it is, and who waits to learn that.
+"""Where each large object is, how large it is, and which questions wait for its location.
 
-`GcsCore` enters what nodes seal and drop. A question for an object that is nowhere yet is kept
-(figure b of the paper: the callback is registered in the object table) and handed out with the
+`ObjectHandlers` enters what nodes seal and drop. A question for an object that is nowhere yet is
+kept (figure b of the paper: the callback is registered in the object table) and handed out with the
 first location. Small objects travel inline and never appear here.
 
-Invariants, all asserted by `check()`: a row has a location, else it goes; nobody waits for an
-object that has one; the index by node says the same as the rows.
+Invariants, all asserted by `check()`: every row has a location; no question waits for an object
+that has one; the index by node agrees with the rows.
 
 It moves no bytes and counts no references.
 """
@@ -19,7 +19,7 @@ import msgspec
 from skate.gcs.table import Table
 
 FREED_KEPT = 10_000
-"""Freed objects that are remembered: a copy may be reported by another node a moment later."""
+"""Freed objects that are remembered: another node may report a copy a moment later."""
 
 Waiter = tuple[int, int]  # peer, and the number of its question
 
@@ -38,13 +38,15 @@ class ObjectTable:
     def __init__(self) -> None:
         self.objects: Table[bytes, ObjectRow] = Table()
         self.total_bytes = 0  # each object counted once, however many copies there are
-        self.freed: dict[bytes, None] = {}  # the newest: a copy made meanwhile is told so
+        self.freed: dict[bytes, None] = {}  # the newest; a copy reported later is to be forgotten
         self._on_node: dict[bytes, dict[bytes, None]] = {}
         self._waiters: dict[bytes, list[Waiter]] = {}
 
     def add(self, node_id: bytes, object_id: bytes, size: int) -> list[Waiter]:
-        """The node holds the object now; returns who has waited for that. ValueError for a size
-        that none can have."""
+        """The node has a copy now; returns the questions that waited for one.
+
+        ValueError for a negative size.
+        """
         if size < 0:
             raise ValueError(f"an object of {size} bytes")
         row = self.objects.get(object_id)
@@ -57,7 +59,7 @@ class ObjectTable:
         return self._waiters.pop(object_id, [])
 
     def drop(self, node_id: bytes, object_id: bytes) -> None:
-        """The node does not hold the object any more, if it ever did."""
+        """The node has no copy any more. Nothing changes if it had none."""
         row = self.objects.get(object_id)
         if row is None or node_id not in row.nodes:
             return
@@ -73,7 +75,7 @@ class ObjectTable:
             self.total_bytes -= row.size
 
     def free(self, object_id: bytes) -> list[bytes]:
-        """Nobody holds the object any more; the nodes that had a copy. Unknown ones have none."""
+        """The object is freed: no ref to it is left. Returns the nodes that had a copy."""
         self.freed[object_id] = None
         if len(self.freed) > FREED_KEPT:
             del self.freed[next(iter(self.freed))]
@@ -84,19 +86,19 @@ class ObjectTable:
         return nodes
 
     def drop_node(self, node_id: bytes) -> None:
-        """Everything that the node held is gone from there."""
+        """All copies on the node are gone."""
         for object_id in list(self._on_node.get(node_id, ())):
             self.drop(node_id, object_id)
 
     def wait(self, object_id: bytes, waiter: Waiter) -> ObjectRow | None:
-        """The row, or None: then the waiter is handed out by the `add` to come."""
+        """The row; or None, and the next `add` of the object returns this waiter."""
         row = self.objects.get(object_id)
         if row is None:
             self._waiters.setdefault(object_id, []).append(waiter)
         return row
 
     def forget_peer(self, peer: int) -> None:
-        """The peer is gone, and waits no more."""
+        """The peer is gone, and its questions with it."""
         for object_id, waiters in list(self._waiters.items()):
             left = [waiter for waiter in waiters if waiter[0] != peer]
             if left:

@@ -12,24 +12,31 @@ as soon as a node joins or has more free. The bundles that it has already stay w
 
 A stream of small tasks never leaves enough free at one moment. So a group that has waited for
 `RESOURCE_PATIENCE_S` has a *claim* next: an attempt on nodes that could hold it if the tasks that
-run there ended (`Heartbeat.attainable`; actors and bundles stay), which keep for it what becomes
-free, and say yes once it is enough. Nothing is killed. Its way: the claim is refused at once by a
-node where more than tasks is in the way, and the group claims others; or all say yes, and it is
-CREATED; or its turn is over (patience.py: the task that it waits for may never end), and for as
-long as the turn was nobody claims anything, so that the nodes do at least half of their work. There
-is one claim in the cluster at a time, so no two groups wait for each other's half; it is given to
-the group that had the shortest turns so far, of those to the oldest. A claim ends like any attempt
-with the group, with a node that dies, or with the GCS (a node that loses it ends its work).
+run there ended (`Heartbeat.attainable`; actors and bundles stay). Those nodes keep for the group
+what becomes free, and say yes once it is enough. Nothing is killed. A claim ends in one of three
+ways:
 
-Between two heartbeats of a node this counts itself what it has reserved there, so two groups do not
-run for the same free CPU. What users submit may still be faster: then the node says no.
+  - a node where more than tasks is in the way refuses at once, and the group claims other nodes;
+  - all nodes say yes, and the group is CREATED;
+  - its turn is over (patience.py: the task that it waits for may never end). Then no group claims
+    anything for as long as the turn was, so that nodes do at least half of their work.
+
+There is one claim in the cluster at a time, so no two groups hold half of what the other needs. The
+next claim is for the group whose turns were shortest so far; of several, for the oldest. Like any
+attempt, a claim also ends with its group, with a node that dies, or with the GCS (a node that loses
+the GCS ends its work).
+
+Between two heartbeats of a node, this module counts what it has reserved there itself, so that two
+groups do not compete for the same free CPU. A task may still take that CPU first; then the node
+refuses the bundle.
 
 Invariants, asserted by `check()`: a bundle is committed on one living node, or on none; a group is
-CREATED exactly if all of its bundles are; one group claims at most; an answer to an attempt that is
-no more is answered by `ReturnBundles`; a name belongs to one group that is not removed; each waiter
-is answered once.
+CREATED exactly if all of its bundles are committed; at most one group has a claim; a node that says
+yes to an attempt that is over is sent `ReturnBundles`; a name belongs to one group that is not
+removed; each waiter is answered once.
 
-It does not choose nodes, and ends nobody who uses a group: the nodes do (scheduler/bundles.py).
+bundle_choice.py chooses the nodes. Nodes themselves end what uses a removed group
+(scheduler/bundles.py).
 """
 
 from __future__ import annotations
@@ -71,9 +78,8 @@ REMOVED_KEPT = 1_000
 class PlacementGroups:
     """See the module's docstring.
 
-    Two are told of what happens, and say whom to tell: `on_state` that a group has another state
-    (or waits for another reason), `on_resources` what nodes have in total now that bundles have
-    come to them or gone.
+    `on_state` is called when a group has a new state, or a new reason to wait; `on_resources` with
+    the totals of nodes when bundles have come to them or gone. Both return messages to be sent.
     """
 
     def __init__(
@@ -93,7 +99,7 @@ class PlacementGroups:
         self._nobody_claims_until = 0.0
 
     def take_sends(self) -> list[Send]:
-        """What is to be sent because of the calls since the last time."""
+        """The messages that the calls since the last `take_sends` have caused."""
         sends, self._sends = self._sends, []
         return sends
 
@@ -122,7 +128,7 @@ class PlacementGroups:
         self._try(row, row.made)
 
     def remove(self, group_id: bytes, now: float, reason: str = "it was removed") -> bool:
-        """Give back all that the group has; whether there was such a group."""
+        """Give back all that the group has. False if there is no such group."""
         row = self.groups.get(group_id)
         if row is None or row.state is REMOVED:
             return False
@@ -228,8 +234,10 @@ class PlacementGroups:
     def heartbeat(
         self, node_id: bytes, free: dict[str, int], attainable: dict[str, int] | None = None
     ) -> None:
-        """What is free on a node, and what would be if its tasks ended; reservations that it has
-        answered are in that."""
+        """What is free on the node, and what would be free if its tasks ended.
+
+        Both amounts already exclude the reservations that the node has answered.
+        """
         node = self._nodes.get(node_id)
         if node is None:
             return
@@ -320,12 +328,12 @@ class PlacementGroups:
         for group_id, waiting in list(self._waiting.items()):
             if grown:
                 waiting.not_before, waiting.delay_s = now, GROUP_RETRY_S
-            # After a pause of the clock, or if it was set back, nobody waits longer for that.
+            # A clock that paused or was set back makes no group wait longer.
             is_due = not now < waiting.not_before <= now + GROUP_RETRY_MAX_S
             if waiting.attempt is None and is_due and cost < GROUPS_TRIED_COST:
                 row = self._row(group_id)
                 cost += len(self._nodes) + len(row.bundles)
-                # Behind the others, so that each has its turn though a tick tries only so many.
+                # To the end of the line: a tick tries only some groups, and each has its turn.
                 self._waiting[group_id] = self._waiting.pop(group_id)
                 self._try(row, now)
         self._claim_next(now)
@@ -443,7 +451,7 @@ class PlacementGroups:
         self._answer(row)
 
     def _answer_late(self, row: GroupRow | None, node: GroupNode, message: BundlesReserved) -> None:
-        # To an attempt that is over. What came of it is in use, or not wanted any more.
+        # The attempt is over. Its bundles on this node are either committed, or to be returned.
         if not message.is_reserved:
             return
         if row is not None and (node.node_id, message.attempt) in zip(

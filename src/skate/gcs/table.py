@@ -73,7 +73,7 @@ class Table(Generic[K, V]):
         return rows[max(0, len(rows) - limit) :]
 
     def put(self, key: K, row: V) -> None:
-        """Add or replace a row, or tell that it was changed in place; it is in life again."""
+        """Add or replace a row, or record that it was changed in place. It is no longer retired."""
         self._rows[key] = row
         self._retired.pop(key, None)
         self._changed.pop(key, None)
@@ -95,7 +95,7 @@ class Table(Generic[K, V]):
         return row
 
     def retire(self, key: K) -> None:
-        """The row is history from now on: it stays until `history` others were retired after it.
+        """The row is history from now on. It stays until `history` others were retired after it.
 
         KeyError if there is no such row.
         """
@@ -106,9 +106,9 @@ class Table(Generic[K, V]):
             self.remove(next(iter(self._retired)))
 
     def changes_since(self, version: int) -> Changes[K, V]:
-        """What a watcher that has seen `version` has to learn; 0 asks for everything.
+        """The changes that a watcher has to learn if it has seen `version`; 0 asks for all rows.
 
-        Costs as much as there are changes, not rows.
+        The cost grows with the number of changes, not of rows.
         """
         if version < self._forgotten or version > self.version:
             return Changes(self.version, dict(self._rows), [], complete=False)

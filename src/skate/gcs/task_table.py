@@ -1,11 +1,11 @@
 """The tasks that live longer than an event batch, and where each of them is.
 
-`GcsCore` enters what nodes report; short tasks never appear here, only in the event log.
+`TaskHandlers` enters what nodes report; short tasks never appear here, only in the event log.
 
-Invariants, all asserted by `check()`: there are at most `max_tasks` rows; what finds no place is
-counted in `untracked`, so that a reader knows when the table is not all there is.
+Invariants, all asserted by `check()`: there are at most `max_tasks` rows. Tasks that find no place
+are counted in `untracked`, so that a reader knows when the table is not complete.
 
-A row is a report, not a promise: the node that sent it moves the task, this table does not.
+A row is a report: the node that sent it moves the task, this table does not.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class TaskTable:
         self._max_tasks = max_tasks
 
     def change(self, task_id: bytes, name: str, state: int, node_id: bytes) -> None:
-        """A task is in this state (a TaskState) on this node. ValueError if there is no such."""
+        """A task is in this state (a TaskState) on this node. ValueError for no TaskState."""
         known = TaskState(state)
         if len(self.tasks) >= self._max_tasks and task_id not in self.tasks:
             self.untracked += 1
@@ -45,7 +45,7 @@ class TaskTable:
         self.tasks.put(task_id, TaskRow(task_id, name, known, node_id))
 
     def end(self, task_id: bytes) -> None:
-        """The task has ended, or is none of this table's."""
+        """The task has ended. Nothing changes if the table does not have it."""
         self.tasks.remove(task_id)
 
     def drop_node(self, node_id: bytes) -> None:

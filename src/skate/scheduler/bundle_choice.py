@@ -7,12 +7,14 @@ Called by placement_groups.py. The strategies, as in Ray:
 
 Bundles with equal demand and label rules are of one *kind*, and everything is counted by kind, so a
 thousand equal bundles cost little more than one. STRICT_SPREAD and the first round of SPREAD are a
-maximum matching of bundles to nodes, hence exact. PACK fills the node that holds the most of what
-is left, then the next one. Where PACK or SPREAD get stuck that way, any arrangement is searched
-for, in at most `SEARCH_STEPS` steps: packing in several resources has no quick exact answer.
+maximum matching of bundles to nodes, hence exact. PACK fills the node that holds most of the
+bundles left, then the next one. Where PACK or SPREAD get stuck that way, a search for any
+arrangement follows, of at most `SEARCH_STEPS` steps: packing in several resources has no quick
+exact answer.
 
-Of equally good nodes, packing prefers the fullest and spreading the emptiest, and a node with GPUs
-comes last for who wants none. It knows amounts and no devices: a node may still say no.
+Of equally good nodes, packing prefers the fullest and spreading the emptiest, and nodes with GPUs
+come last for groups without GPUs. Devices are not known here, only amounts: a node may still
+refuse.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from skate.spec import Demand, LabelRule, resources_of
 STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 
 SEARCH_STEPS = 20_000
-"""Bounds a search to some 20 ms: the GCS has others to serve, and the group is tried again."""
+"""Bounds a search to some 20 ms: the GCS has other work, and the group is tried again."""
 
 
 class NodeRoom(NamedTuple):
@@ -77,7 +79,7 @@ def why_not(
     nodes: Iterable[NodeRoom],
     placed: Mapping[bytes, int],
 ) -> tuple[bool, str]:
-    """Why there is no choice: whether these nodes could never hold the bundles; a sentence."""
+    """Why there is no choice: True if these nodes could never hold the bundles, and a sentence."""
     empty = [NodeRoom(node.node_id, node.total, node.total, node.labels) for node in nodes]
     if not empty:
         return True, "there is no node"
@@ -108,7 +110,7 @@ class _Kind:
 
 
 class _Choice:
-    """One choice under way: what is left of the nodes, and what was given."""
+    """One choice under way: what is left free on nodes, and the node given to each bundle."""
 
     def __init__(
         self, wanted: Sequence[Wanted], nodes: list[NodeRoom], placed: Mapping[bytes, int]
@@ -118,7 +120,9 @@ class _Choice:
         self.counts = [placed.get(node.node_id, 0) for node in nodes]
         self.is_elsewhere = sum(self.counts) < sum(placed.values())
         self.given: dict[int, bytes] = {}
-        self._left: dict[int, dict[str, int]] = {}  # of the nodes that were given something
+        self._left: dict[
+            int, dict[str, int]
+        ] = {}  # free resources of the nodes that were given a bundle
         self._together = _sum(wanted)
         self._wants_gpu = any(name == "GPU" for name, _ in self._together)
         kinds: dict[tuple[Demand, tuple[LabelRule, ...]], _Kind] = {}
@@ -133,7 +137,7 @@ class _Choice:
                 for position, node in enumerate(nodes)
                 if _fits(kind.demand, node.free) and meets(node.labels, kind.rules)
             ]
-        # The hardest first: those that few nodes can hold, then the largest.
+        # The hardest kinds first: those that few nodes can hold, then the largest.
         self.kinds = sorted(
             kinds.values(),
             key=lambda k: (len(k.fitting), -max((u for _, u in k.demand), default=0)),
@@ -162,11 +166,11 @@ class _Choice:
         return {one.bundle: best[1].node_id for one in self.wanted}
 
     def on_distinct_nodes(self) -> dict[int, bytes] | None:
-        """One each, on none that has one already."""
+        """Each bundle on a node of its own, which has none of the group yet."""
         return self.given if self._match() else None
 
     def on_many_nodes(self) -> dict[int, bytes] | None:
-        """One each as far as that goes; the rest where the fewest are."""
+        """Each bundle on a node of its own as far as possible; the others where the fewest are."""
         if self._match():
             return self.given
         for kind in self.kinds:
@@ -192,14 +196,17 @@ class _Choice:
         return self.given
 
     def on_few_nodes(self) -> dict[int, bytes] | None:
-        """Always the node next that holds the most of what is left; those with bundles first."""
+        """The next node is always the one that holds most of the bundles left.
+
+        Nodes that have bundles of the group come first.
+        """
         left = [len(kind.items) for kind in self.kinds]
         usable = dict.fromkeys(position for kind in self.kinds for position in kind.fitting)
         heap = [self._pack_rank(position, left) for position in usable]
         heapify(heap)
         while any(left):
             while heap:
-                # What a node can take of what is left has only become less since it was ranked.
+                # Since a node was ranked, what it can take has only become less.
                 rank = self._pack_rank(heap[0][-1], left)
                 if rank <= heap[0]:
                     break
@@ -218,8 +225,8 @@ class _Choice:
     # ------------------------------------------------------------------ inside
 
     def _match(self) -> bool:
-        # Bundles to different nodes, as many as possible (augmenting paths, over kinds instead of
-        # single bundles). What was matched stays matched, maybe elsewhere.
+        # Match as many bundles as possible to different nodes: augmenting paths, over kinds instead
+        # of single bundles. A matched bundle stays matched, but its node may change.
         owner: dict[int, tuple[int, int]] = {}  # node -> (kind, bundle)
         whole = True
         fitting = [[p for p in self._emptiest(k) if not self.counts[p]] for k in self.kinds]
@@ -238,8 +245,8 @@ class _Choice:
         return whole
 
     def _search(self, *, spread: bool) -> dict[int, bytes] | None:
-        # Any arrangement at all, by trying; equal bundles in the order of their nodes, since which
-        # of them is where does not matter.
+        # Backtracking, for any arrangement at all. Equal bundles keep the order of their nodes:
+        # which of them is where does not matter.
         self._left.clear()
         items = [(kind, item) for kind in self.kinds for item in kind.items]
         nodes: list[int] = []  # of the first items: which of their kind's fitting nodes
@@ -287,7 +294,7 @@ class _Choice:
             left[name] += sign * units
 
     def _takes(self, position: int, left: list[int]) -> list[int]:
-        # How many of each kind go there, the hardest kinds first.
+        # How many bundles of each kind fit on the node, the hardest kinds first.
         room = dict(self._room(position))
         labels = self.nodes[position].labels
         counts = []
@@ -304,13 +311,13 @@ class _Choice:
         return counts
 
     def _pack_rank(self, position: int, left: list[int]) -> tuple[bool, int, bool, float, int]:
-        # The smallest is the best: of those with bundles of the group, then of the others.
+        # The smallest rank is the best. Nodes that have bundles of the group come first.
         count = sum(self._takes(position, left))
         has_gpu, spare = self._spare(position, self._together)
         return (not (self.counts[position] and count), -count, has_gpu, spare, position)
 
     def _spare(self, position: int, demand: Demand) -> tuple[bool, float]:
-        # What a node has beyond the demand, in shares of itself; and whether its GPUs would idle.
+        # Whether the GPUs of the node would idle, and what it has beyond the demand, as shares.
         node = self.nodes[position]
         spare = 0.0
         for name, units in demand:

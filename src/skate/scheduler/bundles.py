@@ -5,8 +5,8 @@ it offers the same amounts again under the names of its group (group_names.py), 
 scheduler treats like any other resource; of GPUs, the very devices that the bundle has taken.
 
 A reservation may be a *claim*: if only running tasks are in the way, it waits until enough of them
-have ended, and meanwhile nobody else is given what they free (``LocalScheduler.claimed``). It ends
-when it can be reserved, or when the GCS calls it off; that is why it needs no time-out here.
+have ended, and no other demand is given what they free (``LocalScheduler.claimed``). A claim ends
+when it can be reserved, or when the GCS calls it off; so it needs no time-out here.
 
 Called by the node core with the words of the GCS: ``reserve``, ``commit`` and ``give_back``, in the
 order in which they come; in each turn ``settle`` while ``leaving`` is not empty, and
@@ -16,8 +16,8 @@ the core (``users``, ``take_waiting``, and its actors and tasks for which
 again, and the rest follows as those leases end.
 
 Invariants (``check``, and ``LocalScheduler.check`` with ``held``): total = available + in use, of
-each name and of the resources under it, at every step; a device is never with two; no name of a
-group outlives the group's last bundle and lease; there is one claim at most, of a group with no
+each name and of the resources under it, at every step; no device is given twice; no name of a
+group outlives the group's last bundle and lease; there is at most one claim, of a group with no
 reservation of the same attempt, and the scheduler knows its demand.
 Names stand in the scheduler's ``total`` from the reservation on, with nothing available before the
 commit: a task that comes ahead of the commit, by another line, waits instead of being refused.
@@ -72,14 +72,14 @@ class Bundles:
     # ------------------------------------------------------------------ words of the GCS
 
     def reserve(self, message: ReserveBundles) -> BundlesReserved | None:
-        """Set all of these bundles aside, or none. None: they are claimed, the answer follows."""
+        """Set all of these bundles aside, or none. Returns None if they are claimed instead."""
         is_reserved = self._has(message) or self._reserve(message)
         if not is_reserved and message.is_claim and self._make_claim(message):
             return None
         return BundlesReserved(message.group_id, message.attempt, is_reserved)
 
     def serve_claim(self) -> BundlesReserved | None:
-        """The answer to the claim, if enough has become free for it."""
+        """The answer to the claim, once enough has become free for it."""
         claim = self.claim
         if claim is None or not self._reserve(claim):
             return None
@@ -126,14 +126,14 @@ class Bundles:
         return True
 
     def settle(self) -> None:
-        """Free what leases on groups that were given back have let go of since."""
+        """Free what leases on returned groups have released since the last call."""
         for group_id, group in list(self.leaving.items()):
             self._settle(group_id, group)
 
     # ------------------------------------------------------------------ who uses a group
 
     def users(self, group_id: bytes) -> list[Worker]:
-        """The workers whose lease is on the group; actors are the caller's to find."""
+        """The workers whose lease is on the group; the caller finds actors itself."""
         return [
             worker
             for worker in self._scheduler.workers.values()
@@ -153,7 +153,7 @@ class Bundles:
     # ------------------------------------------------------------------ inside
 
     def _has(self, message: ReserveBundles) -> bool:
-        # Asked before and done.
+        # The same reservation was asked for before, and made.
         bundles = self.groups.get(message.group_id, {})
         return all(
             index in bundles and bundles[index].attempt == message.attempt
@@ -183,7 +183,7 @@ class Bundles:
         return False
 
     def _make_claim(self, message: ReserveBundles) -> bool:
-        # Nobody is to wait for what only the end of an actor or a group could free.
+        # A claim must not wait for what only the end of an actor or of a group could free.
         known = self.groups.get(message.group_id, {})
         units: dict[str, int] = {}
         for index, demand in message.bundles:
@@ -225,8 +225,8 @@ class Bundles:
         scheduler.give_back(bundle.demand, bundle.gpus)
 
     def _leave(self, group_id: bytes, bundles: dict[int, Bundle]) -> None:
-        # A name that leaves has a total of 0, and less than nothing available while it is in use:
-        # so the sums hold, and nothing new fits.
+        # The names of the group get a total of 0, and a negative amount available while they are
+        # in use: so the sums hold, and nothing new fits.
         scheduler = self._scheduler
         names: dict[str, None] = {}
         held: dict[str, int] = {}
@@ -240,7 +240,7 @@ class Bundles:
         self.leaving[group_id] = _Leaving(list(names), held)
 
     def _settle(self, group_id: bytes, group: _Leaving) -> None:
-        # All users take from the wildcard names: what these lack is what is in use.
+        # All users take from the wildcard names, so what these lack is in use.
         available = self._scheduler.available
         for resource, held in group.held.items():
             name = wildcard_name(resource, group_id)
@@ -253,7 +253,7 @@ class Bundles:
                 for device, units in enumerate(table):
                     self._scheduler.gpu_free[device] += units
                     table[device] = 0
-        # Who waits in get/wait has lent its CPU, and will take it again.
+        # A worker that waits in get or wait has lent its CPU, and will take it again.
         if not any(available[name] for name in group.names) and not self.users(group_id):
             del self.leaving[group_id]
             for name in group.names:
@@ -272,7 +272,7 @@ class Bundles:
     # ------------------------------------------------------------------ views
 
     def held(self) -> dict[str, int]:
-        """What bundles hold, for the scheduler's check (beside what actors hold)."""
+        """What bundles hold, for the check of the scheduler; what actors hold comes on top."""
         held: dict[str, int] = {}
         for group_id, bundles in self.groups.items():
             for index, bundle in bundles.items():
@@ -311,7 +311,7 @@ class Bundles:
 
 
 def _can_be_a_bundle(demand: Demand) -> bool:
-    # Several devices are given whole. What would be 1.5 of them is nothing that can be kept.
+    # Several devices are given whole: 1.5 GPUs cannot be set aside.
     return all(
         units > 0 and (name != "GPU" or units <= RESOURCE_UNITS or not units % RESOURCE_UNITS)
         for name, units in demand

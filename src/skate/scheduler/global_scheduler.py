@@ -1,23 +1,24 @@
-"""The global scheduler: which node a task goes to that its own node does not want to keep.
+"""The global scheduler: chooses nodes for tasks that their own node offers to others.
 
 The paper's rule: of the nodes that can hold the demand, the one with the smallest estimated wait,
 
     queue length x average task time  +  remote input bytes / average bandwidth
 
 and one of them at random if several have it. A node with free resources makes nobody wait for its
-queue, for as long as they last. Equal tasks come many to an offer and fill the nodes like water;
-the offering node is one of them, and keeps what it would not finish clearly later than others.
+queue, for as long as they last. An offer may have many equal tasks, which fill the nodes like
+water. The offering node is one of them: it keeps the tasks that it would not finish clearly later
+than others.
 
-`GcsCore` (or a simulator) tells it of nodes and their heartbeats, hands it offers, and sends on
+The GCS (or a simulator) tells it of nodes and their heartbeats, hands it offers, and sends on
 the answers, (node, `Placed`) pairs. An offer that no node can hold waits here, with a reason for
 people, and `tick` answers it once nodes have changed.
 
-Invariants (`check`): what waits was offered by a living node, has a count and a reason; of an
-offer, no more tasks are placed than it has; nothing is placed on a node that cannot hold it, that
+Invariants (`check`): an offer that waits was made by a living node, and has a count and a reason;
+no more tasks are placed than were offered; no task is placed on a node that cannot hold it, that
 the rules exclude or that the offering node cannot reach.
 
-Deliberately absent: the tasks themselves. Only counts and demands come here, and a placed task that
-gets lost on its way is the offering node's to offer again.
+Deliberately absent: the tasks themselves. Only counts and demands come here. A placed task that
+gets lost on its way is offered again by its node.
 """
 
 from __future__ import annotations
@@ -39,24 +40,24 @@ from skate.spec import Demand, Strategy
 DEFAULT = Strategy()
 
 EXPIRE_EVERY_S = 0.01
-"""How often it is looked for placed tasks that have got lost: that costs a look at each node."""
+"""How often nodes are searched for placed tasks that got lost: it costs a look at each node."""
 
 GRAINS = 64
 """A node gets this part of a large offer at once, rather than one task: each node that is chosen
-costs a message, and the one that chooses about as much as forty that are not."""
+costs a message, and choosing it costs as much as passing over forty others."""
 
 GRAIN_S = 0.1
-"""But never more than take so long one after the other: what nodes may then differ by."""
+"""But never more tasks than take this long one after the other: by so much may queues differ."""
 
 ABLE_KEPT = 1_000
-"""Kinds of tasks for which it is known who may run them."""
+"""Kinds of tasks for which the able nodes are remembered."""
 
 Answers = list[tuple[bytes, Placed]]
 Shares = dict[bytes, int]  # NodeID -> how many tasks
 
 
 class _Waiting(msgspec.Struct):
-    """An offer that no node can hold, or an actor for which none has room."""
+    """An offer that no node can hold, or of actors that no node has room for."""
 
     offer: Offer
     reason: str
@@ -73,12 +74,12 @@ class _Line:
         self.transfer_s = transfer_s
         self.task_s = task_s
         self.queue_s = 0.0  # of the tasks before these
-        self.free = 0  # so many find free resources; negative: so many go before these
+        self.free = 0  # tasks that find free resources; negative: tasks that go before these
         self.is_home = False  # the offering node itself
         self.count = 0
 
     def wait_s(self) -> float:
-        """The estimate for the next task; the queue that it waits in has itself at the end."""
+        """The estimate for the next task, which counts itself as the last of its queue."""
         place = self.count + 1 - self.free
         wait_s = self.transfer_s
         if place > 0:
@@ -92,14 +93,14 @@ class GlobalScheduler:
     def __init__(self, random: Callable[[], float]) -> None:
         self._random = random
         self._nodes: dict[bytes, NodeView] = {}  # in the order in which they joined
-        # Who may run a kind of task, however busy; forgotten when a node comes, changes or goes.
+        # The nodes that may run a kind of task, however busy; cleared when any node changes.
         self._able: dict[tuple[Demand, Strategy], list[NodeView]] = {}
-        self._expired_at = 0.0  # when it was last looked for placed tasks that have got lost
+        self._expired_at = 0.0  # when nodes were last searched for placed tasks that got lost
         self._waiting: dict[tuple[bytes, int], _Waiting] = {}  # by offering node and number
         self._joined = 0
         self._spread_last = 0  # the order of the node that the last SPREAD task went to
-        self._waits_for_room = False  # one of these may find it by a heartbeat
-        self._is_stale = False  # nodes have changed since what waits was looked at
+        self._waits_for_room = False  # an offer that a heartbeat alone may give a place
+        self._is_stale = False  # nodes have changed since the last tick
 
     # ------------------------------------------------------------------------------- nodes
 
@@ -121,7 +122,7 @@ class GlobalScheduler:
             self._nodes_changed()
 
     def node_left(self, node_id: bytes) -> None:
-        """The node is dead, and so is whatever it has offered."""
+        """The node is dead, and its offers are void."""
         self.withdraw(node_id)
         if self._nodes.pop(node_id, None) is not None:
             self._nodes_changed()
@@ -157,24 +158,24 @@ class GlobalScheduler:
         return [(node_id, placed)]
 
     def _keep(self, node_id: bytes, offer: Offer, placed: Placed, since: float) -> None:
-        # What has found a place does not wait any more.
+        # Tasks that have found a place do not wait any more.
         offer.count -= sum(count for _, count in placed.places)
         self._waiting[node_id, offer.number] = _Waiting(offer, placed.reason, since)
 
     def give_up(self, is_hopeless: Callable[[Offer], bool]) -> list[tuple[bytes, Offer]]:
-        """Forget the offers that wait and can never be placed; the caller answers who made them."""
+        """Forget waiting offers that can never be placed; the caller answers the nodes of these."""
         found = [(k, it.offer) for k, it in self._waiting.items() if is_hopeless(it.offer)]
         for key, _ in found:
             del self._waiting[key]
         return [(key[0], offer) for key, offer in found]
 
     def withdraw(self, node_id: bytes) -> None:
-        """Forget what waits and was offered by this node."""
+        """Forget the waiting offers of this node."""
         for key in [key for key in self._waiting if key[0] == node_id]:
             del self._waiting[key]
 
     def tick(self, now: float) -> Answers:
-        """Look again at what waits, if nodes have changed; the first offered goes first."""
+        """Try waiting offers again if nodes have changed, the oldest first."""
         if not self._is_stale:
             return []
         self._is_stale = self._waits_for_room = False
@@ -197,7 +198,7 @@ class GlobalScheduler:
         return self._is_stale and bool(self._waiting)
 
     def pending(self) -> list[Demanded]:
-        """What waits here, and why."""
+        """The offers that wait here, and why."""
         return [demanded for _, demanded in self.pending_by_node()]
 
     def pending_by_node(self) -> list[tuple[bytes, Demanded]]:
@@ -236,7 +237,7 @@ class GlobalScheduler:
             shares = self._fill(home_id, offer, nodes, left)
         for node_id, count in shares:
             if node_id == home_id and strategy.kind != "SPREAD":
-                # It takes free resources; the rest may have been in the home's queue all the time.
+                # Count only tasks that start at once: the others may be in its queue already.
                 count = self._nodes[home_id].room(offer.demand, count)
             if count:
                 self._place(home_id, offer, node_id, count, places, now)
@@ -307,9 +308,9 @@ class GlobalScheduler:
     ) -> list[tuple[bytes, int]]:
         """Each task to the node with the smallest estimate, one after the other.
 
-        Of ties, the one that has got fewest of this offer, then a random one. It costs
-        O((nodes + tasks) log nodes) at most, as a node is given its sure share at once; and little
-        more than a look at each node if few are better than to wait at home, as in a busy cluster.
+        Ties go to the node with the fewest tasks of this offer, then to a random one. The cost is
+        O((nodes + tasks) log nodes) at most, as a node is given its sure share at once. In a busy
+        cluster few nodes are better than the home, and it is little more than a look at each node.
         """
         random = self._random
         held, total = _bytes_held(offer)
@@ -319,7 +320,7 @@ class GlobalScheduler:
         if count and any(view.node_id == home_id for view in nodes):
             line = self._home_line(home_id, offer, count, (total, held), task_s)
             line.count = count - 1
-            never_s = line.wait_s()  # who would make a first task wait longer gets none
+            never_s = line.wait_s()  # a node where a first task would wait longer gets none
             line.count = 0
             heap.append((line.wait_s(), 0, random(), -1, line))
         else:
@@ -343,8 +344,8 @@ class GlobalScheduler:
         grain = max(1, min(count // GRAINS, int(GRAIN_S / task_s)))
         while count:
             _, _, _, number, line = heap[0]
-            # The level that all will have reached at the end lies above the lowest by at least an
-            # even share of the tasks; so that much never is too much for it.
+            # At the end all queues are level, at least an even share above the lowest of now; so
+            # an even share is never too much for the lowest.
             share = min(count, max(grain, count // (len(heap) + 1)))
             if line.count < line.free:
                 share = min(share, line.free - line.count)
@@ -365,7 +366,7 @@ class GlobalScheduler:
         view = self._nodes[home_id]
         total, held = inputs
         line = _Line(home_id, (total - held.get(home_id, 0)) / view.bytes_per_s, task_s)
-        # Of its queue, what it does not offer goes first.
+        # The tasks in its queue that it does not offer go first.
         ahead = max(0, offer.queued - offer.count)
         line.free = view.room(offer.demand, count + ahead) - ahead
         line.is_home = True
@@ -381,16 +382,17 @@ class GlobalScheduler:
         *,
         patient: bool,
     ) -> Placed:
-        """Actors hold what they get for as long as they live, so a queue behind them tells nothing:
-        they go to where there is room, the home first, or wait.
+        """Actors go to nodes with room, the home first, or wait.
 
-        Where tasks come and go there may never be room to be seen from here. After a while one of
-        those nodes gets the actor all the same: it owes it the next room (local_scheduler).
+        They hold their resources for life, so the length of a queue behind them has no meaning.
+
+        Where tasks come and go, heartbeats may never show room. After a while such a node gets the
+        actor all the same, and owes it the next room (local_scheduler).
         """
         left = offer.count - sum(places.values())
         ring = self._in_turn(home_id, offer, nodes)
         while left and (ring := [view for view in ring if view.room(offer.demand, 1)]):
-            share = max(1, left // len(ring))  # in few rounds, however many there are
+            share = max(1, left // len(ring))  # few rounds, however many actors
             for view in ring[:left]:
                 count = view.room(offer.demand, share)
                 self._place(home_id, offer, view.node_id, count, places, now)
@@ -408,7 +410,7 @@ class GlobalScheduler:
         return placed
 
     def _in_turn(self, home_id: bytes, offer: Offer, nodes: list[NodeView]) -> list[NodeView]:
-        # SPREAD: the next one first. Else those that lack least of the inputs, and the home.
+        # SPREAD: the next node first. Else nodes that lack least of the inputs, then the home.
         if offer.strategy is not None and offer.strategy.kind == "SPREAD":
             return sorted(nodes, key=lambda view: (view.order <= self._spread_last, view.order))
         held, total = _bytes_held(offer)
@@ -427,7 +429,7 @@ class GlobalScheduler:
     def _spread(
         self, home_id: bytes, offer: Offer, nodes: list[NodeView], count: int
     ) -> list[tuple[bytes, int]]:
-        """One to each in turn: as long as some have room to those, then to all."""
+        """One task to each node in turn: first to nodes with room, and then to all."""
         first = next((i for i, v in enumerate(nodes) if v.order > self._spread_last), 0)
         ring = nodes[first:] + nodes[:first]
         rooms = []
@@ -470,7 +472,7 @@ class GlobalScheduler:
 
 
 def _task_s(offer: Offer) -> float:
-    """What each of the tasks is expected to take."""
+    """The expected run time of each task."""
     return offer.average_s if offer.average_s > 0 else UNKNOWN_TASK_S
 
 
@@ -486,7 +488,7 @@ def _bytes_held(offer: Offer) -> tuple[dict[bytes, int], int]:
 
 
 def _placed(home_id: bytes, offer: Offer, places: Shares) -> Placed:
-    """What stays is not named."""
+    """The answer; tasks that stay at home are not named in it."""
     return Placed(offer.number, [pair for pair in places.items() if pair[0] != home_id])
 
 

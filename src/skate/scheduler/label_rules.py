@@ -1,8 +1,8 @@
 """Which nodes a task may go to by their labels (`spec.LabelRule`).
 
-Asked by the global scheduler and by whoever else chooses nodes by labels. Every node has one label
-more than it was started with: `NODE_ID_LABEL`, its NodeID in hex. It does not parse what users
-write: the API turns that into rules.
+The global scheduler and the choice of bundles ask it. Every node has one label more than it was
+started with: `NODE_ID_LABEL`, its NodeID in hex. The API parses what users write and turns it into
+rules.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NODE_ID_LABEL = "ray.io/node-id"
 
 
 def labels_of(node_id: bytes, labels: Mapping[str, str]) -> dict[str, str]:
-    """All labels of a node, the one that names it included."""
+    """All labels of a node, with the one that names it."""
     return {**labels, NODE_ID_LABEL: node_id.hex()}
 
 

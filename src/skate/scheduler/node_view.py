@@ -1,8 +1,8 @@
 """One node as the global scheduler sees it: what it can hold, what is free, how long its queue is.
 
-The node tells its load with each heartbeat; between two of them the scheduler adds what it has
-placed there itself. A placed task counts here until the node has counted it (`received`), or until
-it must have got lost; so two offers in one tenth of a second do not get the same free CPU.
+The node tells its load with each heartbeat; in between, the scheduler adds the tasks that it has
+placed there. A placed task counts here until the node has counted it (`received`), or until it must
+have got lost; so two offers within a tenth of a second do not get the same free CPU.
 
 Invariant (`check`): free resources and queue are those of the last heartbeat, less (and plus) the
 tasks that are *unseen*: placed, and not in that heartbeat.
@@ -64,12 +64,12 @@ class NodeView:
         self.labels = labels_of(node_id, labels)
         self._load = Heartbeat(dict(total), 0, 0, 0, 0.0)
         self._unseen: deque[_Unseen] = deque()  # the first placed first
-        # Of each: heartbeats left (the next may have been under way already), then as in _Unseen.
+        # Heartbeats left (the next may have been under way already), demand, count, task_s.
         self._staying: list[tuple[int, Demand, int, float]] = []
         self._count_up()
 
     def change(self, total: Mapping[str, int]) -> None:
-        """Bundles of a placement group have come or gone; the next heartbeat knows more."""
+        """Bundles have come or gone; until the next heartbeat, free resources change by as much."""
         available = dict(self._load.available)
         for name in {**self.total, **total}:
             change = total.get(name, 0) - self.total.get(name, 0)
@@ -79,9 +79,9 @@ class NodeView:
         self._count_up()
 
     def heard(self, load: Heartbeat) -> None:
-        """A heartbeat: it has counted the first so many of the tasks that were placed."""
+        """A heartbeat: the first `received` of all tasks placed here are in its figures."""
         arrived = load.received - self._load.received
-        # A copy: what `change` adds is not in the message that others hold.
+        # A copy, so that `change` does not alter the message, which others hold too.
         self._load = Heartbeat(
             load.available,
             load.queued,
@@ -104,7 +104,7 @@ class NodeView:
         self._count_up()
 
     def place(self, demand: Demand, count: int, task_s: float, now: float) -> None:
-        """So many tasks are on their way to it."""
+        """This many tasks are on their way to the node."""
         unseen = self._unseen
         last = unseen[-1] if unseen else None
         if (
@@ -119,7 +119,7 @@ class NodeView:
         self._add(demand, count, task_s)
 
     def stay(self, demand: Demand, count: int, task_s: float) -> None:
-        """So many of the tasks that it offered stay there, and were not in its queue before."""
+        """This many of the tasks that the node offered stay there; its queue did not count them."""
         self._staying.append((STAY_HEARTBEATS, demand, count, task_s))
         self._count_up()
 
@@ -134,11 +134,11 @@ class NodeView:
 
     @property
     def ends_tasks(self) -> bool:
-        """Whether tasks run there, so that some of it becomes free by and by."""
+        """Whether tasks run there, whose ends will free resources."""
         return self._load.running > 0
 
     def can_hold(self, demand: Demand) -> bool:
-        """Whether it could run such a task if it ran nothing else."""
+        """Whether the node could run such a task if it ran nothing else."""
         total = self.total
         for name, units in demand:  # noqa: SIM110 - at once for each node: four times as fast
             if units > total.get(name, 0):
@@ -146,7 +146,7 @@ class NodeView:
         return True
 
     def room(self, demand: Demand, most: int) -> int:
-        """How many such tasks it can start at once; `most` if that is many or any number."""
+        """How many such tasks the node can start at once, at most `most`."""
         free = self.free
         for name, units in demand:
             room = free.get(name, 0) // units
@@ -165,7 +165,7 @@ class NodeView:
             self._add(placed.demand, placed.count, placed.task_s)
 
     def _add(self, demand: Demand, count: int, task_s: float) -> None:
-        # What finds room runs at once, the rest queues.
+        # Tasks that find room run at once, the others queue.
         running = self.room(demand, count)
         for name, units in demand:
             self.free[name] = self.free.get(name, 0) - running * units

@@ -1,10 +1,11 @@
-"""When a demand that waits is owed what becomes free, and when others may have that. Pure.
+"""When a demand that waits is owed what becomes free, and when others may have it. Pure.
 
-Who has waited for ``config.RESOURCE_PATIENCE_S`` is owed its demand, so that it is not starved by
-smaller ones. But what it still lacks may be held by a task that never ends, and meanwhile the rest
-would idle: so it is owed for turns of ``KEPT_FREE_S``, each followed by as long a time in which it
-is not; each turn is twice as long as the one before, up to ``KEPT_FREE_MAX_S``. Whatever ends
-within that ends within one of the turns, and whatever does not costs half of the rest at most.
+A demand that has waited for ``config.RESOURCE_PATIENCE_S`` is owed what becomes free, so that
+smaller demands do not starve it. But a task that never ends may hold what it still lacks, and the
+resources kept for it would idle. So it is owed in turns: the first takes ``KEPT_FREE_S``, each
+later one twice as long as the one before, up to ``KEPT_FREE_MAX_S``, and each is followed by a
+pause as long as itself. A task that ends within ``KEPT_FREE_MAX_S`` ends within one of the turns; a
+task that never ends costs at most half of the use of what is kept.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from skate.config import KEPT_FREE_MAX_S, KEPT_FREE_S, RESOURCE_PATIENCE_S
 
 
 def is_owed(waited_s: float) -> bool:
-    """Whether a demand that has waited for so long is owed what becomes free now."""
+    """Whether a demand that has waited this long is owed what becomes free now."""
     since_s = waited_s - RESOURCE_PATIENCE_S
     if since_s <= 0:
         return False

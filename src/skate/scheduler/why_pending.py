@@ -1,8 +1,8 @@
 """Why work cannot be placed, in sentences for people.
 
-The global scheduler asks when an offer finds no node, or never will. Each sentence says what is
-wanted and what there is instead, so that one can see what to change: the demand, the rules, or the
-cluster.
+The global scheduler asks when an offer finds no node now, or never will. Each sentence says what is
+wanted and what the cluster has instead, so that the reader sees what to change: the demand, the
+rules, or the cluster.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def why_no_room(offer: Offer, nodes: Sequence[NodeView]) -> str:
 
 
 def why_never(offer: Offer, strategy: Strategy, view: NodeView | None) -> str:
-    """Why what is bound to this node can never run there; "" if it can."""
+    """Why a task or actor that is bound to this node can never run there; "" if it can."""
     what = "the actor" if offer.is_actor else "the task"
     bound = f"{what} may run on node {strategy.node_id.hex()} only (hard node affinity)"
     if view is None:
@@ -71,7 +71,7 @@ def why_never(offer: Offer, strategy: Strategy, view: NodeView | None) -> str:
 
 
 def _lacking(demand: Demand, nodes: Sequence[NodeView], one: str = "") -> str:
-    # ``one``: how to call the only one that is asked about.
+    # ``one`` names the node in the sentence if only one is asked about.
     if not nodes:
         return "there is no node"
     lacks = f"{one} does not have" if one else "no node has"
