@@ -64,7 +64,7 @@ class _Waiting(msgspec.Struct):
     since: float
 
 
-class _Line:
+class _Candidate:
     """A candidate for the tasks of one offer: when the next one that it gets would begin."""
 
     __slots__ = ("count", "free", "is_home", "node_id", "queue_s", "task_s", "transfer_s")
@@ -316,13 +316,13 @@ class GlobalScheduler:
         held, total = _bytes_held(offer)
         demand, task_s = offer.demand, _task_s(offer)
         first, least = demand[0] if demand else ("", 0)
-        heap: list[tuple[float, int, float, int, _Line]] = []
+        heap: list[tuple[float, int, float, int, _Candidate]] = []
         if count and any(view.node_id == home_id for view in nodes):
-            line = self._home_line(home_id, offer, count, (total, held), task_s)
-            line.count = count - 1
-            never_s = line.wait_s()  # a node where a first task would wait longer gets none
-            line.count = 0
-            heap.append((line.wait_s(), 0, random(), -1, line))
+            candidate = self._home_candidate(home_id, offer, count, (total, held), task_s)
+            candidate.count = count - 1
+            never_s = candidate.wait_s()  # a node where a first task would wait longer gets none
+            candidate.count = 0
+            heap.append((candidate.wait_s(), 0, random(), -1, candidate))
         else:
             never_s = inf
         busy_s = never_s - task_s  # a queue that is longer is too long
@@ -336,41 +336,41 @@ class GlobalScheduler:
             free = view.room(demand, count)
             if not free and transfer_s + view.queue_s + task_s > never_s:
                 continue
-            line = _Line(node_id, transfer_s, task_s)
-            line.free = free
-            line.queue_s = view.queue_s
-            heap.append((line.wait_s(), 0, random(), number, line))
+            candidate = _Candidate(node_id, transfer_s, task_s)
+            candidate.free = free
+            candidate.queue_s = view.queue_s
+            heap.append((candidate.wait_s(), 0, random(), number, candidate))
         heapify(heap)
         grain = max(1, min(count // GRAINS, int(GRAIN_S / task_s)))
         while count:
-            _, _, _, number, line = heap[0]
+            _, _, _, number, candidate = heap[0]
             # At the end all queues are level, at least an even share above the lowest of now; so
             # an even share is never too much for the lowest.
             share = min(count, max(grain, count // (len(heap) + 1)))
-            if line.count < line.free:
-                share = min(share, line.free - line.count)
-            line.count += share
+            if candidate.count < candidate.free:
+                share = min(share, candidate.free - candidate.count)
+            candidate.count += share
             count -= share
-            heapreplace(heap, (line.wait_s(), line.count, random(), number, line))
-        lines = sorted(heap, key=lambda entry: entry[3])
-        return [(entry[4].node_id, entry[4].count) for entry in lines if entry[4].count]
+            heapreplace(heap, (candidate.wait_s(), candidate.count, random(), number, candidate))
+        chosen = sorted(heap, key=lambda entry: entry[3])
+        return [(entry[4].node_id, entry[4].count) for entry in chosen if entry[4].count]
 
-    def _home_line(
+    def _home_candidate(
         self,
         home_id: bytes,
         offer: Offer,
         count: int,
         inputs: tuple[int, dict[bytes, int]],
         task_s: float,
-    ) -> _Line:
+    ) -> _Candidate:
         view = self._nodes[home_id]
         total, held = inputs
-        line = _Line(home_id, (total - held.get(home_id, 0)) / view.bytes_per_s, task_s)
+        candidate = _Candidate(home_id, (total - held.get(home_id, 0)) / view.bytes_per_s, task_s)
         # The tasks in its queue that it does not offer go first.
         ahead = max(0, offer.queued - offer.count)
-        line.free = view.room(offer.demand, count + ahead) - ahead
-        line.is_home = True
-        return line
+        candidate.free = view.room(offer.demand, count + ahead) - ahead
+        candidate.is_home = True
+        return candidate
 
     def _into_room(
         self,
