@@ -12,11 +12,14 @@ from random import Random
 import msgspec
 
 from sim.cluster_invariants import check_cluster_empty, check_cluster_idle
+from sim.driver_process import DriverProcess
 from sim.faults import ENDLESS_KINDS, KINDS, Faults
+from sim.fiber import Fiber
 from sim.invariants import check_empty, check_idle, check_programs
 from sim.node import SimulatedNode, node_id_of
-from sim.process import DriverProcess, Fiber, Process, Program, WorkerProcess
+from sim.process import Process, Program
 from sim.simulator import Simulator
+from sim.worker_process import WorkerProcess
 from sim.workload import ACTOR, CPU, NAMESPACE, PAGE, PLAIN, WIDE, Settings, sample
 from skate import messages as m
 from skate.spec import CallTemplate, Strategy, demand_of

@@ -19,9 +19,12 @@ from typing import Any
 import msgspec
 
 from sim.cluster_workload import ClusterSettings
+from sim.driver_process import DriverProcess
 from sim.faults import LONG_KINDS
-from sim.process import DriverProcess, Fiber, Program, WorkerProcess
+from sim.fiber import Fiber
+from sim.process import Program
 from sim.simulator import Simulator
+from sim.worker_process import WorkerProcess
 from skate import messages as m
 from skate.ids import job_of
 from skate.scheduler.group_names import GROUP_ID_BYTES, rewrite_demand

@@ -383,7 +383,7 @@ class SimulatedShell:
 
     def start_worker(self, worker: Worker, setup: m.WorkerSetup) -> None:
         """Fork."""
-        from sim.process import WorkerProcess
+        from sim.worker_process import WorkerProcess
 
         peer = Client()
         peer.worker = worker

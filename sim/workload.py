@@ -13,9 +13,12 @@ from random import Random
 
 import msgspec
 
+from sim.driver_process import DriverProcess
+from sim.fiber import Failed, Fiber
 from sim.node import SimulatedNode
-from sim.process import DriverProcess, Failed, Fiber, Process, Program, WorkerProcess
+from sim.process import Process, Program
 from sim.simulator import Simulator
+from sim.worker_process import WorkerProcess
 from skate import messages as m
 from skate.ids import handle_id
 from skate.spec import ActorOptions, CallTemplate, demand_of
@@ -311,7 +314,7 @@ class Settings:
             # that is not there yet holds back the calls of the next task, which may be the one that
             # makes it: so a task either calls with what is there, or waits for no call.
             if not self.tasks_forget_calls:
-                dependencies = [ref for ref in dependencies if ref in fiber.process.values]
+                dependencies = [ref for ref in dependencies if ref in fiber.process.values.here]
             for _ in fiber.call(actor_id, spec, _encode(nested), dependencies, nested):
                 if self.tasks_forget_calls:
                     fiber.drop(len(fiber.refs) - 1)

@@ -180,12 +180,15 @@ BASENAMES_GIVEN_TWICE = frozenset({"endings", "hears", "outbox", "questions"})
 CIRCLES_LEFT: tuple[frozenset[str], ...] = (
     frozenset(
         {
+            "sim.driver_process",
+            "sim.fiber",
             "sim.gcs",
             "sim.invariants",
             "sim.node",
             "sim.process",
             "sim.simulator",
             "sim.wires",
+            "sim.worker_process",
             "sim.workload",
         }
     ),
@@ -211,7 +214,6 @@ LONGEST_TEST_MODULE_LINES = 900
 LONGEST_FUNCTION_LINES = 60  # with its docstring
 
 MODULES_TOO_LONG: dict[str, int] = {
-    "sim/process.py": 842,
     "src/skate/node/shell/node_shell.py": 721,
 }
 """Modules past the bound and their size today. A size here only goes down, and then away."""

@@ -12,12 +12,12 @@ UNKNOWN               WANTED: a reader asks. HERE, ELSEWHERE: put() made it.
 PROMISED              HERE, ELSEWHERE: the call has ended. FETCHING: a reader waits.
 FETCHING              HERE. WANTED: the result is on another node.
 ELSEWHERE             WANTED: a reader asks.
-WANTED                HERE, TROUBLED: the answer. UNANSWERED: its last ref went first.
+WANTED                HERE, TROUBLED: the answer.
 HERE                  ELSEWHERE: the node has revoked its place.
 TROUBLED              UNKNOWN: the next reader asks again.
 UNANSWERED            WANTED_AGAIN: a ref came back, and a reader asks.
 WANTED_AGAIN          HERE, TROUBLED: the second answer, or the first without a place.
-any                   UNKNOWN (UNANSWERED if it was WANTED): its last ref went.
+any                   UNKNOWN (UNANSWERED if an answer may come): its last ref went.
 ====================  ==============================================================
 
 Representation: one collection per fact, so that ``wait`` over thousands of refs is a set operation
@@ -53,8 +53,8 @@ class ValueState(Enum):
     WANTED = "asked for"
     HERE = "the value, its error, or its place in the node's arena"
     TROUBLED = "the error of a value that could not be had; the next reader asks again"
-    UNANSWERED = "its last ref went when it was WANTED: an answer may still come"
-    WANTED_AGAIN = "asked for twice: the first answer may be older than the last ref's end"
+    UNANSWERED = "its last ref went when it was promised or WANTED: an answer may still come"
+    WANTED_AGAIN = "WANTED, and an answer from before its last ref went may come first"
 
 
 class ValueTable:
@@ -139,8 +139,8 @@ class ValueTable:
             self.fetching.difference_update(object_ids)
         for object_id in object_ids:
             if here.pop(object_id, None) is None:
-                promised.discard(object_id)
-                if object_id in wanted:
+                if object_id in promised or object_id in wanted:
+                    promised.discard(object_id)
                     wanted.discard(object_id)
                     self.unanswered[object_id] = None
                 self.elsewhere.discard(object_id)
@@ -180,8 +180,8 @@ class ValueTable:
             self.on_watched(object_id)
 
     def _is_old(self, ready: m.Ready) -> bool:
-        # Its ref was let go of after it was asked for, and has come back since: the node may have
-        # sent this before it read of that, and given its place to another value behind it.
+        # Its last ref went before this came, and one has come back since: the node may have sent
+        # this before it read of that, and may then give its place to another value unasked.
         object_id = ready.object_id
         is_old = bool(ready.size) and object_id in self.counts
         if is_old and object_id in self.wanted:
