@@ -27,6 +27,7 @@ LAYER_OF_MODULE = {
     "skate.cluster_utils": 4,
     "skate.exceptions": 4,
     "skate.client.connection": 3,
+    "skate.client.stream": 3,
     "skate.client.driver_log": 3,
     "skate.client.extents": 3,
     "skate.client.futures": 3,

@@ -10,10 +10,12 @@ Reading: a thread that blocks in the API reads for everyone (the leader);
 others that block wait for it. No thread reads while none is blocked, but for the courier of a
 driver, which ten times a second reads what is at hand: prints of tasks, and the EOF of a dead node.
 
+Other sources (lanes, and the socket where they are accepted) are read by the same leader: whoever
+waits looks at the line to the node and at them, and sleeps on all of them at once. While it looks
+before it sleeps, it looks mostly where the next answer is expected (``hint``).
+
 Interrupts: Ctrl-C may raise KeyboardInterrupt at any call in the main thread, also here, and the
-program may go on afterwards (a notebook does). So each step either leaves the state as it was or
-has changed it by assignments with no call between them; what a socket call gave or took is recorded
-by the same C-level call (``extend(map(...))``). Handlers of messages may run twice and bear it.
+program may go on afterwards (a notebook does): stream.py has the rule.
 
 Locks: ``lock`` guards the outbox, ids and reference counts; ``_leader`` is held by who reads. No
 user code runs under either. ``ObjectRef.__del__`` and pin callbacks take none (reference journal).
@@ -28,15 +30,29 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from skate import config
 from skate import messages as m
+from skate.client.stream import Stream
 from skate.errors import RuntimeClosedError
-from skate.net.frame import HEADER_BYTES, BadFrame, PartReader, frames, split
+from skate.net.frame import BadFrame, PartReader
 
-_READ_ARGUMENTS = ((256 << 10,), (socket.MSG_DONTWAIT,))
-_SEND_FLAGS = (socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL,)
+LOOKS_AT_OTHERS = 8
+"""Of so many looks for an answer one is at all sources, the others where it is expected."""
+
+
+class Source(Protocol):
+    """What a process reads beside the line to its node. Only the leader calls ``read``."""
+
+    def fileno(self) -> int:
+        """The descriptor that becomes readable."""
+
+    def read(self) -> bool:
+        """Handle what has arrived, without blocking; whether something had."""
+
+    def flush(self) -> bool:
+        """Send what is queued, under the connection's lock; whether the socket has taken all."""
 
 
 class Connection:
@@ -49,24 +65,15 @@ class Connection:
         self.before_flush: Callable[[list[Any]], None] = lambda outbox: None
         self.on_lost: Callable[[str], None] = lambda reason: None
         self.on_tick: Callable[[], float | None] = lambda: None
-        self.outbox: list[Any] = []
+        self.on_sources: Callable[[], None] = lambda: None  # they are others than before
         self.closed = ""  # why, once it is
         self._bytes = 0
         self._last_flush = 0.0
         self._pushed = False  # a wait has begun since the last frame: one will for the next, too
-        # Out: the frame that was just cut, those not sent, which of them is next, from which byte,
-        # and what the last send took.
-        self._staged = b""
-        self._frames: list[bytes] = []
-        self._frame = 0
-        self._offset = 0
-        self._sent: list[int] = []
-        # In: what was received, the rest of it that is no whole frame, the messages under way.
-        self._raw: list[bytes] = []
-        self._rest = b""
-        self._need = HEADER_BYTES
-        self._messages: list[Any] = []
-        self._message = 0
+        self.stream = Stream(sock, m.decode_to_client, self.handlers, self.lost, "the node daemon")
+        self.sources: tuple[Source, ...] = ()
+        self.hint: Source | None = None  # where the next answer is expected, if not from the node
+        self._backlog: dict[Source, None] = {}  # those whose sockets have not taken all
         self._parts = PartReader(m.decode_to_client)
         self._leader = threading.Lock()
         self._turn = threading.Condition()
@@ -121,10 +128,7 @@ class Connection:
         if not outbox:
             return
         self._bytes = 0
-        data = b"".join(frames(outbox))
-        self._settle()
-        self.outbox, self._staged = [], data
-        if not self._pump():
+        if not self.stream.flush():
             self.arm()
 
     def push(self) -> None:
@@ -132,44 +136,47 @@ class Connection:
         if self.outbox:
             self.flush()
 
-    def _settle(self) -> None:
-        """Finish the bookkeeping that an interrupt may have cut short."""
-        if self._sent:
-            taken = self._sent[0]
-            self._offset, self._sent = self._offset + taken, []
-        staged = self._staged
-        if staged:
-            if not self._frames or self._frames[-1] is not staged:
-                self._frames.append(staged)
-            self._staged = b""
-
-    def _pump(self) -> bool:
-        """Send what the socket takes, the lock being held; whether all is sent."""
-        while True:
-            self._settle()
-            if self._frame == len(self._frames):
-                self._frames, self._frame = [], 0
-                return True
-            data = self._frames[self._frame]
-            if self._offset == len(data):
-                self._frame, self._offset = self._frame + 1, 0
-                continue
-            rest = memoryview(data)[self._offset :]
-            try:
-                self._sent.extend(map(self.sock.send, (rest,), _SEND_FLAGS))
-            except BlockingIOError:
-                return False
-            except OSError:  # the reader will see why; nothing more can be sent
-                self._frames, self._frame, self._offset = [], 0, 0
-                return True
+    @property
+    def outbox(self) -> list[Any]:
+        """What is queued for the node."""
+        return self.stream.outbox
 
     @property
     def _unsent(self) -> bool:
-        return self._frame < len(self._frames) or bool(self._staged)
+        return self.stream.has_unsent or bool(self._backlog)
 
     def _send_rest(self) -> None:
         with self.lock:
-            self._pump()
+            self.stream.pump()
+            for source in list(self._backlog):
+                if source.flush():
+                    self._backlog.pop(source, None)
+
+    def flush_source(self, source: Source) -> None:
+        """Send what is queued at another source; the caller holds the lock."""
+        if not source.flush():
+            self._backlog[source] = None
+            self.arm()
+
+    def add_source(self, source: Source) -> None:
+        """From now on this is read as well."""
+        if source not in self.sources:
+            self.sources = (*self.sources, source)
+        for poll in (self._poll, self._poll_both):
+            poll.register(source, select.POLLIN)
+        self.on_sources()
+
+    def remove_source(self, source: Source) -> None:
+        """It is over; its descriptor is closed behind this."""
+        if source in self.sources:
+            for poll in (self._poll, self._poll_both):
+                with contextlib.suppress(KeyError):
+                    poll.unregister(source)
+        self.sources = tuple(other for other in self.sources if other is not source)
+        self._backlog.pop(source, None)
+        if self.hint is source:
+            self.hint = None
+        self.on_sources()
 
     def drain(self) -> None:
         """Return once the kernel has taken everything, so that no more piles up here."""
@@ -234,7 +241,9 @@ class Connection:
             if not self._unsent and self._spin():
                 continue
             self.flush()  # no answer for now: before a sleep, releases leave as well
-            poll = self._poll_both if self._unsent else self._poll
+            poll = self._poll_all() if self._backlog else self._poll
+            if self.stream.has_unsent and poll is self._poll:
+                poll = self._poll_both
             left = nap_s
             if deadline is not None:
                 left = deadline - time.monotonic()
@@ -244,7 +253,7 @@ class Connection:
             nap_s = config.SLEEP_AT_MOST_S if events else min(2 * nap_s, config.LONGEST_SLEEP_S)
             if self._unsent:
                 self._send_rest()
-            if events and events[0][1] & ~select.POLLOUT:
+            if events and any(what & ~select.POLLOUT for _, what in events):
                 self.read_at_hand()
                 if self._followers:
                     self._notify()
@@ -257,13 +266,29 @@ class Connection:
         something to do, so on a busy machine this costs next to nothing.
         """
         until = time.monotonic() + config.SPIN_S
+        looks = 0
         while time.monotonic() < until and not self.closed:
-            if self.read_at_hand():
+            hint = self.hint
+            looks += 1
+            if hint is not None and looks % LOOKS_AT_OTHERS:
+                found = hint.read()
+            else:
+                found = self.read_at_hand()
+            if found:
                 if self._followers:
                     self._notify()
                 return True
             os.sched_yield()
         return False
+
+    def _poll_all(self) -> select.poll:
+        """For a sleep while some sockets have not taken all: made anew, as that is rare."""
+        poll = select.poll()
+        both = select.POLLIN | select.POLLOUT
+        poll.register(self.sock, both if self.stream.has_unsent else select.POLLIN)
+        for source in self.sources:
+            poll.register(source, both if source in self._backlog else select.POLLIN)
+        return poll
 
     def _notify(self) -> None:
         with self._turn:
@@ -271,45 +296,11 @@ class Connection:
 
     def read_at_hand(self) -> bool:
         """Handle what has arrived, without blocking; the caller holds ``_leader``."""
-        if self._raw or self._message < len(self._messages):
-            self._digest()  # left over by an interrupt
-        try:
-            self._raw.extend(map(self.sock.recv, *_READ_ARGUMENTS))
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            self.lost(f"the connection to the node broke: {error}")
-            return False
-        if not self._raw[-1]:
-            self.lost("the node daemon closed the connection")
-            return False
-        self._digest()
-        return True
-
-    def _digest(self) -> None:
-        handlers = self.handlers
-        while True:
-            messages = self._messages
-            while self._message < len(messages):
-                message = messages[self._message]
-                handler = handlers.get(type(message))
-                if handler is None:
-                    self.lost(f"the node daemon sent an unexpected {type(message).__name__}")
-                    return
-                handler(message)
-                self._message += 1
-            raw = self._raw
-            if not raw or len(self._rest) + sum(map(len, raw)) < self._need:
-                return
-            data = self._rest + b"".join(raw) if self._rest or len(raw) > 1 else raw[0]
-            try:
-                found, rest, need = split(data, m.decode_to_client)
-            except BadFrame as error:
-                self.lost(f"the node daemon broke the protocol: {error}")
-                return
-            self._raw, self._rest, self._need, self._messages, self._message = (
-                [], rest, need, found, 0,
-            )  # fmt: skip
+        found = self.stream.read()
+        for source in self.sources:
+            if source.read():
+                found = True
+        return found
 
     def _on_part(self, part: m.Part) -> None:
         try:
@@ -449,7 +440,7 @@ class Connection:
         self.lock = threading.Lock()
         self._leader = threading.Lock()
         self._turn = threading.Condition()
-        self.outbox = []
+        self.stream.outbox = []
         with contextlib.suppress(OSError):
             self._drop_bell()
             os.close(self.sock.detach())
