@@ -195,13 +195,6 @@ CIRCLES_LEFT: tuple[frozenset[str], ...] = (
     ),
     frozenset(
         {
-            "sim.scale.cluster",
-            "sim.scale.machines",
-            "sim.scale.programs",
-        }
-    ),
-    frozenset(
-        {
             "skate.worker.async_actor",
             "skate.worker.threaded_actor",
             "skate.worker.worker_main",

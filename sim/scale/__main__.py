@@ -1,4 +1,8 @@
-"""``python -m sim.scale --nodes N --tasks N``: throughput, share of the ideal, busiest daemon."""
+"""``python -m sim.scale --nodes N --tasks N``: throughput, share of the ideal, busiest daemon.
+
+``--task-ms 0``: empty tasks, so that what limits are processes and daemons alone. ``--even``: all
+nodes submit, one process on each.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,20 @@ import argparse
 import json
 from dataclasses import replace
 
-from sim.scale.cluster import simulate
+from sim.scale.cluster import Outcome, simulate
 from sim.scale.costs import Costs
 
 SHOWN = 5
+
+
+def rate(outcome: Outcome) -> str:
+    """Tasks a second; of empty ones there is no ideal to compare with."""
+    per_second = f"{outcome.throughput:,.0f} tasks/s"
+    sustained = f"{outcome.sustained:,.0f}"
+    if outcome.task_s:
+        per_second += f", {outcome.share:.1%} of the ideal {outcome.ideal:,.0f}"
+        sustained = f"{outcome.sustained / outcome.ideal:.1%}"
+    return f"{per_second}; {sustained} while all run; {outcome.seconds:.2f} s of virtual time"
 
 
 def main() -> None:
@@ -39,11 +53,7 @@ def main() -> None:
         f"seed {outcome.seed}: {outcome.tasks:,} tasks of {options.task_ms:g} ms on "
         f"{outcome.nodes} nodes x {outcome.cpus} CPUs, submitted on {outcome.submitters}"
     )
-    print(
-        f"{outcome.throughput:,.0f} tasks/s, {outcome.share:.1%} of the ideal "
-        f"{outcome.ideal:,.0f}; {outcome.sustained / outcome.ideal:.1%} while all run; "
-        f"{outcome.seconds:.2f} s of virtual time"
-    )
+    print(rate(outcome))
     busy = ", ".join(f"{name} {share:.0%}" for name, share in outcome.busy[:SHOWN])
     print(f"busiest daemons, of one core: {busy}")
     print(

@@ -12,18 +12,21 @@ its results. Two ways to submit:
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections import Counter
 from dataclasses import dataclass
 
 from sim.scale.costs import Costs
-from sim.scale.machines import GCS, RELAY, Gcs, Node
+from sim.scale.gcs_machine import Gcs
+from sim.scale.leaves import Leaves
+from sim.scale.machines import Node
+from sim.scale.network import Network
 from sim.scale.programs import LEAF, NOTHING, Driver, leaf_on, part_on
 from sim.scale.world import World
 
-BIN_S = 0.01  # of the histogram of what ended when
 GIVE_UP_S = 2_000.0  # of virtual time
-FROM, TO = 0.1, 0.9  # between these shares of all tasks, the rate is the sustained one
+WORKER_START_S = 0.005  # of a zygote, for one fork; no time at all in the warm-up
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,8 @@ class Outcome:
 
     @property
     def ideal(self) -> float:
-        """Tasks a second if all CPUs did nothing else."""
-        return self.nodes * self.cpus / self.task_s
+        """Tasks a second if all CPUs did nothing else; infinite, if tasks are empty."""
+        return self.nodes * self.cpus / self.task_s if self.task_s else math.inf
 
     @property
     def throughput(self) -> float:
@@ -68,52 +71,21 @@ class SimulatedCluster:
         self, nodes: int, cpus: int, task_s: float, seed: int = 0, costs: Costs | None = None
     ) -> None:
         self.world = World(seed)
-        self.costs = costs or Costs()
-        self.task_s = task_s
         self.cpus = cpus
         self.seed = seed
-        self.is_warm = False
-        self.nodes = [Node(self, number, cpus) for number in range(nodes)]
-        self.by_id = {node.node_id: node for node in self.nodes}
-        self.gcs = Gcs(self)
+        self.leaves = Leaves(task_s)
+        costs = costs or Costs()
+        network = Network(self.world, costs)
+        self.nodes = [
+            Node(self.world, costs, network, self.leaves, number, cpus) for number in range(nodes)
+        ]
+        by_id = {node.node_id: node for node in self.nodes}
+        for node in self.nodes:
+            node.others = by_id
+        self.gcs = Gcs(self.world, costs, network)
         self.gcs.join(self.nodes)
         for node in self.nodes:
             node.start_clock()
-        self._ended: Counter[int] = Counter()  # leaves, by when
-
-    def leaf_ended(self, at: float) -> None:
-        """For the rate."""
-        self._ended[int(at / BIN_S)] += 1
-
-    # ------------------------------------------------------------------ to and from the GCS
-
-    def to_gcs(self, node: Node, batch: list[object], at: float) -> None:
-        """From a node; the head's daemon passes on what comes from others."""
-        if node.number == 0:
-            at += self.costs.local_delay_s
-            self.world.at(at, self.gcs.server.arrive, (0, batch))
-        else:
-            at += self.costs.remote_delay_s
-            self.world.at(at, self.nodes[0].server.arrive, (RELAY, (node.number, True), batch))
-
-    def from_gcs(self, node: Node, batch: list[object], at: float) -> None:
-        """To a node."""
-        head = self.nodes[0].server
-        at += self.costs.local_delay_s
-        if node.number == 0:
-            self.world.at(at, head.arrive, (GCS, None, batch))
-        else:
-            self.world.at(at, head.arrive, (RELAY, (node.number, False), batch))
-
-    def relay(self, whose: tuple[int, bool], batch: list[object], at: float) -> None:
-        """The head's daemon has passed it on."""
-        number, is_up = whose
-        if is_up:
-            at += self.costs.local_delay_s
-            self.world.at(at, self.gcs.server.arrive, (number, batch))
-        else:
-            at += self.costs.remote_delay_s
-            self.world.at(at, self.nodes[number].server.arrive, (GCS, None, batch))
 
     # ------------------------------------------------------------------ work
 
@@ -139,9 +111,10 @@ class SimulatedCluster:
             first, count = 1 + len(self.nodes), len(submitters)
             shares = [tasks // count + (number < tasks % count) for number in range(count)]
             work = [(first + i, share.to_bytes(4, "big"), 1) for i, share in enumerate(shares)]
-        self.is_warm = True
+        for node in self.nodes:
+            node.forking_s = WORKER_START_S
         began = self.world.now
-        self._ended.clear()
+        self.leaves.begin()
         servers = {node_name(node): node.server for node in self.nodes}
         servers["GCS"] = self.gcs.server
         before = {name: server.busy_s for name, server in servers.items()}
@@ -158,9 +131,9 @@ class SimulatedCluster:
             tasks=tasks,
             submitters=len(submitters) or 1,
             seed=self.seed,
-            task_s=self.task_s,
+            task_s=self.leaves.task_s,
             seconds=seconds,
-            sustained=self._sustained(tasks),
+            sustained=self.leaves.sustained(tasks),
             busy=sorted(busy, key=lambda pair: -pair[1]),
             forwarded=sum(node.forwarded for node in self.nodes) - forwarded,
             given_back=sum(node.given_back for node in self.nodes),
@@ -168,22 +141,6 @@ class SimulatedCluster:
             events=self.world.events,
             wall_s=time.perf_counter() - wall,
         )
-
-    def _sustained(self, tasks: int) -> float:
-        ended, first, last = 0, None, None
-        between = 0
-        for when in sorted(self._ended):
-            if ended >= FROM * tasks and first is None:
-                first = when
-            if first is not None:
-                between += self._ended[when]
-                last = when
-            ended += self._ended[when]
-            if ended >= TO * tasks and first is not None:
-                break
-        if first is None or last is None:
-            return 0.0
-        return between / ((last + 1 - first) * BIN_S)
 
     def check(self) -> None:
         """The cores' own invariants."""

@@ -1,51 +1,46 @@
-"""A node with its workers and programs, and the GCS, on the world's clock.
+"""A node with its workers and programs, on the world's clock.
 
-The decisions are those of the cores that ship: NodeCore with its local scheduler and forwarder, and
-GcsCore with the global scheduler. Here is what their shells do: carry messages, keep the clock of
-heartbeats, start workers. Messages are passed on as they are; encoding them is in the costs.
-
-A node other than the head speaks to the GCS through the head's node daemon, as in life.
+The decisions are those of the core that ships: NodeCore with its local scheduler and forwarder.
+Here is what its shell does: carry messages, keep the clock of heartbeats, start workers. Messages
+are passed on as they are; encoding them is in the costs.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sim.scale.costs import Costs
+from sim.scale.leaves import Leaves
+from sim.scale.network import CLIENT, CLOCK, GCS, NEIGHBOUR, RELAY, Network
 from sim.scale.programs import Program, WorkerProcess
 from sim.scale.world import Server, World
 from skate import messages as m
-from skate.config import EVENT_BATCH_S, HEARTBEAT_S, PROTOCOL_VERSION, PYTHON, RESOURCE_UNITS
-from skate.gcs.gcs_core import GcsCore
-from skate.gcs.membership import TICK_S
+from skate.config import EVENT_BATCH_S, HEARTBEAT_S, PYTHON, RESOURCE_UNITS
 from skate.ids import HOME_BYTES, home_of
 from skate.node.node_core import NodeCore
 from skate.objects.arena import Arena
 from skate.rows import Client, Job, Worker
 
-if TYPE_CHECKING:
-    from sim.scale.cluster import SimulatedCluster
-
 ARENA_BYTES = 1 << 30  # nothing here is that large
-WORKER_START_S = 0.005  # of the zygote, for one fork; no time at all in the warm-up
-
-# Where something for a node comes from.
-CLIENT = "client"  # a process of this machine, or another node that wants something of this one
-NEIGHBOUR = "neighbour"  # a node of which this one wanted something
-GCS = "GCS"
-CLOCK = "clock"
-RELAY = "relay"  # between another node and the GCS, through the head
 
 
 class Node:
     """One machine. What arrives is (where from, who, messages); no messages: that was the last."""
 
-    def __init__(self, cluster: SimulatedCluster, number: int, cpus: int) -> None:
-        self.cluster = cluster
-        self.world: World = cluster.world
-        self.costs: Costs = cluster.costs
+    def __init__(
+        self,
+        world: World,
+        costs: Costs,
+        network: Network,
+        leaves: Leaves,
+        number: int,
+        cpus: int,
+    ) -> None:
+        self.world = world
+        self.costs = costs
+        self.leaves = leaves
         self.number = number
+        self._network = network
         self.node_id = number.to_bytes(HOME_BYTES, "big") + self.world.random.randbytes(12)
         total = {"CPU": cpus * RESOURCE_UNITS}
         self.core = NodeCore(
@@ -53,6 +48,9 @@ class Node:
         )
         self.core.begin(self.world.now)
         self.server = Server(self.world, self._handle, self._settle)
+        network.nodes.append(self.server)
+        self.others: dict[bytes, Node] = {}  # all nodes, by id
+        self.forking_s = 0.0  # of the zygote, for one worker
         self.clients: dict[Client, Program] = {}
         self.openers: dict[Client, Node] = {}  # who has opened the line that this peer is
         self._incoming: dict[Node, Client] = {}
@@ -71,7 +69,7 @@ class Node:
             return self.costs.tick_s
         if kind is RELAY:
             assert batch is not None
-            self.cluster.relay(who, batch, self.world.now + self.costs.relay_s)
+            self._network.relay(who, batch, self.world.now + self.costs.relay_s)
             return self.costs.relay_s
         if batch is None:
             core.client_lost(who)
@@ -120,7 +118,7 @@ class Node:
             for neighbour in others:
                 batch, neighbour.outbox = neighbour.outbox, []
                 cost += self.costs.line_frame_s + sum(map(self._cost, batch))
-                other = self.cluster.by_id[neighbour.node_id]
+                other = self.others[neighbour.node_id]
                 to_nodes.append((other, (CLIENT, other.peer_of(self), batch)))
         world = self.world
         leaves_at = world.now + spent_s + cost
@@ -132,7 +130,7 @@ class Node:
             world.at(far, other.server.arrive, item)
         if core.outbox.gcs:
             batch, core.outbox.gcs = core.outbox.gcs, []
-            self.cluster.to_gcs(self, batch, leaves_at)
+            self._network.to_gcs(self.number, batch, leaves_at)
         return cost
 
     def _cost(self, message: Any) -> float:
@@ -194,6 +192,10 @@ class Node:
         """A process of this machine has a line to the daemon."""
         self.clients[client.peer] = client
 
+    def new_pid(self) -> int:
+        """For the next process."""
+        return 1_000 + len(self.clients)
+
     def from_client(self, client: Program, batch: list[Any] | None, at: float) -> None:
         """It says something (None: its last word has been said)."""
         at += self.costs.local_delay_s
@@ -204,73 +206,6 @@ class Node:
         self.core.begin(self.world.now)
         self.core.worker_exited(client.worker, 0)
         del self.clients[client.peer]
-
-
-class Gcs:
-    """The GCS: its core, and a clock."""
-
-    def __init__(self, cluster: SimulatedCluster) -> None:
-        self._cluster = cluster
-        self._world = cluster.world
-        self._costs = cluster.costs
-        self.core = GcsCore(random=cluster.world.random.random)
-        self.server = Server(self._world, self._handle, self._settle)
-        self.met: Counter[str] = Counter()
-        self._sends: list[tuple[int, Any]] = []
-        self._next_watch = 0.0
-
-    def join(self, nodes: list[Node]) -> None:
-        """All nodes are there before the measurement begins."""
-        for node in nodes:
-            total = dict(node.core.scheduler.total)
-            place = f"n{node.number}:1"
-            joins = m.NodeJoins(
-                PROTOCOL_VERSION, node.node_id, 1, place, place, total, {}, ARENA_BYTES
-            )
-            self.core.handle(node.number, joins, self._world.now)
-        infos = [
-            m.NodeInfo(n.node_id, f"n{n.number}:1", dict(n.core.scheduler.total), {}) for n in nodes
-        ]
-        for node in nodes:
-            node.core.hear_gcs(m.NodesChanged(infos))
-        self._clock()
-
-    def _clock(self) -> None:
-        self._world.at(self._world.now + HEARTBEAT_S, self._clock)
-        self.server.arrive((-1, ()))
-
-    def _handle(self, item: tuple[int, list[Any]]) -> float:
-        number, batch = item
-        now = self._world.now
-        if number < 0:
-            if self.core.is_tick_due or now >= self._next_watch:
-                self._next_watch = now + TICK_S
-                self._sends += self.core.tick(now)
-            return 0.0
-        cost = 0.0
-        costs = self._costs
-        for message in batch:
-            sends = self.core.handle(number, message, now)
-            self._sends += sends
-            self.met[type(message).__name__] += 1
-            if isinstance(message, m.Offer):
-                cost += costs.gcs_offer_s + costs.gcs_offer_node_s * len(self._cluster.nodes)
-                chosen = sum(len(one.places) for _, one in sends if isinstance(one, m.Placed))
-                cost += costs.gcs_offer_place_s * chosen
-            elif isinstance(message, m.Events):
-                cost += costs.gcs_events_s + costs.gcs_event_s * message.count
-            else:
-                cost += costs.gcs_heartbeat_s
-        return cost
-
-    def _settle(self, spent_s: float) -> float:
-        sends, self._sends = self._sends, []
-        batches: dict[int, list[Any]] = {}
-        for number, message in sends:
-            batches.setdefault(number, []).append(message)
-        for number, batch in batches.items():
-            self._cluster.from_gcs(self._cluster.nodes[number], batch, self._world.now + spent_s)
-        return 0.0
 
 
 class NodeShell:
@@ -284,8 +219,7 @@ class NodeShell:
         """The zygote forks one after the other."""
         node = self._node
         now = node.world.now
-        forking_s = WORKER_START_S if node.cluster.is_warm else 0
-        self._forked_at = max(now, self._forked_at) + forking_s
+        self._forked_at = max(now, self._forked_at) + node.forking_s
         peer = Client()
         peer.worker = worker
         worker.client = peer

@@ -8,16 +8,16 @@ submitted goes out in frames of ``FLUSH_CALLS``, a task that waits lends its CPU
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from sim.scale.costs import Costs
+from sim.scale.leaves import Leaves
+from sim.scale.world import World
 from skate import messages as m
 from skate.config import FLUSH_CALLS, PROTOCOL_VERSION, PYTHON
 from skate.ids import FIRST_RETURN, TaskIdCounter
 from skate.rows import Client, Worker
 from skate.spec import FORMAT_MSGPACK, CallTemplate, JobConfig, Strategy
-
-if TYPE_CHECKING:
-    from sim.scale.machines import Node
 
 CPU = (("CPU", 10_000),)
 FUNCTION = m.RegisterFunction(b"f" * 16, b"", "leaf")
@@ -44,10 +44,30 @@ def _bound_to(node_id: bytes) -> Strategy:
     return Strategy("NODE", node_id)
 
 
+class Host(Protocol):
+    """What a process asks of the machine that it runs on."""
+
+    world: World
+    costs: Costs
+    leaves: Leaves
+
+    def connect(self, client: Program) -> None:
+        """It has a line to the node's daemon."""
+
+    def from_client(self, client: Program, batch: list[Any] | None, at: float) -> None:
+        """It says something (None: its last word has been said)."""
+
+    def worker_exited(self, client: WorkerProcess) -> None:
+        """It has ended."""
+
+    def new_pid(self) -> int:
+        """For the next process."""
+
+
 class Program:
     """A process with a line to its node's daemon."""
 
-    def __init__(self, node: Node, peer: Client) -> None:
+    def __init__(self, node: Host, peer: Client) -> None:
         self.node = node
         self.peer = peer
 
@@ -63,7 +83,7 @@ class Program:
 class Submitter(Program):
     """A process that submits tasks and waits for all of them."""
 
-    def __init__(self, node: Node, peer: Client) -> None:
+    def __init__(self, node: Host, peer: Client) -> None:
         super().__init__(node, peer)
         self.ids: TaskIdCounter
         self._left: list[tuple[int, bytes, int]] = []  # template, arguments, how many
@@ -126,7 +146,7 @@ class Submitter(Program):
 class Driver(Submitter):
     """The program that began it all; ``then`` is called once it is connected."""
 
-    def __init__(self, node: Node, templates: list[CallTemplate], then: Callable[[], None]) -> None:
+    def __init__(self, node: Host, templates: list[CallTemplate], then: Callable[[], None]) -> None:
         super().__init__(node, Client())
         self._templates = templates
         self._connected = then
@@ -147,7 +167,7 @@ class WorkerProcess(Submitter):
     """Runs one task after the other."""
 
     def __init__(
-        self, node: Node, peer: Client, worker: Worker, setup: m.WorkerSetup, ready_at: float
+        self, node: Host, peer: Client, worker: Worker, setup: m.WorkerSetup, ready_at: float
     ) -> None:
         super().__init__(node, peer)
         self.worker = worker
@@ -155,8 +175,7 @@ class WorkerProcess(Submitter):
         self._parts: set[int] = set()  # templates that are
         self._knows_leaf = False
         self._free_at = 0.0
-        pid = 1_000 + len(node.clients)
-        hello = m.Hello(PROTOCOL_VERSION, PYTHON, "worker", pid, setup.submitter)
+        hello = m.Hello(PROTOCOL_VERSION, PYTHON, "worker", node.new_pid(), setup.submitter)
         self.send([hello], ready_at)
 
     def on_message(self, message: Any) -> None:
@@ -178,11 +197,10 @@ class WorkerProcess(Submitter):
     def _run_leaf(self, run: m.Run) -> None:
         # One event a task: when it will be over is certain as soon as it is known to the worker.
         node = self.node
-        cluster = node.cluster
         began = max(node.world.now, self._free_at)
-        ended = began + cluster.task_s
+        ended = began + node.leaves.task_s
         self._free_at = ended + node.costs.worker_s
-        cluster.leaf_ended(ended)
+        node.leaves.ended(ended)
         self.send([m.Done(run.task_id, run.attempt, began, ended, NOTHING)], self._free_at)
 
     def _begin_part(self, run: m.Run) -> None:

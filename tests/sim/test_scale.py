@@ -44,3 +44,10 @@ def test_a_daemon_that_is_too_slow_for_its_tasks_is_the_limit() -> None:
     assert outcome.throughput == pytest.approx(200, rel=0.05)
     assert outcome.busy[0][0] == "the head's node"
     assert outcome.busy[0][1] > 0.95
+
+
+def test_empty_tasks_are_limited_by_the_daemons_alone() -> None:
+    outcome = simulate(3, 6_000, cpus=4, task_s=0.0, is_even=True)
+    assert outcome.share == 0.0, "there is no ideal"
+    assert outcome.sustained > 1_000
+    assert all(share > 0.9 for name, share in outcome.busy if name != "GCS")
