@@ -206,6 +206,7 @@ class LaneBook:
         lane = lanes[0]
         if not lane.unanswered:
             task_class.chosen, task_class.left = lane, config.LANE_CHUNK_CALLS - 1
+            task_class.is_loaded = False
             return lane
         chosen = task_class.chosen
         if chosen is not None and task_class.left and len(chosen.unanswered) < chosen.window:
@@ -464,6 +465,8 @@ class LaneBook:
             messages.append(m.Release(unheld))
         if state is GONE:
             self._forget(lane)
+        elif state is ENDED:
+            self._take_no_more(lane)
         joined = self.to_node + deque(messages)
         local = {key: value for key, value in self.local.items() if key not in ids}
         promised = {key: value for key, value in self.promised.items() if key not in ids}
@@ -485,8 +488,6 @@ class LaneBook:
         lane.handle_due = handle_due
         lane.state = state
         self._references.journal.extend(kept)
-        if state is not OPEN:
-            self._take_no_more(lane)
 
     def _by_switch(self, lane: CallerLane, call: m.Call) -> m.Submit | m.CallActor:
         if lane.task_class is not None:
