@@ -62,6 +62,7 @@ LAYER_OF_MODULE = {
     "skate.node.shell.log_tail": 2,
     "skate.node.shell.node_config": 2,
     "skate.node.shell.pulse": 2,
+    "skate.node.shell.ticker": 2,
     "skate.node.shell.transfer": 2,
     "skate.node.shell.zygote": 2,
     "skate.objects.culprit": 2,
@@ -208,7 +209,7 @@ LONGEST_TEST_MODULE_LINES = 900
 LONGEST_FUNCTION_LINES = 60  # with its docstring
 
 MODULES_TOO_LONG: dict[str, int] = {
-    "src/skate/node/shell/node_shell.py": 721,
+    "src/skate/node/shell/node_shell.py": 701,
 }
 """Modules past the bound and their size today. A size here only goes down, and then away."""
 

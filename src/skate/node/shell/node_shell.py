@@ -30,6 +30,7 @@ from skate.node.shell import linux, zygote
 from skate.node.shell.log_forwarder import LogForwarder
 from skate.node.shell.node_config import NodeConfig, arena_file, create_arena, remove_files
 from skate.node.shell.pulse import Pulse
+from skate.node.shell.ticker import Ticker
 from skate.objects.arena import Arena
 from skate.rows import Client, Job, Worker
 
@@ -214,9 +215,15 @@ class NodeShell:
         self._pulls_timer: asyncio.TimerHandle | None = None
         self.is_cut_off = False  # from its head: it begins anew
         self.ending: asyncio.Future[str] | None = None
-        self.last_busy = 0.0
-        self.last_stir = self.clock()  # when something last happened here, but for ticks
-        self.stirred: asyncio.Future[bool] | None = None  # by whom a quiet node's tick is woken
+        self.ticker = Ticker(
+            self.core,
+            self.logs,
+            self.clock,
+            is_local=cfg.local,
+            look_around=self._look_around,
+            trim=self._trim,
+            write_out=self.write_out,
+        )
         self.loop: asyncio.AbstractEventLoop
 
     def clock(self) -> float:
@@ -344,8 +351,8 @@ class NodeShell:
 
     def write_out(self) -> None:
         """The end of a turn: everything that the core has queued, one frame a peer."""
-        if self.stirred is not None:
-            self._stir(is_woken=True)
+        if self.ticker.dozing is not None:
+            self.ticker.wake()
         core = self.core
         while core.outbox.clients:
             dirty, core.outbox.clients = core.outbox.clients, []
@@ -470,69 +477,13 @@ class NodeShell:
 
     # ------------------------------------------------------------------ time
 
-    async def _tick(self) -> None:
-        """Ten times a second: logs, time-outs of the core, heartbeat and events.
-
-        Twice a second once a local session has been quiet for a while, until something happens.
-        """
-        now = events_at = 0.0
-        last_load: m.Heartbeat | None = None
-        offers, more = 0, 0
-        while True:
-            await self._until_next_tick()
-            core = self.core
-            if core.clock.now != now:  # there have been other turns than this
-                self.last_stir = core.clock.now
-            now = self.clock()
-            core.begin(now)
-            if self.logs.poll():
-                self.last_stir = now
-            if now - events_at >= config.EVENT_BATCH_S:
-                events_at = now
-                core.flush_events()
-            if self.pulse is not None:
-                self.pulse.beat()
-            silent_s = now - self.gcs_heard
-            if self.cfg.head_address and silent_s > self.cfg.head_silent_s:
-                self.head_lost(f"nothing was heard of the cluster's head for {silent_s:.0f} s")
-            load = core.heartbeat()
-            if load != last_load or offers != core.parts.placing.offer_count:
-                more = 1 + config.STAY_HEARTBEATS  # until all that was placed has been counted
-            if load != last_load:
-                last_load = load
-                self.last_busy = now
-            if load.running or load.queued or not self.cfg.local:
-                self.last_stir = now
-            offers = core.parts.placing.offer_count
-            if more or not self.cfg.local:
-                more = max(0, more - 1)
-                core.outbox.to_gcs(load)
-            if now - self.last_busy > config.TRIM_AFTER_S:
-                self.last_busy = now
-                self._trim()
-                if self.cfg.local:
-                    core.outbox.to_gcs(load)
-            # After the heartbeat: what is offered is placed by the newest figures.
-            core.tick()
-            core.end_turn()
-            self.write_out()
-
-    async def _until_next_tick(self) -> None:
-        if self.clock() - self.last_stir < config.QUIET_AFTER_S:
-            await asyncio.sleep(config.HEARTBEAT_S)
-            return
-        self.stirred = self.loop.create_future()
-        timer = self.loop.call_later(config.QUIET_TICK_S, self._stir)
-        is_woken = await self.stirred
-        timer.cancel()
-        if is_woken:
-            self.last_stir = self.clock()
-            await asyncio.sleep(config.HEARTBEAT_S)
-
-    def _stir(self, is_woken: bool = False) -> None:
-        stirred, self.stirred = self.stirred, None
-        if stirred is not None and not stirred.done():
-            stirred.set_result(is_woken)
+    def _look_around(self) -> None:
+        """At each tick: the head has to hear of this node, and this node of the head."""
+        if self.pulse is not None:
+            self.pulse.beat()
+        silent_s = self.core.clock.now - self.gcs_heard
+        if self.cfg.head_address and silent_s > self.cfg.head_silent_s:
+            self.head_lost(f"nothing was heard of the cluster's head for {silent_s:.0f} s")
 
     def _trim(self) -> None:
         """Give the pages of freed extents back to the machine."""
@@ -580,7 +531,7 @@ class NodeShell:
             log.error("the node cannot join the cluster: %s", error)
             await self._leave("")
             return 1
-        ticker = self.loop.create_task(self._tick())
+        ticker = self.loop.create_task(self.ticker.run())
         ticker.add_done_callback(self._on_ticker_done)
         reason = await self.ending
         ticker.cancel()
