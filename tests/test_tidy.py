@@ -26,6 +26,7 @@ LAYER_OF_MODULE = {
     "skate.actor": 4,
     "skate.cluster_utils": 4,
     "skate.exceptions": 4,
+    "skate.client.caller_lanes": 3,
     "skate.client.connection": 3,
     "skate.client.stream": 3,
     "skate.client.driver_log": 3,

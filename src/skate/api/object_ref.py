@@ -36,6 +36,7 @@ class ObjectRef(msgspec.Struct, Generic[T], frozen=True, weakref=True):
     def __reduce__(self) -> tuple[Any, ...]:
         if pickling.contained is not None:
             pickling.contained.append(self._id)
+        runtime_module.escape(self._id)
         return _rebuild, (self._id,)
 
     def __copy__(self) -> ObjectRef[T]:
@@ -49,10 +50,12 @@ class ObjectRef(msgspec.Struct, Generic[T], frozen=True, weakref=True):
 
     def binary(self) -> bytes:
         """The id: 20 bytes."""
+        runtime_module.escape(self._id)
         return self._id
 
     def hex(self) -> str:
         """The id in hexadecimal."""
+        runtime_module.escape(self._id)
         return self._id.hex()
 
     def is_nil(self) -> bool:

@@ -151,7 +151,14 @@ class Session:
         deadline = time.monotonic() + config.START_TIMEOUT_S
         try:
             connection.append(
-                m.Hello(config.PROTOCOL_VERSION, config.PYTHON, "driver", self.pid, job=job)
+                m.Hello(
+                    config.PROTOCOL_VERSION,
+                    config.PYTHON,
+                    "driver",
+                    self.pid,
+                    job=job,
+                    lanes=config.LANES,
+                )
             )
             while not connection.wait_for(lambda: welcomes or refusals, 0.05):
                 self.host.check_started(deadline)
@@ -172,6 +179,7 @@ class Session:
             arena_bytes=welcome.arena_bytes,
             namespace=welcome.namespace,
             is_driver=True,
+            lanes_dir=welcome.lanes_dir,
         )
         connection.on_lost = self._on_lost
         connection.raise_closed = self._raise_closed  # type: ignore[method-assign]

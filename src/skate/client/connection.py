@@ -54,6 +54,12 @@ class Source(Protocol):
     def flush(self) -> bool:
         """Send what is queued, under the connection's lock; whether the socket has taken all."""
 
+    def close(self) -> None:
+        """The connection is closed: so is this."""
+
+    def abandon(self) -> None:
+        """This process is a fork: the descriptor is the parent's, and nothing else is touched."""
+
 
 class Connection:
     """See the module's docstring. ``handlers`` maps message types to what a reader does."""
@@ -73,6 +79,8 @@ class Connection:
         self.stream = Stream(sock, m.decode_to_client, self.handlers, self.lost, "the node daemon")
         self.sources: tuple[Source, ...] = ()
         self.hint: Source | None = None  # where the next answer is expected, if not from the node
+        self.is_calling: Callable[[], bool] = lambda: False  # whether a source owes an answer
+        self._queued: dict[Source, None] = {}  # those with something that is not flushed yet
         self._backlog: dict[Source, None] = {}  # those whose sockets have not taken all
         self._parts = PartReader(m.decode_to_client)
         self._leader = threading.Lock()
@@ -125,16 +133,28 @@ class Connection:
         outbox = self.outbox
         self.before_flush(outbox)
         self._last_flush = time.monotonic()
+        if self._queued:
+            self._flush_queued()
         if not outbox:
             return
         self._bytes = 0
         if not self.stream.flush():
             self.arm()
 
+    def appended_locked(self) -> None:
+        """Something was put into the outbox directly; the caller holds the lock."""
+        if len(self.outbox) >= config.FLUSH_CALLS:
+            self.flush_locked()
+        else:
+            self.arm()
+
     def push(self) -> None:
         """Send what is queued. Releases alone wait for the next message, or for a sleep."""
         if self.outbox:
             self.flush()
+        elif self._queued:
+            with self.lock:
+                self._flush_queued()
 
     @property
     def outbox(self) -> list[Any]:
@@ -152,8 +172,19 @@ class Connection:
                 if source.flush():
                     self._backlog.pop(source, None)
 
+    def queue_source(self, source: Source) -> None:
+        """A source has something to send, soon; the caller holds the lock."""
+        if source not in self._queued:
+            self._queued[source] = None
+            self.arm()
+
+    def _flush_queued(self) -> None:
+        for source in list(self._queued):
+            self.flush_source(source)
+
     def flush_source(self, source: Source) -> None:
         """Send what is queued at another source; the caller holds the lock."""
+        self._queued.pop(source, None)
         if not source.flush():
             self._backlog[source] = None
             self.arm()
@@ -174,6 +205,7 @@ class Connection:
                     poll.unregister(source)
         self.sources = tuple(other for other in self.sources if other is not source)
         self._backlog.pop(source, None)
+        self._queued.pop(source, None)
         if self.hint is source:
             self.hint = None
         self.on_sources()
@@ -388,6 +420,8 @@ class Connection:
                 is_quiet = not self.try_read() and not armed
             next_s = self.on_tick()
             wait_s = next_s if next_s is not None else tick_s
+            if tick_s is not None and self.sources and self.is_calling():
+                wait_s = config.LANE_TICK_S
 
     def _doze(self, events: select.poll) -> None:
         """The courier has found nothing to do: wait for something to read or to send, or a while.
@@ -399,6 +433,12 @@ class Connection:
             if self._armed or self.closed:
                 return
             self._is_dozing = True
+            if self.sources:
+                events = select.poll()
+                events.register(self.sock, select.POLLIN)
+                events.register(self._bell, select.POLLIN)
+                for source in self.sources:
+                    events.register(source, select.POLLIN)
         events.poll(1000 * config.SLEEP_AT_MOST_S)
         with self.lock:
             self._is_dozing = False
@@ -430,6 +470,8 @@ class Connection:
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
         self.sock.close()
+        for source in self.sources:
+            source.close()
         with contextlib.suppress(RuntimeError):
             self._wake.release()
         self._notify()
@@ -441,6 +483,10 @@ class Connection:
         self._leader = threading.Lock()
         self._turn = threading.Condition()
         self.stream.outbox = []
+        sources, self.sources = self.sources, ()
+        for source in sources:
+            with contextlib.suppress(OSError):
+                source.abandon()
         with contextlib.suppress(OSError):
             self._drop_bell()
             os.close(self.sock.detach())

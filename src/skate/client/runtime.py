@@ -13,14 +13,16 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
+from skate import config
 from skate import messages as m
+from skate.client.caller_lanes import CallerLanes
 from skate.client.connection import Connection
 from skate.client.extents import Extents
 from skate.client.futures import Futures
 from skate.client.questions import Questions
 from skate.client.templates import Templates
 from skate.client.value_table import ValueTable, Wait, first_error
-from skate.config import INLINE_MAX_BYTES
+from skate.config import BLOCKED_AFTER_S, INLINE_MAX_BYTES
 from skate.errors import GetTimeoutError
 from skate.ids import FIRST_RETURN, TaskIdCounter, return_id
 from skate.objects.mapping import ArenaMapping
@@ -62,6 +64,7 @@ class Runtime:
         arena_bytes: int,
         namespace: str,
         is_driver: bool,
+        lanes_dir: str = "",
     ) -> None:
         self.connection = connection
         self.job_id = job_id
@@ -79,13 +82,20 @@ class Runtime:
         self.questions = Questions(connection, self.block)
         self.when_ready = self.futures.when_ready
         self.ask, self.wait_answer = self.questions.ask, self.questions.wait_answer
-        self.register = Templates(connection).register
+        templates = Templates(connection)
+        self.register = templates.register
         self.ids = TaskIdCounter(job_id, submitter)
         self.sequences: dict[bytes, int] = {}  # next call number per actor
         self.blocking: Callable[[], Callable[[], None]] | None = None  # set by the worker
         self.surroundings = Surroundings()
         connection.before_flush = self._before_flush
         connection.handlers[m.Ready] = self.values.on_ready
+        self.lanes: CallerLanes | None = None
+        if lanes_dir and config.LANES:
+            self.lanes = CallerLanes(
+                connection, self.values, self.references, self.ids, submitter, lanes_dir
+            )
+            templates.on_new = self.lanes.book.register
         connection.handlers[m.Revoke] = self.values.on_revoke
 
     # ------------------------------------------------------------------ what leaves
@@ -94,12 +104,15 @@ class Runtime:
         # Under the connection's lock. Holds go before releases (reference_counter).
         if self.references.journal:
             new, gone = self.references.drain()
+            if gone:
+                self.values.drop(gone)
+            if self.lanes is not None:
+                new, gone = self.lanes.book.back(new), self.lanes.book.gone(gone)
             if new:
                 # Before all else: a Done in the outbox lets go of the arguments they came with.
                 outbox.insert(0, m.Hold(new))
             if gone:
                 outbox.append(m.Release(gone))
-                self.values.drop(gone)
         dead = self.mapping.dead
         if dead:
             outbox.append(m.Unpin([dead.popleft() for _ in range(len(dead))]))
@@ -124,6 +137,12 @@ class Runtime:
         run = current_run.get()
         depth = 0 if run is None else run.depth + 1
         with self.connection.lock:
+            if self.lanes is not None:
+                if returns == 1 and nested is None:
+                    riding = self.lanes.ride_task(template, arguments, dependencies, depth)
+                    if riding is not None:
+                        return riding
+                self.lanes.escape(dependencies or ())
             task_id = self.ids.next_task()
             object_ids = self._promise(task_id, returns)
             self.connection.append_locked(
@@ -152,10 +171,18 @@ class Runtime:
     ) -> list[bytes]:
         """Call a method; the ids of its returns, each held once."""
         with self.connection.lock:
-            task_id = self.ids.next_task()
-            object_ids = self._promise(task_id, returns)
             sequence = self.sequences.get(actor_id, 0)
             self.sequences[actor_id] = sequence + 1
+            if self.lanes is not None:
+                if returns == 1 and nested is None:
+                    riding = self.lanes.ride_call(
+                        actor_id, template, arguments, dependencies, sequence, in_order=in_order
+                    )
+                    if riding is not None:
+                        return riding
+                self.lanes.escape(dependencies or ())
+            task_id = self.ids.next_task()
+            object_ids = self._promise(task_id, returns)
             self.connection.append_locked(
                 m.CallActor(
                     task_id,
@@ -183,11 +210,17 @@ class Runtime:
     ) -> None:
         """Create an actor, whose handle is held once."""
         with self.connection.lock:
+            self.escape_locked(dependencies or ())
             self.references.born_here(counted_id)
             self.connection.append_locked(
                 m.CreateActor(actor_id, template, options, arguments, dependencies, nested),
                 len(arguments),
             )
+
+    def escape_locked(self, object_ids: Sequence[bytes]) -> None:
+        """Refs to these leave the process, or their ids do; the caller holds the lock."""
+        if self.lanes is not None:
+            self.lanes.escape(object_ids)
 
     def new_task_id(self) -> bytes:
         """A fresh TaskID (an actor's id is that of its construction)."""
@@ -207,7 +240,8 @@ class Runtime:
             data = serialized.to_bytes()
             with connection.lock:
                 object_id = self.ids.next_put()
-                self.values.put(object_id, m.Ready(object_id, data))
+                contains = bool(serialized.contains)
+                self.values.put(object_id, m.Ready(object_id, data, contains=contains))
                 connection.append_locked(m.Put(object_id, data, serialized.contains), len(data))
             return object_id
         with connection.lock:
@@ -312,12 +346,26 @@ class Runtime:
                 return first_error(here, object_ids) is not None
             return False
 
-        return self.block(ready, timeout_s)
+        return self.block(ready, timeout_s, object_ids)
 
-    def block(self, ready: Callable[[], bool], timeout_s: float | None) -> bool:
-        """Wait; in a worker, the CPU is lent out meanwhile."""
+    def block(
+        self,
+        ready: Callable[[], bool],
+        timeout_s: float | None,
+        awaited: Sequence[bytes] | None = None,
+    ) -> bool:
+        """Wait; in a worker, the CPU is lent out meanwhile.
+
+        Not at once, if all that is ``awaited`` is to come by lanes: it may take microseconds, and
+        to tell the node would take longer.
+        """
         if self.blocking is None or ready():
             return self.connection.wait_for(ready, timeout_s)
+        if awaited is not None and self.lanes is not None and self.lanes.are_riding(awaited):
+            first_s = BLOCKED_AFTER_S if timeout_s is None else min(BLOCKED_AFTER_S, timeout_s)
+            if self.connection.wait_for(ready, first_s):
+                return True
+            timeout_s = None if timeout_s is None else timeout_s - first_s
         self.connection.push()
         self.connection.try_read()
         if ready():
@@ -349,7 +397,7 @@ class Runtime:
             if timeout_s == 0:
                 self._poll(object_ids)
             else:
-                self.block(wait.is_over, timeout_s)
+                self.block(wait.is_over, timeout_s, object_ids)
             return wait.positions()
 
     def _poll(self, object_ids: Sequence[bytes]) -> None:
@@ -363,6 +411,14 @@ class Runtime:
 
 _current: Runtime | None = None
 forked = False  # whether this process is a fork of one that was connected, and has no own runtime
+
+
+def escape(object_id: bytes) -> None:
+    """A ref leaves this process, or its id does, by whatever way (ObjectRef)."""
+    runtime = _current
+    if runtime is not None and runtime.lanes is not None and object_id in runtime.lanes.book.local:
+        with runtime.connection.lock:
+            runtime.lanes.escape((object_id,))
 
 
 def current() -> Runtime | None:

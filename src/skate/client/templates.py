@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Callable
 
 from skate import messages as m
 from skate.client.connection import Connection
@@ -22,6 +23,7 @@ class Templates:
         self._connection = connection
         self._functions: set[bytes] = set()
         self._numbers: dict[CallTemplate, int] = {}
+        self.on_new: Callable[[CallTemplate, m.RegisterFunction | None], None] = lambda s, f: None
 
     def register(self, spec: CallTemplate, pickled: bytes | None, name: str) -> int:
         """This connection's number for a template; sends it, and its function, the first time."""
@@ -29,12 +31,14 @@ class Templates:
         with connection.lock:
             number = self._numbers.get(spec)
             if number is None:
-                if pickled is not None and spec.function_id not in self._functions:
+                function = None
+                if pickled is not None:
+                    function = m.RegisterFunction(spec.function_id, pickled, name)
+                if function is not None and spec.function_id not in self._functions:
                     self._functions.add(spec.function_id)
-                    connection.append_locked(
-                        m.RegisterFunction(spec.function_id, pickled, name), len(pickled)
-                    )
+                    connection.append_locked(function, len(function.data))
                 number = self._numbers[spec] = len(self._numbers)
+                self.on_new(spec, function)
                 connection.append_locked(m.RegisterTemplate(number, spec))
         return number
 

@@ -35,6 +35,7 @@ from enum import Enum
 from typing import Any
 
 from skate import messages as m
+from skate.config import LANE_VALUE_BYTES
 from skate.spec import FORMAT_ERROR
 
 UNANSWERED_KEPT = 1_000
@@ -147,6 +148,20 @@ class ValueTable:
         if len(self.unanswered) > UNANSWERED_KEPT:
             young = list(self.unanswered)[UNANSWERED_KEPT // 2 :]
             self.unanswered = dict.fromkeys(young)
+
+    def data_here(self, object_id: bytes) -> bytes:
+        """The payload of a small value, or of an error, that is here."""
+        return self.here[object_id].data
+
+    def plain(self, object_id: bytes) -> bytes | None:
+        """The payload of a value if it is here, small, no error, and without refs inside."""
+        ready = self.here.get(object_id)
+        if ready is None or ready.size or ready.offset or ready.contains:
+            return None
+        data = ready.data
+        if len(data) > LANE_VALUE_BYTES or data[0] == _ERROR_TAG:
+            return None
+        return data
 
     # ------------------------------------------------------------------ what the node says
 

@@ -37,6 +37,7 @@ class Welcome(msgspec.Struct, array_like=True, tag=2):
     arena_path: str
     arena_bytes: int
     namespace: str
+    lanes_dir: str = ""  # where workers accept lanes; empty: there are none
 
 
 class Refused(msgspec.Struct, array_like=True, tag=3):
@@ -60,6 +61,7 @@ class WorkerSetup(msgspec.Struct, array_like=True, tag=4):
     actor: ActorOptions | None = None
     worker_id: bytes = b""
     clock_offset: float = 0.0  # the node's wall clock less the machine's monotonic one
+    lanes_dir: str = ""  # as in ``Welcome``
 
 
 # ---------------------------------------------------------------------------------- tasks

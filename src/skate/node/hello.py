@@ -110,6 +110,7 @@ class Doorkeeper:
                 arena_path="" if client.is_remote else self._me.arena_path,
                 arena_bytes=self._store.arena.capacity_bytes,
                 namespace=hello.job.namespace,
+                lanes_dir="" if client.is_remote else self._me.lanes_dir,
             ),
         )
         for warning in self.warnings:

@@ -19,6 +19,7 @@ class Identity:
         self.arena_path = arena_path
         self.python = python
         self.is_cluster = is_cluster
+        self.lanes_dir = ""  # where workers accept lanes; the daemon enters it
         self.submitters = 0  # processes that were given a number so far
 
     @property

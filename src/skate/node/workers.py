@@ -128,6 +128,7 @@ class Workers:
                 actor_id=actor_id,
                 actor=actor,
                 worker_id=worker.id,
+                lanes_dir=self._me.lanes_dir,
             ),
         )
 
