@@ -426,6 +426,17 @@ def test_nothing_is_left_for_later() -> None:
     expect_none("mend it or write it down", lines_that_match(r"\b(TO[D]O|FIX[M]E|X[X]X)\b"))
 
 
+def test_every_citation_can_be_followed() -> None:
+    """A reader has this repository and nothing else: decisions are cited, and are there."""
+    expect_none("not a document of this project", lines_that_match(r"\bDESIG[N](\.md|:| \d)"))
+    there = {path.name[:4] for path in (ROOT / "docs/decisions").glob("*.md")}
+    pattern = r"(?:docs/decisions/|\bdecision )(\d{4})"
+    expect_none(
+        "there is no such decision",
+        (line for line in lines_that_match(pattern) if not set(re.findall(pattern, line)) <= there),
+    )
+
+
 def test_no_path_of_one_machine() -> None:
     own_paths = r"(?<![\w.])(/wor[k]/|/roo[t]/|/tmp/[h]\b)"
     expect_none("this exists on one machine only", lines_that_match(own_paths))

@@ -17,7 +17,7 @@ READ_TURN_BYTES = 1 << 20  # per connection and turn of the switch, so that it s
 UNREAD_MAX_BYTES = 16 << 20  # past this, a client that asks and does not read is heard no more
 WRITE_BACKLOG_BYTES = 1 << 20  # past this, pushes to a client that does not read are held back
 
-# -- a client's outbox (DESIGN 5.1) ------------------------------------------------------------
+# -- a client's outbox --------------------------------------------------------------------------
 FLUSH_CALLS = 64  # measured: larger batches gain nothing, smaller ones cost a system call each
 FLUSH_BYTES = 64 << 10  # a socket buffer takes it in one write
 FLUSH_DELAY_S = 0.001  # nothing submitted waits longer than this for company
@@ -166,7 +166,7 @@ GROUPS_TRIED_COST = 20_000  # nodes looked at and bundles placed in one tick: so
 RESERVE_TIMEOUT_S = 2.0  # a node that lives answers at once; others are tried before it is dead
 
 # -- GCS -----------------------------------------------------------------------------------------
-HEARTBEAT_S = 0.1  # DESIGN 5: load and liveness
+HEARTBEAT_S = 0.1  # how often a node tells the GCS its load: tasks are placed by figures this old
 QUIET_AFTER_S = 10.0  # a local session in which nothing has happened for so long
 QUIET_TICK_S = 0.5  # looks so often at its logs and clocks, until something happens
 STAY_HEARTBEATS = 2  # a task that stays where it was offered is in the second, if not in the next

@@ -14,7 +14,7 @@ class TaskState(IntEnum):
 
     WAITING = 0  # for arguments that are not there yet
     READY = 1  # in the queue of its scheduling class
-    SENT = 2  # to a worker, which alone decides when it begins (DESIGN 11)
+    SENT = 2  # to a worker, which alone decides when it begins (decision 0010)
     FINISHED = 3
     FAILED = 4
     OFFERED = 5  # to the global scheduler, which chooses a node

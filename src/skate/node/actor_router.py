@@ -1,6 +1,6 @@
 """Actor calls: from their callers, in order, to the one process that hosts the actor.
 
-Pure; its caller is the node core. A caller numbers its calls to an actor from 0 (DESIGN 11). The
+Pure; its caller is the node core. A caller numbers its calls to an actor from 0. The
 router lets them through gapless and in order: a call whose arguments are not there yet holds back
 the later ones of the same caller, and of nobody else. An actor that runs calls out of order (async,
 threaded) gets each as soon as its arguments are there. Delivered and unanswered calls are bounded

@@ -47,7 +47,7 @@ class Holds:
 
     @hears(m.Hold, *CLIENTS, NODE)
     def on_hold(self, client: Client, message: m.Hold) -> None:
-        """A process has come to know these refs. Its giver still holds them (DESIGN 6).
+        """A process has come to know these refs. Its giver still holds them.
 
         The first Hold on a line between nodes that is not their first names all that is held.
         """

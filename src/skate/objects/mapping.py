@@ -2,7 +2,7 @@
 
 A read hands out a read-only memoryview over a ctypes array that lies on the object's span. Every
 NumPy array, slice and memoryview made from it refers to that array (its exporter), so the array's
-weakref dies exactly with the last of them: that is the pin (DESIGN: "pins"). The weakref's callback
+weakref dies exactly with the last of them: that is the pin. The weakref's callback
 may run anywhere, so it only appends to ``dead`` (a deque that the owner drains).
 
 One mapping for all: a fresh one for each object would cost a page fault for each 64 KiB that is

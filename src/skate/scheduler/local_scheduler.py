@@ -4,7 +4,7 @@ Pure; its caller is the node core, which tells it of ready tasks, of workers tha
 go, and calls ``dispatch`` once a turn. Tasks with the same demand, job and thread count form a
 scheduling class; deeper tasks of a class go first (a nested call is what its blocked parent waits
 for). A worker is *leased* to a class: it holds the class's resources while it has tasks, and short
-tasks are sent ahead to it (``config.PIPELINE_*``), which only the worker may hand back (DESIGN 11).
+tasks are sent ahead to it (``config.PIPELINE_*``); it alone may hand them back (decision 0010).
 
 While one class alone has tasks, its workers are topped up as they go. When several want the same
 resources they take leases in turn, and a lease ends with what it was begun with. A class (or an

@@ -1,7 +1,7 @@
 """A node that has lost its head: it has ended all work, waits for the head, and begins anew.
 
 The cluster has given such a node up, or is about to, and runs its work elsewhere: whatever it would
-still do could do harm (DESIGN 11). So it comes back under a new NodeID, with nothing but its
+still do could do harm (decision 0010). So it comes back under a new NodeID, with nothing but its
 listening sockets: by running its own program again, in the same process.
 """
 
