@@ -45,6 +45,9 @@ LAYER_OF_MODULE = {
     "skate.node.shell.transfer_threads": 3,
     "skate.node.shell.turns": 3,
     "skate.worker.async_actor": 3,
+    "skate.worker.executor": 3,
+    "skate.worker.inbox": 3,
+    "skate.worker.task_loop": 3,
     "skate.worker.threaded_actor": 3,
     "skate.worker.worker_main": 3,
     "skate.client.ray_alias": 2,
@@ -70,6 +73,7 @@ LAYER_OF_MODULE = {
     "skate.objects.mapping": 2,
     "skate.objects.serialization": 2,
     "skate.worker.named_output": 2,
+    "skate.worker.takeover": 2,
     "skate.client.lane_book": 1,
     "skate.client.repeats": 1,
     "skate.net.event_batch": 1,
@@ -193,13 +197,6 @@ CIRCLES_LEFT: tuple[frozenset[str], ...] = (
             "sim.wires",
             "sim.worker_process",
             "sim.workload",
-        }
-    ),
-    frozenset(
-        {
-            "skate.worker.async_actor",
-            "skate.worker.threaded_actor",
-            "skate.worker.worker_main",
         }
     ),
 )

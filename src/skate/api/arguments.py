@@ -14,8 +14,7 @@ from skate.api.object_ref import ObjectRef
 from skate.client.runtime import Runtime
 from skate.config import INLINE_MAX_BYTES
 from skate.objects.culprit import explain_failure
-from skate.objects.serialization import ATOMS, NO_BUFFERS, serialize
-from skate.worker.worker_main import NO_ARGUMENTS, Placeholder
+from skate.objects.serialization import ATOMS, NO_ARGUMENTS, NO_BUFFERS, Placeholder, serialize
 
 # (pickled, dependencies, nested refs, a ref to keep until the message has been queued)
 Packed = tuple[bytes, list[bytes] | None, list[bytes] | None, Any]

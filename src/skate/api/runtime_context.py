@@ -9,7 +9,7 @@ from typing import Any
 
 from skate.api.actor_handle import ActorHandle
 from skate.api.connected import connected
-from skate.client.runtime import Runtime, current_run
+from skate.client.runtime import Runtime, current_call
 from skate.scheduler.group_names import parse_name
 from skate.spec import Demand, resources_of
 from skate.worker import worker_main
@@ -46,7 +46,7 @@ def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
 def get_gpu_ids() -> list[int | str]:
     """The GPUs that the running task or actor was given, under the driver's names for them."""
     worker = worker_main.worker
-    return worker.gpu_ids() if worker is not None else []
+    return worker.executor.gpu_ids() if worker is not None else []
 
 
 class RuntimeContext:
@@ -70,27 +70,25 @@ class RuntimeContext:
 
     def get_task_id(self) -> str | None:
         """The running task; None in a driver."""
-        run = current_run.get()
-        return None if run is None else run.task_id.hex()
+        call = current_call.get()
+        return None if call is None else call[0].task_id.hex()
 
     def get_task_name(self) -> str | None:
         """The running task's name; None in a driver."""
-        run = current_run.get()
-        if run is None or self._worker is None:
-            return None
-        return self._worker.templates[run.template].name
+        call = current_call.get()
+        return None if call is None else call[1].name
 
     def get_task_function_name(self) -> str | None:
         """The running function's name with its module (and class); None in a driver."""
-        run = current_run.get()
-        if run is None or self._worker is None:
+        call = current_call.get()
+        if call is None or self._worker is None:
             return None
-        spec = self._worker.templates[run.template]
+        spec = call[1]
         if spec.kind == "task":
-            function = self._worker.functions.get(spec.function_id)
+            function = self._worker.executor.functions.get(spec.function_id)
             name = getattr(function, "__qualname__", spec.name)
         else:
-            function = self._worker.actor_class
+            function = self._worker.executor.actor_class
             method = spec.method or "__init__"
             name = f"{getattr(function, '__qualname__', spec.name)}.{method}"
         return f"{getattr(function, '__module__', '')}.{name}"
@@ -124,7 +122,7 @@ class RuntimeContext:
 
         RuntimeError in a driver.
         """
-        if current_run.get() is None:
+        if current_call.get() is None:
             raise RuntimeError("is_canceled() can only be called in a task or actor")
         return False
 
@@ -155,13 +153,12 @@ class RuntimeContext:
         In a placement group, what it holds of the bundle.
         """
 
-        run = current_run.get()
+        call = current_call.get()
         worker = self._worker
-        if worker is None or run is None:
+        if worker is None or call is None:
             raise RuntimeError("get_assigned_resources() can only be called in a task or actor")
-        if worker.actor_template is not None:
-            return _plain_names(worker.actor_template.running_demand)
-        return _plain_names(worker.templates[run.template].demand)
+        actor = worker.executor.actor_template
+        return _plain_names(call[1].demand if actor is None else actor.running_demand)
 
     def get_accelerator_ids(self) -> dict[str, list[str]]:
         """The devices that the running task was given."""
@@ -196,7 +193,7 @@ class RuntimeContext:
     def was_current_actor_reconstructed(self) -> bool:
         """Whether this process is a restart of its actor."""
         worker = self._worker
-        return bool(worker and worker.restarted)
+        return bool(worker and worker.executor.restarted)
 
     @property
     def gcs_address(self) -> str:

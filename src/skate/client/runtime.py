@@ -28,12 +28,12 @@ from skate.ids import FIRST_RETURN, TaskIdCounter, return_id
 from skate.objects.mapping import ArenaMapping
 from skate.objects.reference_counter import ReferenceCounter, process_journal
 from skate.objects.serialization import Serialized, deserialize, error_of, serialize
-from skate.spec import FORMAT_ERROR
+from skate.spec import FORMAT_ERROR, CallTemplate
 
 _ERROR_TAG = FORMAT_ERROR[0]
 
-# The Run message of the task that the current thread or coroutine executes; None in a driver.
-current_run: ContextVar[m.Run | None] = ContextVar("skate_run", default=None)
+# What the current thread or coroutine executes, and its template; None in a driver.
+current_call: ContextVar[tuple[m.Run, CallTemplate] | None] = ContextVar("skate_call", default=None)
 
 
 class Surroundings:
@@ -134,8 +134,8 @@ class Runtime:
         returns: int,
     ) -> list[bytes]:
         """Submit a task with any number of returns; their ids, each held once."""
-        run = current_run.get()
-        depth = 0 if run is None else run.depth + 1
+        call = current_call.get()
+        depth = 0 if call is None else call[0].depth + 1
         with self.connection.lock:
             if self.lanes is not None:
                 if returns == 1 and nested is None:

@@ -29,6 +29,19 @@ _LARGE_BUFFER_BYTES = 256
 # Types whose plain pickle is complete and loads anywhere: no class of the user's can hide inside.
 ATOMS = frozenset({int, float, bool, str, bytes, type(None), complex})
 NO_BUFFERS = FORMAT_PICKLE + _COUNT.pack(0)
+NO_ARGUMENTS = b""  # of a call without arguments, or whose arguments are its last dependency
+
+
+class Placeholder:
+    """Stands in pickled arguments for dependency number ``index``."""
+
+    __slots__ = ("index",)
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Placeholder, (self.index,)
 
 
 class Pickling(threading.local):

@@ -13,23 +13,33 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from skate import messages as m
-from skate.client.runtime import current_run
-
-if TYPE_CHECKING:
-    from skate.worker.worker_main import Worker
+from skate.client.connection import Connection
+from skate.client.runtime import Runtime, current_call
+from skate.spec import CallTemplate
+from skate.worker.executor import Executor
+from skate.worker.inbox import Inbox
 
 
 class AsyncLoop:
     """Runs the calls of an async actor, at most ``max_concurrency`` at a time."""
 
-    def __init__(self, worker: Worker, max_concurrency: int) -> None:
-        self._worker = worker
-        self._connection = worker.connection
+    def __init__(
+        self,
+        connection: Connection,
+        runtime: Runtime,
+        inbox: Inbox,
+        executor: Executor,
+        max_concurrency: int,
+    ) -> None:
+        self._connection = connection
+        self._runtime = runtime
+        self._inbox = inbox
+        self._executor = executor
         self._free = max_concurrency
-        self._waiting: deque[m.Run] = deque()
+        self._waiting: deque[tuple[m.Run, CallTemplate]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._flush_due = False
         self._reading = False  # the loop is
@@ -46,8 +56,8 @@ class AsyncLoop:
         self._loop = asyncio.get_running_loop()
         self._over = self._loop.create_future()
         self._thread = threading.get_ident()
-        self._worker.runtime.futures.call_soon = self._call_soon
-        self._worker.runtime.blocking = self._lend_cpu
+        self._runtime.futures.call_soon = self._call_soon
+        self._runtime.blocking = self._lend_cpu
         self._connection.handlers.update({m.Run: self._on_run, m.Exit: self._on_exit})
         self._loop.add_reader(self._connection.sock.fileno(), self._on_readable)
         self._connection.flush()
@@ -62,12 +72,12 @@ class AsyncLoop:
         self._loop.call_soon_threadsafe(callback)
 
     def _on_run(self, run: m.Run) -> None:
-        self._worker.queue.append(run)
+        self._inbox.queue.append(run)
         if not self._reading or threading.get_ident() != self._thread:
             self._wake()
 
     def _on_exit(self, message: m.Exit) -> None:
-        self._worker.on_exit(message)
+        self._inbox.on_exit(message)
         self._wake()
 
     def _wake(self) -> None:
@@ -91,43 +101,43 @@ class AsyncLoop:
         self._reading = True
         self._connection.try_read()
         self._reading = False
-        queue = self._worker.queue
+        queue = self._inbox.queue
         while queue:
             run = queue.popleft()
-            if self._worker.templates[run.template].kind == "actor":
-                self._worker.execute(run, self._finish)
+            spec = self._inbox.templates[run.template]
+            if spec.kind == "actor":
+                self._executor.execute(run, spec, self._finish)
             elif self._free > 0:
-                self._start(run)
+                self._start(run, spec)
             else:
-                self._waiting.append(run)
+                self._waiting.append((run, spec))
         over = self._over
-        if self._worker.exit_reason and not self._waiting and over is not None and not over.done():
+        if self._inbox.exit_reason and not self._waiting and over is not None and not over.done():
             over.set_result(None)
 
-    def _start(self, run: m.Run) -> None:
+    def _start(self, run: m.Run, spec: CallTemplate) -> None:
         self._free -= 1
-        task = self._loop.create_task(self._run(run))
+        task = self._loop.create_task(self._run(run, spec))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, run: m.Run) -> None:
-        worker = self._worker
-        current_run.set(run)
+    async def _run(self, run: m.Run, spec: CallTemplate) -> None:
+        executor = self._executor
+        current_call.set((run, spec))
         started = time.monotonic()
-        spec = worker.templates[run.template]
         try:
-            function, arguments, keywords = worker.prepare(run, spec)
+            function, arguments, keywords = executor.prepare(run, spec)
             value = function(*arguments, **keywords)
             if inspect.isawaitable(value):
                 value = await value
-            done = worker.done(run, spec, value, started)
+            done = executor.done(run, spec, value, started)
         except BaseException as error:
-            done = worker.ended_by(run, spec, error, started)
+            done = executor.ended_by(run, spec, error, started)
         self._finish(done)
         self._free += 1
         if self._waiting:
-            self._start(self._waiting.popleft())
-        elif worker.exit_reason:
+            self._start(*self._waiting.popleft())
+        elif self._inbox.exit_reason:
             self._on_readable()
 
     def _finish(self, done: m.Done) -> None:
@@ -139,5 +149,5 @@ class AsyncLoop:
     def _flush(self) -> None:
         self._flush_due = False
         self._connection.flush()
-        if self._worker.queue or self._worker.exit_reason:
+        if self._inbox.queue or self._inbox.exit_reason:
             self._on_readable()

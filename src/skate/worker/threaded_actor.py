@@ -10,56 +10,67 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from typing import TYPE_CHECKING
 
 from skate import messages as m
-
-if TYPE_CHECKING:
-    from skate.worker.worker_main import Worker
+from skate.client.connection import Connection
+from skate.client.runtime import Runtime
+from skate.spec import CallTemplate
+from skate.worker.executor import Executor
+from skate.worker.inbox import Inbox
 
 
 class ThreadedLoop:
     """Hands each call to a pool of threads."""
 
-    def __init__(self, worker: Worker, max_concurrency: int) -> None:
-        self._worker = worker
+    def __init__(
+        self,
+        connection: Connection,
+        runtime: Runtime,
+        inbox: Inbox,
+        executor: Executor,
+        max_concurrency: int,
+    ) -> None:
+        self._connection = connection
+        self._inbox = inbox
+        self._executor = executor
         self._pool = ThreadPoolExecutor(max_concurrency, thread_name_prefix="skate-actor")
         self._lock = threading.Lock()
         self._running = 0
         self._waiting = 0
         self._lent = False
+        runtime.blocking = self._lend_cpu
 
     def run(self) -> None:
         """Until asked to end; what was delivered before that is run."""
-        worker = self._worker
-        worker.runtime.blocking = self._lend_cpu
-        queue = worker.queue
+        inbox = self._inbox
+        queue = inbox.queue
         while True:
-            worker.connection.wait_for(lambda: queue or worker.exit_reason)
+            self._connection.wait_for(lambda: queue or inbox.exit_reason)
             while queue:
                 run = queue.popleft()
-                if worker.templates[run.template].kind == "actor":
-                    self._run(run)
+                spec = inbox.templates[run.template]
+                if spec.kind == "actor":
+                    self._run(run, spec)
                 else:
-                    self._pool.submit(copy_context().run, self._run, run)
-            if worker.exit_reason:
+                    self._pool.submit(copy_context().run, self._run, run, spec)
+            if inbox.exit_reason:
                 self._pool.shutdown(wait=True)
                 return
 
-    def _run(self, run: m.Run) -> None:
+    def _run(self, run: m.Run, spec: CallTemplate) -> None:
         with self._lock:
             self._running += 1
             self._tell()
-        self._worker.execute(run, self._answer)
+        self._executor.execute(run, spec, self._answer)
 
     def _answer(self, done: m.Done) -> None:
         with self._lock:
             self._running -= 1
             self._tell()
-        self._worker.connection.append(done, len(done.data))
-        if self._worker.exit_reason:
+        self._connection.append(done, len(done.data))
+        if self._inbox.exit_reason:
             # exit_actor in a pool thread: wake the main thread, which reads and would not notice.
-            self._worker.connection.flush()
+            self._connection.flush()
 
     def _lend_cpu(self) -> Callable[[], None]:
         with self._lock:
@@ -70,11 +81,11 @@ class ThreadedLoop:
     def _go_on(self) -> None:
         with self._lock:
             self._waiting -= 1
-            if not self._worker.connection.closed:
+            if not self._connection.closed:
                 self._tell()
 
     def _tell(self) -> None:
         lent = 0 < self._running <= self._waiting
         if lent != self._lent:
             self._lent = lent
-            self._worker.connection.append(m.Blocked() if lent else m.Unblocked())
+            self._connection.append(m.Blocked() if lent else m.Unblocked())

@@ -1,0 +1,125 @@
+"""The plain loop of a worker: tasks, or the calls of an actor, one by one on the main thread.
+
+What waits behind a task can be handed back: when the task blocks in get or wait, or runs for more
+than 25 ms (the courier thread sees to that). An actor's calls are never handed back.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from skate import config
+from skate import messages as m
+from skate.client.connection import Connection
+from skate.client.runtime import Runtime
+from skate.worker.executor import Executor
+from skate.worker.inbox import Inbox
+
+
+class TaskLoop:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        runtime: Runtime,
+        inbox: Inbox,
+        executor: Executor,
+        *,
+        hands_back: bool,
+    ) -> None:
+        self._connection = connection
+        self._inbox = inbox
+        self._executor = executor
+        self._hands_back = hands_back
+        self._begun_at = 0.0  # when the running task began; 0: none runs
+        self._is_blocked = False  # the main thread's task waits in get/wait
+        self._courier_is_awake = False
+        self._last_active = 0.0
+        self._main_thread = threading.get_ident()
+        connection.handlers[m.Run] = self._on_run
+        connection.on_tick = self._tick
+        runtime.blocking = self._lend_cpu
+
+    def _on_run(self, run: m.Run) -> None:
+        self._inbox.queue.append(run)
+        if self._is_blocked:  # sent before the node had heard of it
+            self._hand_back()
+
+    def run(self) -> None:
+        """Run tasks (or calls), one by one, until asked to end."""
+        inbox, connection, execute = self._inbox, self._connection, self._executor.execute
+        queue, templates = inbox.queue, inbox.templates
+        while True:
+            connection.wait_for(lambda: queue or inbox.exit_reason)
+            while True:
+                try:
+                    run = queue.popleft()
+                except IndexError:  # empty, or the courier has handed it back
+                    break
+                self._begun_at = time.monotonic()
+                if not self._courier_is_awake:
+                    self._courier_is_awake = True
+                    self._last_active = self._begun_at  # or it would sleep again, if this is short
+                    with connection.lock:
+                        connection.arm()
+                execute(run, templates[run.template], self._answer)
+            if inbox.exit_reason:
+                return
+
+    def _answer(self, done: m.Done) -> None:
+        """Queue what a call came to; at once on its way if there is nothing else to do."""
+        self._begun_at = 0.0
+        connection = self._connection
+        if self._inbox.queue:
+            connection.append(done, len(done.data))
+        else:
+            with connection.lock:
+                connection.outbox.append(done)
+                connection.flush_locked()
+
+    def _hand_back(self) -> None:
+        if self._hands_back:
+            self._inbox.hand_back()
+
+    def _tick(self) -> float | None:
+        """Called by the courier: hand back what waits behind a long task; seconds to the next.
+
+        While tasks run, somebody has to look at what the node sends ahead: the main thread may be
+        deep in user code. A second after the last task, the courier sleeps until the next.
+        """
+        now = time.monotonic()
+        begun = self._begun_at
+        if begun:
+            self._last_active = now
+            if now - begun >= config.HAND_BACK_AFTER_S - 0.005:
+                self._connection.try_read()
+                if begun == self._begun_at:
+                    self._hand_back()
+            return config.HAND_BACK_AFTER_S
+        if now - self._last_active < 1.0:
+            return config.HAND_BACK_AFTER_S
+        self._courier_is_awake = False
+        if self._begun_at:  # it began while we fell asleep
+            self._courier_is_awake = True
+            return config.HAND_BACK_AFTER_S
+        return None
+
+    def _lend_cpu(self) -> Callable[[], None]:
+        """The running task is about to wait: what to call when it goes on."""
+        if threading.get_ident() != self._main_thread or not self._begun_at:
+            return lambda: None
+        begun, self._begun_at = self._begun_at, 0.0
+        self._is_blocked = True
+        self._hand_back()
+        self._connection.append(m.Blocked())
+
+        def go_on() -> None:
+            self._is_blocked = False
+            self._begun_at = begun
+            if not self._connection.closed:
+                self._connection.append(m.Unblocked())
+
+        return go_on
