@@ -40,7 +40,10 @@ LAYER_OF_MODULE = {
     "skate.node.shell.far_values": 3,
     "skate.node.shell.lines": 3,
     "skate.node.shell.node_daemon": 3,
+    "skate.node.shell.client_link": 3,
+    "skate.node.shell.gcs_link": 3,
     "skate.node.shell.node_shell": 3,
+    "skate.node.shell.zygote_line": 3,
     "skate.node.shell.rejoin": 3,
     "skate.node.shell.transfer_threads": 3,
     "skate.node.shell.turns": 3,
@@ -206,9 +209,7 @@ LONGEST_MODULE_LINES = 600
 LONGEST_TEST_MODULE_LINES = 900
 LONGEST_FUNCTION_LINES = 60  # with its docstring
 
-MODULES_TOO_LONG: dict[str, int] = {
-    "src/skate/node/shell/node_shell.py": 701,
-}
+MODULES_TOO_LONG: dict[str, int] = {}
 """Modules past the bound and their size today. A size here only goes down, and then away."""
 
 FUNCTIONS_TOO_LONG: dict[str, int] = {}

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import mmap
 import os
 import signal
 import socket
-import struct
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +20,16 @@ from skate import config
 from skate import messages as m
 from skate.ids import NODE_ID_BYTES
 from skate.net import unix_socket
-from skate.net.frame import BadFrame, FrameReader, frames
-from skate.node.exit_status import describe_status
+from skate.net.frame import frames
 from skate.node.node_core import NodeCore
 from skate.node.shell import linux, zygote
+from skate.node.shell.client_link import ClientLink
+from skate.node.shell.gcs_link import GcsLink
 from skate.node.shell.log_forwarder import LogForwarder
 from skate.node.shell.node_config import NodeConfig, arena_file, create_arena, remove_files
 from skate.node.shell.pulse import Pulse
 from skate.node.shell.ticker import Ticker
+from skate.node.shell.zygote_line import STATUS_WITHIN_S, ZygoteLine
 from skate.objects.arena import Arena
 from skate.rows import Client, Job, Worker
 
@@ -38,140 +37,12 @@ if TYPE_CHECKING:
     from skate.node.shell.lines import Lines
     from skate.node.shell.transfer_threads import Transfers
 
-ZYGOTE_RETRY_S = 0.002
-"""A burst of forks has filled the line to the zygote: how soon to try again."""
 
 START_AGAIN_S = 0.5
 """After a process could not be started, before the next attempt: something has to end first."""
 
-ZYGOTE_STATUS_WITHIN_S = 0.2
-"""The zygote has closed its line: how long to wait for the exit status that tells why."""
 
 log = logging.getLogger("skate.node")
-
-
-class ClientLink(asyncio.Protocol):
-    """One client's connection."""
-
-    def __init__(self, shell: NodeShell, peer: Client) -> None:
-        self.shell = shell
-        self.peer = peer
-        self.reader = FrameReader(m.decode_to_node)
-        self.transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        """Check who it is (same user), before anything is read."""
-        self.transport = transport
-        self.peer.link = self
-        transport.set_write_buffer_limits(high=config.WRITE_BACKLOG_BYTES)
-        self.shell.core.add_client(self.peer)
-        if self.peer.worker is None:
-            sock = transport.get_extra_info("socket")
-            if peer_uid(sock) != os.getuid():
-                log.warning("refused a connection of another user")
-                transport.abort()
-                return
-            self.shell.loop.call_later(config.HELLO_TIMEOUT_S, self._expect_hello)
-
-    def _expect_hello(self) -> None:
-        if not self.peer.role and self.transport is not None:
-            log.warning("closed a connection that said nothing for %.0f s", config.HELLO_TIMEOUT_S)
-            self.transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        """A turn of the switch."""
-        transport = self.transport
-        if transport is None or transport.is_closing():
-            return  # it was refused, or broke the protocol: no more is heard of it
-        shell = self.shell
-        core = shell.core
-        core.begin(shell.clock())
-        peer = self.peer
-        try:
-            handlers = core.handlers[peer.role]
-            for message in self.reader.feed(data):
-                if peer.role:
-                    handlers[type(message)](peer, message)
-                elif not transport.is_closing():
-                    core.handle(peer, message)
-                    handlers = core.handlers[peer.role]
-        except Exception as error:  # whatever it was, this peer's message has led to it
-            self._break_off(error)
-        core.end_turn()
-        shell.write_out()
-
-    def _break_off(self, error: Exception) -> None:
-        """End this connection, and this one alone; the log tells a bug of ours by its traceback."""
-        log.warning(
-            "closed the connection of %s %d: %s: %s",
-            self.peer.role or "a stranger",
-            self.peer.pid,
-            type(error).__name__,
-            error,
-            exc_info=not isinstance(error, BadFrame),
-        )
-        if self.transport is not None:
-            self.transport.abort()
-
-    def pause_writing(self) -> None:
-        """It does not read: hold pushes back."""
-        self.peer.paused = True
-
-    def stop_asking(self) -> None:
-        """It reads nothing at all: hear no more of it until it does."""
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        """It reads again."""
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.resume_reading()
-        self.peer.paused = False
-        self.shell.push_deferred(self.peer)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """EOF, reset, or closed by us."""
-        core = self.shell.core
-        core.begin(self.shell.clock())
-        self.transport = None
-        core.client_lost(self.peer)
-        core.end_turn()
-        self.shell.write_out()
-
-
-class GcsLink(asyncio.Protocol):
-    """The connection to the GCS."""
-
-    def __init__(self, shell: NodeShell) -> None:
-        self.shell = shell
-        self.reader = FrameReader(m.decode_from_gcs)
-
-    def data_received(self, data: bytes) -> None:
-        """Answers to forwarded questions."""
-        core = self.shell.core
-        self.shell.gcs_heard = self.shell.clock()
-        core.begin(self.shell.gcs_heard)
-        for message in self.reader.feed(data):
-            if isinstance(message, m.Refused):
-                self.shell.head_lost(f"the GCS refused this node: {message.reason}")
-            elif not isinstance(message, m.HeadAlive):  # which was heard: that is all of it
-                core.hear_gcs(message)
-        core.end_turn()
-        self.shell.write_out()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """No node goes on without its GCS, which gives it up at the same time."""
-        self.shell.gcs_transport = None
-        if self.shell.cfg.head_address:
-            self.shell.head_lost("the connection to the cluster's head is lost")
-        else:
-            self.shell.end("the GCS died")
-
-
-def peer_uid(sock: Any) -> int:
-    """The user at the other end of a unix socket."""
-    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", data)[1])
 
 
 class NodeShell:
@@ -179,8 +50,7 @@ class NodeShell:
 
     def __init__(self, cfg: NodeConfig, zygote_line: socket.socket, zygote_pid: int) -> None:
         self.cfg = cfg
-        self.zygote_line = zygote_line
-        self.zygote_pid = zygote_pid
+        self.zygote = ZygoteLine(zygote_line, zygote_pid, self._on_report, self.end)
         self._clock_offset = time.time() - time.monotonic()
         self.arena_path, self.arena_warning = arena_file(cfg)
         self.arena_fd = create_arena(self.arena_path, cfg.object_store_bytes)
@@ -208,7 +78,6 @@ class NodeShell:
         )
         self.alive_workers: dict[bytes, Worker] = {}
         self.start_errors: dict[bytes, str] = {}  # of workers that there never was a process of
-        self._zygote_backlog: deque[tuple[bytes, socket.socket | None]] = deque()
         self.gcs_transport: asyncio.Transport | None = None
         self.gcs_heard = 0.0  # when, by ``clock``
         self.lines: Lines | None = None  # to other machines, if there are to be any
@@ -248,7 +117,7 @@ class NodeShell:
         ours.setblocking(False)
         out, err = self.logs.begin(worker)
         self.alive_workers[worker.id] = worker
-        self._ask_zygote(zygote.fork_request(worker.id, out, err), theirs)
+        self.zygote.ask(zygote.fork_request(worker.id, out, err), theirs)
         setup.clock_offset = self._clock_offset
         peer = Client()
         peer.worker = worker
@@ -278,33 +147,7 @@ class NodeShell:
 
     def kill_worker(self, worker: Worker) -> None:
         """SIGKILL, through the zygote, which knows whether the pid is still its own."""
-        self._ask_zygote(zygote.kill_request(worker.id), None)
-
-    def _ask_zygote(self, request: bytes, line: socket.socket | None) -> None:
-        """Send a request, with the worker's end of its line, as soon as there is room."""
-        self._zygote_backlog.append((request, line))
-        if len(self._zygote_backlog) == 1:
-            self._send_to_zygote()
-
-    def _send_to_zygote(self) -> None:
-        backlog = self._zygote_backlog
-        while backlog:
-            request, line = backlog[0]
-            try:
-                if line is None:
-                    self.zygote_line.send(request)
-                else:
-                    socket.send_fds(self.zygote_line, [request], [line.fileno()])
-            except OSError as error:
-                # ETOOMANYREFS: more descriptors under way than this process may have open.
-                if error.errno in (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS):
-                    self.loop.call_later(ZYGOTE_RETRY_S, self._send_to_zygote)
-                    return
-                self._zygote_died()
-                return
-            backlog.popleft()
-            if line is not None:
-                line.close()
+        self.zygote.ask(zygote.kill_request(worker.id), None)
 
     def close(self, peer: Client) -> None:
         """Close after what is queued has been written."""
@@ -312,10 +155,7 @@ class NodeShell:
         if link is None:
             return
         self.write_out_peer(peer)
-        if not isinstance(link, ClientLink):
-            link.close()
-        elif link.transport is not None:
-            link.transport.close()
+        link.close()
 
     def stderr_tail(self, worker: Worker) -> list[str]:
         """The last lines of a worker's stderr."""
@@ -374,15 +214,8 @@ class NodeShell:
         link = peer.link
         if not outbox or link is None:
             return
-        if not isinstance(link, ClientLink):
-            peer.outbox = []
-            link.write_out(outbox)
-        elif link.transport is not None:
-            peer.outbox = []
-            transport = link.transport
-            transport.writelines(frames(outbox))
-            if peer.paused and transport.get_write_buffer_size() > config.UNREAD_MAX_BYTES:
-                link.stop_asking()
+        peer.outbox = []
+        link.write_out(outbox)
 
     def push_deferred(self, peer: Client) -> None:
         """A turn's worth of what was held back while the peer did not read, then the next.
@@ -396,37 +229,7 @@ class NodeShell:
         if peer.deferred:
             self.loop.call_soon(self.push_deferred, peer)
 
-    # ------------------------------------------------------------------ the zygote
-
-    def on_zygote(self) -> None:
-        """Reports of starts and exits."""
-        while True:
-            try:
-                data = self.zygote_line.recv(zygote.MAX_REQUEST_BYTES)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno == errno.EINTR:
-                    continue
-                data = b""
-            if not data:
-                self.loop.remove_reader(self.zygote_line.fileno())
-                self._zygote_died()
-                return
-            self._on_report(zygote.decode_report(data))
-
-    def _zygote_died(self, status: int | None = None) -> None:
-        """Its end of the line is closed, or it was reaped: say how it died, and end."""
-        deadline = time.monotonic() + ZYGOTE_STATUS_WITHIN_S
-        with contextlib.suppress(ChildProcessError):
-            while status is None and time.monotonic() < deadline:
-                pid, found = os.waitpid(self.zygote_pid, os.WNOHANG)
-                if pid:
-                    status = os.waitstatus_to_exitcode(found)
-                else:
-                    time.sleep(0.001)
-        how = describe_status(status) if status is not None else "its line is closed"
-        self.end(f"the zygote (pid {self.zygote_pid}) of this node died: {how}")
+    # ------------------------------------------------------------------ processes
 
     def _on_report(self, report: dict[str, Any]) -> None:
         worker = self.alive_workers.get(report["id"])
@@ -463,7 +266,7 @@ class NodeShell:
     def _end_orphans(self) -> None:
         """Programs that a task started and that outlived its worker are children of ours now."""
         for pid in linux.children(os.getpid()):
-            if pid != self.zygote_pid:
+            if pid != self.zygote.pid:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
         self._reap()
@@ -474,8 +277,8 @@ class NodeShell:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if pid == 0:
                     return
-                if pid == self.zygote_pid:
-                    self._zygote_died(os.waitstatus_to_exitcode(status))
+                if pid == self.zygote.pid:
+                    self.zygote.died(os.waitstatus_to_exitcode(status))
 
     # ------------------------------------------------------------------ time
 
@@ -508,8 +311,7 @@ class NodeShell:
         self.loop = asyncio.get_running_loop()
         self.loop.set_exception_handler(self._on_exception)
         self.ending = self.loop.create_future()
-        self.zygote_line.setblocking(False)
-        self.loop.add_reader(self.zygote_line.fileno(), self.on_zygote)
+        self.zygote.start(self.loop)
         if self.cfg.lifeline_fd >= 0:
             os.set_blocking(self.cfg.lifeline_fd, False)
             self.loop.add_reader(self.cfg.lifeline_fd, self._on_lifeline)
@@ -601,6 +403,14 @@ class NodeShell:
         self._pulls_timer = None
         self.turn(self.core.parts.pulls.retry)
 
+    def gcs_lost(self) -> None:
+        """No node goes on without its GCS, which gives it up at the same time."""
+        self.gcs_transport = None
+        if self.cfg.head_address:
+            self.head_lost("the connection to the cluster's head is lost")
+        else:
+            self.end("the GCS died")
+
     def head_lost(self, reason: str) -> None:
         """The head has given this node up, or soon will: end all work, and begin anew."""
         self.is_cut_off = bool(self.cfg.head_address)
@@ -654,7 +464,7 @@ class NodeShell:
         if self.lines is not None:
             self.lines.close()
         await asyncio.sleep(0)
-        self.zygote_line.close()  # EOF: the zygote ends, and its workers with it
+        self.zygote.sock.close()  # EOF: the zygote ends, and its workers with it
         remove_files(self.cfg, self.arena_path, keep_socket=self.is_cut_off)
         gone = await self._end_children()
         if self.gcs_transport is not None:
@@ -667,7 +477,7 @@ class NodeShell:
     async def _end_children(self) -> bool:
         """Until the zygote, its workers and the programs that they started are gone."""
         now = time.monotonic()
-        deadline, patience_ends = now + config.STOP_TIMEOUT_S / 2, now + ZYGOTE_STATUS_WITHIN_S
+        deadline, patience_ends = now + config.STOP_TIMEOUT_S / 2, now + STATUS_WITHIN_S
         while True:
             with contextlib.suppress(ChildProcessError):
                 while os.waitpid(-1, os.WNOHANG)[0]:
@@ -679,7 +489,7 @@ class NodeShell:
             if now > deadline:
                 return False
             for pid in left:
-                if pid != self.zygote_pid or now > patience_ends:
+                if pid != self.zygote.pid or now > patience_ends:
                     with contextlib.suppress(OSError):
                         os.kill(pid, signal.SIGKILL)
             await asyncio.sleep(0.005)

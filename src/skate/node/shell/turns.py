@@ -23,6 +23,12 @@ class Turns(Protocol):
     def core(self) -> NodeCore:
         """To be read at any time on the loop's thread, and changed in a turn."""
 
+    def clock(self) -> float:
+        """Wall-clock seconds that never run backwards."""
+
+    def write_out(self) -> None:
+        """The end of a turn: everything that the core has queued."""
+
     def turn(self, what: Callable[[], None]) -> None:
         """Call ``what``, which tells the core something, then write out all that follows."""
 
