@@ -52,6 +52,7 @@ LAYER_OF_MODULE = {
     "skate.worker.inbox": 3,
     "skate.worker.task_loop": 3,
     "skate.worker.threaded_actor": 3,
+    "skate.worker.lane_door": 3,
     "skate.worker.worker_main": 3,
     "skate.client.ray_alias": 2,
     "skate.net.anteroom": 2,

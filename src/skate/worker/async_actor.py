@@ -13,14 +13,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from skate import messages as m
 from skate.client.connection import Connection
 from skate.client.runtime import Runtime, current_call
-from skate.spec import CallTemplate
 from skate.worker.executor import Executor
 from skate.worker.inbox import Inbox
+from skate.worker.lane_server import Work
 
 
 class AsyncLoop:
@@ -39,11 +40,13 @@ class AsyncLoop:
         self._inbox = inbox
         self._executor = executor
         self._free = max_concurrency
-        self._waiting: deque[tuple[m.Run, CallTemplate]] = deque()
+        self._waiting: deque[Work] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._flush_due = False
         self._reading = False  # the loop is
         self._woken = False
+        self._read: set[int] = set()  # descriptors of lanes
+        self._resting: asyncio.TimerHandle | None = None
         self._thread = 0
         self._over: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -58,7 +61,8 @@ class AsyncLoop:
         self._thread = threading.get_ident()
         self._runtime.futures.call_soon = self._call_soon
         self._runtime.blocking = self._lend_cpu
-        self._connection.handlers.update({m.Run: self._on_run, m.Exit: self._on_exit})
+        self._inbox.on_work = self._on_work
+        self._connection.on_sources = self._on_sources
         self._loop.add_reader(self._connection.sock.fileno(), self._on_readable)
         self._connection.flush()
         self._on_readable()
@@ -71,14 +75,24 @@ class AsyncLoop:
     def _call_soon(self, callback: Any) -> None:
         self._loop.call_soon_threadsafe(callback)
 
-    def _on_run(self, run: m.Run) -> None:
-        self._inbox.queue.append(run)
+    def _on_work(self) -> None:
         if not self._reading or threading.get_ident() != self._thread:
             self._wake()
 
-    def _on_exit(self, message: m.Exit) -> None:
-        self._inbox.on_exit(message)
-        self._wake()
+    def _on_sources(self) -> None:
+        if threading.get_ident() == self._thread:
+            self._read_sources()
+        else:
+            self._loop.call_soon_threadsafe(self._read_sources)
+
+    def _read_sources(self) -> None:
+        """Have the loop read the lanes that there are now, and no others."""
+        now = {source.fileno() for source in self._connection.sources}
+        for descriptor in self._read - now:
+            self._loop.remove_reader(descriptor)
+        for descriptor in now - self._read:
+            self._loop.add_reader(descriptor, self._on_readable)
+        self._read = now
 
     def _wake(self) -> None:
         if not self._woken:
@@ -101,28 +115,36 @@ class AsyncLoop:
         self._reading = True
         self._connection.try_read()
         self._reading = False
-        queue = self._inbox.queue
-        while queue:
-            run = queue.popleft()
-            spec = self._inbox.templates[run.template]
-            if spec.kind == "actor":
-                self._executor.execute(run, spec, self._finish)
+        while (work := self._inbox.next()) is not None:
+            if work.spec.kind == "actor":
+                self._executor.execute(work.run, work.spec, partial(self._finish, work))
             elif self._free > 0:
-                self._start(run, spec)
+                self._start(work)
             else:
-                self._waiting.append((run, spec))
+                self._waiting.append(work)
+        self._rest()
         over = self._over
         if self._inbox.exit_reason and not self._waiting and over is not None and not over.done():
             over.set_result(None)
 
-    def _start(self, run: m.Run, spec: CallTemplate) -> None:
+    def _rest(self) -> None:
+        if self._resting is None:
+            due_s = self._inbox.rest()
+            if due_s is not None:
+                self._resting = self._loop.call_later(due_s, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = None
+        self._rest()
+
+    def _start(self, work: Work) -> None:
         self._free -= 1
-        task = self._loop.create_task(self._run(run, spec))
+        task = self._loop.create_task(self._run(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, run: m.Run, spec: CallTemplate) -> None:
-        executor = self._executor
+    async def _run(self, work: Work) -> None:
+        executor, run, spec = self._executor, work.run, work.spec
         current_call.set((run, spec))
         started = time.monotonic()
         try:
@@ -133,15 +155,18 @@ class AsyncLoop:
             done = executor.done(run, spec, value, started)
         except BaseException as error:
             done = executor.ended_by(run, spec, error, started)
-        self._finish(done)
+        self._finish(work, done)
         self._free += 1
         if self._waiting:
-            self._start(*self._waiting.popleft())
+            self._start(self._waiting.popleft())
         elif self._inbox.exit_reason:
             self._on_readable()
 
-    def _finish(self, done: m.Done) -> None:
-        self._connection.append(done, len(done.data))
+    def _finish(self, work: Work, done: m.Done) -> None:
+        if work.lane is None:
+            self._connection.append(done, len(done.data))
+        else:
+            self._inbox.answer_later(work, done)
         if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)

@@ -16,6 +16,7 @@ from skate.client.connection import Connection
 from skate.client.runtime import Runtime
 from skate.worker.executor import Executor
 from skate.worker.inbox import Inbox
+from skate.worker.lane_server import Work
 
 
 class TaskLoop:
@@ -29,56 +30,59 @@ class TaskLoop:
         executor: Executor,
         *,
         hands_back: bool,
+        clock_offset: float,
     ) -> None:
         self._connection = connection
         self._inbox = inbox
         self._executor = executor
         self._hands_back = hands_back
+        self._clock_offset = clock_offset
         self._begun_at = 0.0  # when the running task began; 0: none runs
         self._is_blocked = False  # the main thread's task waits in get/wait
         self._courier_is_awake = False
         self._last_active = 0.0
+        self._last_end = 0.0  # about when the last call ended: when it began
         self._main_thread = threading.get_ident()
-        connection.handlers[m.Run] = self._on_run
+        self._running: Work | None = None
+        inbox.on_work = self._on_work
         connection.on_tick = self._tick
         runtime.blocking = self._lend_cpu
 
-    def _on_run(self, run: m.Run) -> None:
-        self._inbox.queue.append(run)
+    def _on_work(self) -> None:
         if self._is_blocked:  # sent before the node had heard of it
             self._hand_back()
 
     def run(self) -> None:
         """Run tasks (or calls), one by one, until asked to end."""
         inbox, connection, execute = self._inbox, self._connection, self._executor.execute
-        queue, templates = inbox.queue, inbox.templates
+        queue = inbox.queue
+        looked_at = 0.0
         while True:
-            connection.wait_for(lambda: queue or inbox.exit_reason)
+            connection.wait_for(lambda: queue or inbox.exit_reason, inbox.rest())
             while True:
-                try:
-                    run = queue.popleft()
-                except IndexError:  # empty, or the courier has handed it back
+                work = inbox.next()
+                if work is None:  # nothing, or the courier has handed it back
                     break
+                self._running = work
                 self._begun_at = time.monotonic()
                 if not self._courier_is_awake:
                     self._courier_is_awake = True
                     self._last_active = self._begun_at  # or it would sleep again, if this is short
                     with connection.lock:
                         connection.arm()
-                execute(run, templates[run.template], self._answer)
+                execute(work.run, work.spec, self._answer)
+                if connection.sources and self._last_end - looked_at > config.LANE_LOOK_S:
+                    looked_at = self._last_end  # while there is work, nobody else looks
+                    connection.try_read()
             if inbox.exit_reason:
                 return
 
     def _answer(self, done: m.Done) -> None:
-        """Queue what a call came to; at once on its way if there is nothing else to do."""
+        self._last_end = self._begun_at
         self._begun_at = 0.0
-        connection = self._connection
-        if self._inbox.queue:
-            connection.append(done, len(done.data))
-        else:
-            with connection.lock:
-                connection.outbox.append(done)
-                connection.flush_locked()
+        work, self._running = self._running, None
+        assert work is not None
+        self._inbox.answer(work, done)
 
     def _hand_back(self) -> None:
         if self._hands_back:
@@ -98,6 +102,9 @@ class TaskLoop:
                 self._connection.try_read()
                 if begun == self._begun_at:
                     self._hand_back()
+                    work = self._running
+                    if work is not None:
+                        self._inbox.long(work, begun + self._clock_offset)
             return config.HAND_BACK_AFTER_S
         if now - self._last_active < 1.0:
             return config.HAND_BACK_AFTER_S
@@ -113,11 +120,13 @@ class TaskLoop:
             return lambda: None
         begun, self._begun_at = self._begun_at, 0.0
         self._is_blocked = True
-        self._hand_back()
+        if self._hands_back:
+            self._inbox.block()
         self._connection.append(m.Blocked())
 
         def go_on() -> None:
             self._is_blocked = False
+            self._inbox.unblock()
             self._begun_at = begun
             if not self._connection.closed:
                 self._connection.append(m.Unblocked())

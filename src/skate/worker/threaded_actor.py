@@ -10,13 +10,14 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 
 from skate import messages as m
 from skate.client.connection import Connection
 from skate.client.runtime import Runtime
-from skate.spec import CallTemplate
 from skate.worker.executor import Executor
 from skate.worker.inbox import Inbox
+from skate.worker.lane_server import Work
 
 
 class ThreadedLoop:
@@ -45,29 +46,27 @@ class ThreadedLoop:
         inbox = self._inbox
         queue = inbox.queue
         while True:
-            self._connection.wait_for(lambda: queue or inbox.exit_reason)
-            while queue:
-                run = queue.popleft()
-                spec = inbox.templates[run.template]
-                if spec.kind == "actor":
-                    self._run(run, spec)
+            self._connection.wait_for(lambda: queue or inbox.exit_reason, inbox.rest())
+            while (work := inbox.next()) is not None:
+                if work.spec.kind == "actor":
+                    self._run(work)
                 else:
-                    self._pool.submit(copy_context().run, self._run, run, spec)
+                    self._pool.submit(copy_context().run, self._run, work)
             if inbox.exit_reason:
                 self._pool.shutdown(wait=True)
                 return
 
-    def _run(self, run: m.Run, spec: CallTemplate) -> None:
+    def _run(self, work: Work) -> None:
         with self._lock:
             self._running += 1
             self._tell()
-        self._executor.execute(run, spec, self._answer)
+        self._executor.execute(work.run, work.spec, partial(self._answer, work))
 
-    def _answer(self, done: m.Done) -> None:
+    def _answer(self, work: Work, done: m.Done) -> None:
         with self._lock:
             self._running -= 1
             self._tell()
-        self._connection.append(done, len(done.data))
+        self._inbox.answer(work, done)
         if self._inbox.exit_reason:
             # exit_actor in a pool thread: wake the main thread, which reads and would not notice.
             self._connection.flush()

@@ -52,11 +52,15 @@ class Worker:
             arena_bytes=setup.arena_bytes,
             namespace=setup.job.namespace,
             is_driver=False,
+            lanes_dir=setup.lanes_dir,
         )
         self.runtime.worker_id = setup.worker_id
-        self._inbox = Inbox(connection)
-        self.executor = Executor(self.runtime, setup, self._inbox.leave)
+        self.executor = Executor(self.runtime, setup, self._leave)
+        self._inbox = Inbox(connection, setup, self.executor.on_function)
         connection.handlers[m.RegisterFunction] = self.executor.on_function
+
+    def _leave(self, reason: str) -> None:
+        self._inbox.leave(reason)
 
     def run(self) -> None:
         """From hello to the end."""
@@ -71,6 +75,7 @@ class Worker:
                 "worker",
                 os.getpid(),
                 setup.submitter,
+                lanes=config.LANES,
             )
         )
         loop.run()
@@ -87,7 +92,8 @@ class Worker:
             from skate.worker.threaded_actor import ThreadedLoop
 
             return ThreadedLoop(*parts, options.max_concurrency)
-        return TaskLoop(*parts, hands_back=options is None)
+        offset = self.setup.clock_offset
+        return TaskLoop(*parts, hands_back=options is None, clock_offset=offset)
 
     def _finish(self) -> None:
         """An intended end: the user's hooks, then the last words."""
@@ -99,6 +105,7 @@ class Worker:
                 traceback.print_exc()
         with contextlib.suppress(Exception):
             self._connection.flush()
+        self._inbox.close()
         self.executor.actor = None
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
