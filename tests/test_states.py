@@ -30,6 +30,7 @@ LIFE_CYCLES: list[tuple[dict[Any, Any], IntEnum, set[IntEnum]]] = [
         states.PlacementGroupState.PENDING,
         {states.PlacementGroupState.REMOVED},
     ),
+    (states.LANE_MOVES, states.LaneState.EXPECTED, {states.LaneState.GONE}),
 ]
 
 

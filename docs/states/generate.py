@@ -16,6 +16,7 @@ TABLES: dict[str, Mapping[Any, tuple[Any, ...]]] = {
     "object": states.OBJECT_MOVES,
     "node": states.NODE_MOVES,
     "placement_group": states.PLACEMENT_GROUP_MOVES,
+    "lane": states.LANE_MOVES,
 }
 
 

@@ -78,6 +78,7 @@ BLOCKED_AFTER_S = 0.002  # who waits for a lane call longer lends its CPU: two m
 LANE_FUNCTION_BYTES = 64 << 10  # a larger function would fill the socket of a lane
 LANE_NOTES = 64  # rows of calls that have run, in one message: the node wakes once for them
 LANE_LOOK_S = 0.002  # a busy callee looks so often at its other lines
+LANE_LOST_GRACE_S = 1.0  # a worker whose lane broke has so long to be known as dead: then it is
 
 # -- objects -------------------------------------------------------------------------------------
 ARENA_SHARE = 0.3  # of the machine's memory (Ray's default)

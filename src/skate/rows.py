@@ -13,15 +13,17 @@ from itertools import islice
 from typing import Any
 
 from skate import messages as m
-from skate.config import AVERAGE_WEIGHT, FIND_AMONG_TASKS
+from skate.config import AVERAGE_WEIGHT, FIND_AMONG_TASKS, LANE_WINDOW_CALLS
 from skate.net.frame import PartReader
 from skate.spec import ActorOptions, CallTemplate, Demand, JobConfig, Strategy
 from skate.states import (
     ACTOR_MOVES,
+    LANE_MOVES,
     TASK_WAITING,
     WORKER_MOVES,
     WORKER_STARTING,
     ActorState,
+    LaneState,
     WorkerState,
     advance,
 )
@@ -74,6 +76,7 @@ class Client:
         "job",
         "known_functions",
         "known_templates",
+        "lanes",
         "link",
         "node_id",
         "outbox",
@@ -82,6 +85,8 @@ class Client:
         "pid",
         "pins",
         "role",
+        "speaks_lanes",
+        "submitter",
         "templates",
         "worker",
     )
@@ -105,6 +110,9 @@ class Client:
         self.pins: dict[bytes, int] = {}
         self.paused = False  # it does not read as fast as we write
         self.deferred: deque[bytes] = deque()  # values to push once it reads again
+        self.submitter = b""  # its id as a creator of tasks and objects, if it is one
+        self.speaks_lanes = False
+        self.lanes: dict[int, Lane] = {}  # on which it calls
 
 
 class OtherNode:
@@ -296,12 +304,16 @@ class Worker:
         "gpus",
         "id",
         "idle_since",
+        "lane",
+        "lanes",
         "lease",
+        "listens",
         "load_s",
         "pid",
         "pool",
         "stalled",
         "state",
+        "submitter",
         "tasks",
     )
 
@@ -319,6 +331,10 @@ class Worker:
         self.gpus: list[int] | None = None
         self.calls: dict[int, int] = {}  # per template with max_calls: how often
         self.actor: Any = None  # that it hosts
+        self.submitter = b""  # given to it at its start
+        self.lanes: dict[int, Lane] = {}  # on which it is called
+        self.listens = True  # for callers on lanes; False: it has said that it cannot
+        self.lane: Lane | None = None  # on which it is lent: the node sends it no tasks
 
     def move(self, to: WorkerState) -> None:
         """Change state; illegal moves raise."""
@@ -414,14 +430,30 @@ def may_leave(task: Task) -> bool:
 
 
 class CallOrder:
-    """The calls of one caller to one actor."""
+    """The calls of one caller to one actor.
 
-    __slots__ = ("closed", "early", "next")
+    Once its caller has had a lane to the actor, the node hears of some numbers only, in ascending
+    order but for calls that have come back from the lane: the order is *sparse* for good. For the
+    life of the process that had the lane it is *gated* as well: the process itself brings what
+    comes both ways into order.
+    """
+
+    __slots__ = (
+        "answered", "closed", "early", "gated", "heard", "hold", "is_current", "is_sparse", "lane",
+        "next",
+    )  # fmt: skip
 
     def __init__(self) -> None:
-        self.next = 0
+        self.next = 0  # of one that is not sparse
         self.closed = False  # the caller is gone: no more will come
         self.early: dict[int, Task | None] = {}  # arrived, not let through; None: failed, skip it
+        self.answered = 0  # calls, since its last lane ended
+        self.lane: Lane | None = None
+        self.is_sparse = False
+        self.gated = False
+        self.hold = False  # nothing is let through: a lost lane's calls are still to come
+        self.heard = 0  # of a sparse one: above the highest number that has come
+        self.is_current = True  # and no higher number was ever given, unless its call is under way
 
 
 class Actor:
@@ -433,6 +465,7 @@ class Actor:
         "creation",
         "creator",
         "fetching",
+        "gated",
         "gpus",
         "has_handles",
         "host",
@@ -475,6 +508,7 @@ class Actor:
         self.is_proxy = False  # of another home, and not hosted here
         self.is_guest = False  # of another home, and hosted here
         self.fetching: Task | None = None  # a call whose inputs have to come here first
+        self.gated: dict[Caller, bytes] = {}  # whose calls its process keeps in order; their ids
 
     def move(self, to: ActorState) -> None:
         """Change state; illegal moves raise."""
@@ -487,6 +521,46 @@ class Actor:
             or self.backlog
             or any(task for line in self.lines.values() for task in line.early.values())
         )
+
+
+class Lane:
+    """A lane between two processes of this node, as the node knows it (node/lanes.py)."""
+
+    __slots__ = (
+        "actor", "adopted", "awaiting", "begun", "caller", "how", "is_revoked", "last_word",
+        "lost_at", "number", "obituary", "promised", "queue", "state", "status", "template",
+        "templates", "window", "worker",
+    )  # fmt: skip
+
+    def __init__(self, number: int, caller: Client, worker: Worker, actor: Actor | None) -> None:
+        self.number = number
+        self.caller = caller
+        self.worker = worker
+        self.actor = actor  # None: it is for tasks
+        self.queue: SchedulingClass | None = None  # of those tasks
+        self.template = -1  # the caller's number of the template that it asked with
+        self.window = LANE_WINDOW_CALLS  # that may be unanswered
+        self.state = LaneState.EXPECTED
+        self.is_revoked = False
+        self.promised: dict[bytes, None] = {}  # results that are still to come to the node
+        self.how = m.HANDED_BACK  # what the caller has said last, and of how many
+        self.awaiting = 0  # calls that then have still to come
+        self.last_word = m.HANDED_BACK  # OVER or LOST, once it is said
+        self.lost_at = 0.0  # when the caller said LOST
+        self.adopted: list[Task] = []  # calls that may have begun: the burial decides
+        self.begun: dict[bytes, m.LaneBegun] = {}  # long calls that run
+        self.templates: dict[str, Template | None] = {}  # of what has run there, by name
+        self.status = 0  # of the worker's process, and how it ended, once it is buried
+        self.obituary = ""
+
+    def move(self, to: LaneState) -> None:
+        """Change state; illegal moves raise."""
+        self.state = advance(LANE_MOVES, self.state, to)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more of it can come from its caller."""
+        return not self.caller.alive or (self.last_word != m.HANDED_BACK and not self.awaiting)
 
 
 Caller = Client | tuple[Client, bytes]

@@ -71,6 +71,17 @@ class PlacementGroupState(IntEnum):
     RESCHEDULING = 4  # some were lost with a node, and are to be reserved elsewhere
 
 
+class LaneState(IntEnum):
+    """A lane between two processes of a node, as the node knows it (decision 0012)."""
+
+    EXPECTED = 0  # its worker has been told, the caller has not
+    OPEN = 1  # the caller may use it
+    OVER = 2  # the worker runs nothing of it any more; the caller's last word is still to come
+    LOST = 3  # the worker is buried; the caller's last word is still to come
+    ORPHAN = 4  # the caller is gone; the worker's last word, or its burial, is still to come
+    GONE = 5
+
+
 # The members under names of their own: looking one up through its class costs more than most of
 # what the schedulers do with it (measured: 13 % of the node's time for a task).
 TASK_WAITING, TASK_READY, TASK_SENT, TASK_FINISHED, TASK_FAILED = list(TaskState)[:5]
@@ -175,6 +186,15 @@ PLACEMENT_GROUP_MOVES: dict[PlacementGroupState, tuple[PlacementGroupState, ...]
     PlacementGroupState.REMOVED: (),
 }
 
+LANE_MOVES: dict[LaneState, tuple[LaneState, ...]] = {
+    LaneState.EXPECTED: (LaneState.OPEN, LaneState.ORPHAN, LaneState.GONE),
+    LaneState.OPEN: (LaneState.OVER, LaneState.LOST, LaneState.ORPHAN, LaneState.GONE),
+    LaneState.OVER: (LaneState.LOST, LaneState.GONE),
+    LaneState.LOST: (LaneState.GONE,),
+    LaneState.ORPHAN: (LaneState.GONE,),
+    LaneState.GONE: (),
+}
+
 State = TypeVar(
     "State",
     TaskState,
@@ -183,6 +203,7 @@ State = TypeVar(
     ObjectState,
     NodeState,
     PlacementGroupState,
+    LaneState,
 )
 
 

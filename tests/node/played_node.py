@@ -28,14 +28,15 @@ KILLED = -9
 class Node:
     """A core whose shell only takes notes; this test plays all of its clients."""
 
-    def __init__(self, cpus: int = 1, pages: int = 1_000) -> None:
+    def __init__(self, cpus: int = 1, pages: int = 1_000, *, lanes: bool = False) -> None:
         self.ids = itertools.count(1)
         self.started: list[Worker] = []
         self.killed: list[Worker] = []
         self.closed: list[Client] = []
         self.ended: list[Job] = []
         total = {"CPU": cpus * 10_000}
-        self.core = NodeCore(b"n" * 16, "s", total, Arena(pages * PAGE), "", self, PYTHON)
+        arena = Arena(pages * PAGE)
+        self.core = NodeCore(b"n" * 16, "s", total, arena, "", self, PYTHON, lanes=lanes)
         self.core.begin(1_000.0)
 
     # The shell.
@@ -82,12 +83,13 @@ class Node:
             self.core.outbox.clients.remove(peer)
         return said
 
-    def came_up(self) -> Client:
+    def came_up(self, *, lanes: bool = False) -> Client:
         """The next process that was asked for comes up."""
         worker = self.started.pop(0)
         peer: Client = worker.client
         self.core.add_client(peer)
-        self.say(peer, m.Hello(PROTOCOL_VERSION, PYTHON, "worker", 500 + len(self.core.clients)))
+        pid = 500 + len(self.core.clients)
+        self.say(peer, m.Hello(PROTOCOL_VERSION, PYTHON, "worker", pid, lanes=lanes))
         return peer
 
     def lose(self, peer: Client, status: int = KILLED, *, exit_first: bool = False) -> None:
@@ -117,20 +119,21 @@ class Node:
 class Program:
     """A driver or worker that submits."""
 
-    def __init__(self, node: Node, peer: Client | None = None) -> None:
+    def __init__(self, node: Node, peer: Client | None = None, *, lanes: bool = False) -> None:
         self.node = node
         self.numbers: dict[CallTemplate, int] = {}
         self.sequences: dict[bytes, int] = {}
         if peer is None:
             self.peer = Client()
             node.core.add_client(self.peer)
-            node.say(self.peer, m.Hello(PROTOCOL_VERSION, PYTHON, "driver", 7, b"", JobConfig()))
+            job = JobConfig()
+            node.say(self.peer, m.Hello(PROTOCOL_VERSION, PYTHON, "driver", 7, b"", job, lanes))
             welcome = node.said(self.peer)[0]
             self.ids = TaskIdCounter(welcome.job_id, welcome.submitter)
         else:
             self.peer = peer
             assert peer.job is not None and peer.worker is not None
-            self.ids = TaskIdCounter(peer.job.id, node.core.me.new_submitter())
+            self.ids = TaskIdCounter(peer.job.id, peer.submitter)
 
     def number(self, kind: str = "task", name: str = "f", **options: Any) -> int:
         values = {"max_retries": 3, "demand": () if kind == "method" else CPU, **options}

@@ -41,6 +41,14 @@ class _ActorProxies(Protocol):
     def forward_call(self, actor: Actor, call: Task) -> None: ...
 
 
+class _Lanes(Protocol):
+    def comes_back(self, client: Client, task: Task, number: int) -> bool: ...
+
+    def actor_of(self, number: int) -> Actor | None: ...
+
+    def answered(self, actor: Actor, call: Task) -> None: ...
+
+
 class ActorCalls:
     """See the module's docstring."""
 
@@ -61,6 +69,7 @@ class ActorCalls:
         actor_life: ActorLife,
         actor_births: ActorBirths,
         actor_proxies: _ActorProxies,
+        lanes: _Lanes,
     ) -> None:
         self._clock = clock
         self._outbox = outbox
@@ -76,6 +85,7 @@ class ActorCalls:
         self._actor_life = actor_life
         self._actor_births = actor_births
         self._actor_proxies = actor_proxies
+        self._lanes = lanes
 
     @hears(m.CallActor, *CLIENTS)
     def on_call(self, client: Client, message: m.CallActor) -> None:
@@ -92,8 +102,13 @@ class ActorCalls:
         )
         check_call(task.id, task.template.spec, "method")
         task.sequence = message.sequence
-        self._running.promise_returns(client, task)
         actor = self._router.actors.get(message.actor_id)
+        if not message.lane:
+            self._running.promise_returns(client, task)
+        elif not self._lanes.comes_back(client, task, message.lane):
+            return
+        elif actor is None:
+            actor = self._lanes.actor_of(message.lane)
         if actor is None:
             actor = self._actor_proxies.proxy(message.actor_id, task, message.in_order)
         if actor is None:
@@ -159,9 +174,18 @@ class ActorCalls:
             values = self._values.values_of(call.dependencies)
         if not client.outbox:
             self._outbox.clients.append(client)
-        client.outbox.append(
-            m.Run(call.id, call.attempt, template.number, call.arguments, call.dependencies, values)
+        run = m.Run(
+            call.id, call.attempt, template.number, call.arguments, call.dependencies, values
         )
+        if call.line in actor.gated:
+            run.sequence = call.sequence
+            run.caller = actor.gated[call.line]
+        client.outbox.append(run)
+
+    def skip(self, actor: Actor, caller_id: bytes, sequence: int) -> None:
+        """The process waits for a call that will not come."""
+        if actor.worker is not None:
+            self._outbox.send(actor.worker.client, m.CallSkipped(caller_id, sequence))
 
     def _fetch_first(self, actor: Actor, call: Task) -> bool:
         # Inputs of a call that waited while the actor lived elsewhere may lie elsewhere too, or
@@ -216,6 +240,7 @@ class ActorCalls:
             return
         self._router.answered(actor, done.task_id)
         self._running.complete(call, done, worker)
+        self._lanes.answered(actor, call)
         if not actor.has_handles:
             self._actor_life.end_if_drained(actor)
 
@@ -244,7 +269,7 @@ class ActorCalls:
             )
             self._actor_life.die(actor, FORMAT_ERROR + encode_error(cause))
         elif actor.fetching is task:
-            actor.backlog.remove(task)
+            self._router.dropped(actor, task)
             self._go_on(actor)
         elif was_waiting and actor.state is not DEAD:
             self._router.failed_before_delivery(actor, task.line, task.sequence)

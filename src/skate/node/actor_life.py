@@ -224,8 +224,10 @@ class ActorLife:
         if actor.state is not RESTARTING:
             actor.move(RESTARTING)
         self._actor_reports.report(actor)
+        self._router.process_lost(actor)
         self._router.again(actor, waiting)
         self._actor_calls.resubmit(actor, in_flight, decode_error(cause[1:]).message)
+        self._router.let_go_all(actor)
         actor.creation.state = TaskState.WAITING  # a new life of the same spec
         actor.creation.is_here = False
         self._placing.place(actor.creation)

@@ -7,9 +7,14 @@ threaded) gets each as soon as its arguments are there. Delivered and unanswered
 (``config.ACTOR_WINDOW_CALLS``); the rest waits here. What a caller called runs, also if the caller
 has ended since.
 
+A caller that has had a lane to the actor (lanes.py) makes some calls there, so its numbers have
+gaps here. They are let through in ascending order as far as they are known; the process fills the
+gaps. It is told of numbers that will not come (``skip``). When that process dies with calls of the
+lane unanswered, the line is held until they have come, and no other line is.
+
 Invariants (``check``): a call is in exactly one of: a caller's line, the backlog, in flight; the
-numbers in a line are all >= the line's next; nothing is in flight unless the actor is alive (or
-this is a stand-in for one that died elsewhere).
+numbers in a line without gaps are all >= the line's next; nothing is in flight unless the actor is
+alive (or this is a stand-in for one that died elsewhere); only a line with gaps is held or gated.
 What it does not do: create processes, store results, decide on restarts (the node core does).
 """
 
@@ -25,14 +30,19 @@ from skate.states import ActorState
 
 
 class ActorRouter:
-    """See the module's docstring. ``deliver(actor, call)`` hands a call to the actor's process."""
+    """See the module's docstring. ``deliver(actor, call)`` hands a call to the actor's process;
+    ``skip(actor, caller id, number)`` tells it that one will not come, or, -1, that none will."""
 
     def __init__(
-        self, deliver: Callable[[Actor, Task], None], window_calls: int = ACTOR_WINDOW_CALLS
+        self,
+        deliver: Callable[[Actor, Task], None],
+        window_calls: int = ACTOR_WINDOW_CALLS,
+        skip: Callable[[Actor, bytes, int], None] | None = None,
     ) -> None:
         self.actors: dict[bytes, Actor] = {}
         self._deliver = deliver
         self._window = window_calls
+        self._skip = skip
 
     def add(self, actor: Actor) -> None:
         """A new actor."""
@@ -44,10 +54,12 @@ class ActorRouter:
             if not call.missing:
                 self._let_through(actor, call)
             else:
-                self._line(actor, caller).early[call.sequence] = call
+                self.line(actor, caller).early[call.sequence] = call
             return
-        line = self._line(actor, caller)
-        if call.sequence == line.next and not call.missing:
+        line = self.line(actor, caller)
+        if line.is_sparse:
+            self._arrived_with_gaps(actor, line, call)
+        elif call.sequence == line.next and not call.missing:
             line.next += 1
             self._let_through(actor, call)
             if line.early:
@@ -57,7 +69,7 @@ class ActorRouter:
 
     def arguments_ready(self, actor: Actor, caller: Caller, call: Task) -> None:
         """The arguments of a call that had arrived are there now."""
-        line = self._line(actor, caller)
+        line = self.line(actor, caller)
         if actor.options.in_order:
             self._advance(actor, line)
         elif line.early.pop(call.sequence, None) is not None:
@@ -66,9 +78,14 @@ class ActorRouter:
 
     def failed_before_delivery(self, actor: Actor, caller: Caller, sequence: int) -> None:
         """A call will never be delivered: its number is closed, so that later ones may pass."""
-        line = self._line(actor, caller)
+        line = self.line(actor, caller)
         if not actor.options.in_order:
             line.early.pop(sequence, None)
+        elif line.is_sparse:
+            self._note(line, sequence)
+            line.early.pop(sequence, None)
+            self._tell_skipped(actor, caller, sequence)
+            self._advance(actor, line)
         elif sequence >= line.next:
             line.early[sequence] = None
             self._advance(actor, line)
@@ -80,6 +97,11 @@ class ActorRouter:
         if call is not None and actor.backlog:
             self._deliver_some(actor)
         return call
+
+    def dropped(self, actor: Actor, call: Task) -> None:
+        """A call that had been let through has failed before it was delivered."""
+        actor.backlog.remove(call)
+        self._tell_skipped(actor, call.line, call.sequence)
 
     def retry(self, actor: Actor, call: Task) -> None:
         """The process has run a call in vain: it is delivered once more, before what waits."""
@@ -102,6 +124,8 @@ class ActorRouter:
             line = actor.lines.get(caller)
             if line is not None:
                 line.closed = True
+                if line.hold:
+                    self.let_go(actor, caller)
                 self._forget_if_over(actor, caller, line)
 
     def take_node(self, peer: Any) -> list[Task]:
@@ -133,7 +157,7 @@ class ActorRouter:
             taken += early
             for call in early:
                 line.early[call.sequence] = None
-            if actor.options.in_order and not line.closed:
+            if actor.options.in_order and not line.closed and not line.is_sparse:
                 self._advance(actor, line)
             else:
                 line.early.clear()
@@ -151,29 +175,120 @@ class ActorRouter:
     def take_early(self, actor: Actor) -> list[Task]:
         """Calls that still wait for arguments or for earlier ones; their numbers are closed."""
         waiting = []
+        for caller in actor.gated:
+            actor.lines[caller].gated = False
+        actor.gated.clear()
         for caller, line in list(actor.lines.items()):
             waiting += [task for task in line.early.values() if task]
             if line.early:
-                line.next = max(line.next, max(line.early) + 1)
+                if not line.is_sparse:
+                    line.next = max(line.next, max(line.early) + 1)
                 line.early.clear()
                 self._forget_if_over(actor, caller, line)
         return waiting
 
     def again(self, actor: Actor, calls: list[Task]) -> None:
         """Calls to be delivered once more, before all others, in their order."""
-        actor.backlog.extendleft(reversed(calls))
+        free = []
+        for call in calls:
+            line = actor.lines.get(call.line)
+            if line is not None and line.hold:
+                line.early[call.sequence] = call
+            else:
+                free.append(call)
+        actor.backlog.extendleft(reversed(free))
 
-    def _line(self, actor: Actor, caller: Caller) -> CallOrder:
+    def line(self, actor: Actor, caller: Caller) -> CallOrder:
+        """The order of a caller's calls to an actor."""
         line = actor.lines.get(caller)
         if line is None:
             line = actor.lines[caller] = CallOrder()
         return line
 
     def _forget_if_over(self, actor: Actor, caller: Caller, line: CallOrder) -> None:
-        if line.closed and not line.early:
-            del actor.lines[caller]
+        if not line.closed or line.early:
+            return
+        if caller in actor.gated:
+            if any(call.line is caller for call in actor.backlog):
+                return  # what it called goes first
+            self._tell_skipped(actor, caller, -1)
+            del actor.gated[caller]
+        del actor.lines[caller]
+
+    # ------------------------------------------------------------------ lines with a lane
+
+    def gate(self, actor: Actor, caller: Caller, caller_id: bytes) -> int:
+        """The actor's process keeps this caller's calls in order from now on. The first number that
+        is not through here: nothing of the line waits."""
+        line = actor.lines[caller]
+        if not line.is_sparse:
+            line.is_sparse = True
+            line.heard = line.next
+        line.is_current = False
+        line.gated = True
+        actor.gated[caller] = caller_id
+        return line.heard
+
+    def process_lost(self, actor: Actor) -> None:
+        """The process is gone, and its order with it: hold what it had to bring into order."""
+        for caller in actor.gated:
+            line = actor.lines[caller]
+            line.gated = False
+            line.hold = True
+        actor.gated.clear()
+
+    def let_go(self, actor: Actor, caller: Caller) -> None:
+        """All calls of a line that was held are known now."""
+        line = actor.lines[caller]
+        line.hold = False
+        self._advance(actor, line)
+        self._forget_if_over(actor, caller, line)
+
+    def let_go_all(self, actor: Actor) -> None:
+        """The same of all lines whose lane is over."""
+        for caller, line in list(actor.lines.items()):
+            if line.hold and line.lane is None:
+                self.let_go(actor, caller)
+
+    def _note(self, line: CallOrder, sequence: int) -> None:
+        if sequence >= line.heard:
+            line.heard = sequence + 1
+        if line.lane is None:  # else later ones may be on the lane
+            line.is_current = True
+
+    def _arrived_with_gaps(self, actor: Actor, line: CallOrder, call: Task) -> None:
+        self._note(line, call.sequence)
+        early = line.early
+        if not early and not call.missing and not line.hold:
+            self._let_through(actor, call)
+            return
+        is_last = bool(early) and call.sequence > next(iter(early))  # and that one waits
+        early[call.sequence] = call
+        if not is_last:
+            self._advance(actor, line)
+
+    def _advance_with_gaps(self, actor: Actor, line: CallOrder) -> None:
+        if line.hold:
+            return
+        for sequence in sorted(line.early):
+            call = line.early[sequence]
+            if call is not None and call.missing:
+                return
+            del line.early[sequence]
+            if call is not None:
+                self._let_through(actor, call)
+
+    def _tell_skipped(self, actor: Actor, caller: Caller, sequence: int) -> None:
+        caller_id = actor.gated.get(caller)
+        if caller_id is not None and self._skip is not None:
+            self._skip(actor, caller_id, sequence)
+
+    # ------------------------------------------------------------------ letting through
 
     def _advance(self, actor: Actor, line: CallOrder) -> None:
+        if line.is_sparse:
+            self._advance_with_gaps(actor, line)
+            return
         early = line.early
         while line.next in early:
             call = early[line.next]
@@ -203,6 +318,8 @@ class ActorRouter:
             call = backlog.popleft()
             actor.in_flight[call.id] = call
             self._deliver(actor, call)
+        for caller in list(actor.gated):
+            self._forget_if_over(actor, caller, actor.lines[caller])
 
     def check(self) -> None:
         """Assert the invariants; for tests and the simulator."""
@@ -211,10 +328,13 @@ class ActorRouter:
             for call in actor.backlog:
                 assert call.id not in seen
                 seen.add(call.id)
+            assert set(actor.gated) == {c for c, line in actor.lines.items() if line.gated}
             for line in actor.lines.values():
-                assert line.early or not line.closed
+                assert line.early or not line.closed or line.gated
+                assert line.is_sparse or not (line.gated or line.hold)
+                assert not (line.gated and line.hold)
                 for sequence, early in line.early.items():
-                    if actor.options.in_order:
+                    if actor.options.in_order and not line.is_sparse:
                         assert sequence >= line.next
                     if early is not None:  # it may wait for an older attempt to end
                         assert early.id not in seen or early.missing

@@ -21,6 +21,7 @@ from skate.node.holds import Holds
 from skate.node.identity import Identity
 from skate.node.introductions import Introductions
 from skate.node.jobs import Jobs
+from skate.node.lanes import Lanes
 from skate.node.node_table import NodeTable
 from skate.node.outbox import Outbox
 from skate.node.placing import Placing
@@ -61,6 +62,7 @@ class Endings:
         actor_life: ActorLife,
         actor_proxies: ActorProxies,
         actor_guests: ActorGuests,
+        lanes: Lanes,
     ) -> None:
         self._clock = clock
         self._outbox = outbox
@@ -84,6 +86,7 @@ class Endings:
         self._actor_life = actor_life
         self._actor_proxies = actor_proxies
         self._actor_guests = actor_guests
+        self._lanes = lanes
 
     # ------------------------------------------------------------------ clients
 
@@ -96,6 +99,7 @@ class Endings:
         client.outbox.clear()
         client.deferred.clear()
         self._clients.pop(client, None)
+        self._lanes.caller_lost(client)
         if not client.node_id:
             self._router.caller_gone(client)
             self._actor_proxies.caller_gone()

@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import Protocol
 
 from skate import messages as m
+from skate.ids import job_of
 from skate.net.event_batch import EventBatch
 from skate.node.clock import Clock
 from skate.node.identity import Identity
 from skate.node.outbox import Outbox
 from skate.node.validity import read_error
 from skate.objects.object_store import ObjectStore
-from skate.rows import Task, Worker
+from skate.rows import Lane, Task, Worker
 
 
 class _TaskReport(Protocol):
@@ -84,6 +85,34 @@ class EventNotes:
                 stored,
                 result_bytes,
                 delivered,
+            )
+        )
+
+    def lane_call(self, row: m.LaneRow, lane: Lane) -> None:
+        """The same of a call on a lane, which was submitted, sent and begun at one time."""
+        at = row.started
+        self.batch.add(
+            (
+                "T",
+                row.task_id,
+                0,
+                row.name,
+                job_of(row.task_id),
+                lane.worker.pid,
+                lane.worker.id,
+                at,
+                at,
+                at,
+                at,
+                row.ended,
+                row.state,
+                row.error_type,
+                self._me.node_id,
+                row.kind,
+                lane.caller.pid,
+                row.ended,
+                row.result_bytes,
+                True,
             )
         )
 

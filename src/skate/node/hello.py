@@ -56,12 +56,14 @@ class Doorkeeper:
             return
         client.role = hello.role
         client.pid = hello.pid
+        client.speaks_lanes = hello.lanes
         if hello.role == "driver":
             self._welcome_driver(client, hello)
         elif hello.role == "node":
             client.node_id = hello.worker_id
         elif hello.role == "worker" and client.worker is not None:
             client.worker.pid = hello.pid
+            client.submitter = client.worker.submitter
             if client.worker.id in self._workers.exits:
                 return  # it is dead already: only its last words are still coming
             if client.worker.actor is not None:
@@ -100,12 +102,13 @@ class Doorkeeper:
         job = Job(job_id, hello.job, client, self._me.node_id, hello.pid)
         client.job = job
         self._jobs.by_id[job_id] = job
+        client.submitter = self._me.new_submitter()
         self._outbox.send(
             client,
             m.Welcome(
                 node_id=self._me.node_id,
                 job_id=job_id,
-                submitter=self._me.new_submitter(),
+                submitter=client.submitter,
                 session=self._me.session,
                 arena_path="" if client.is_remote else self._me.arena_path,
                 arena_bytes=self._store.arena.capacity_bytes,

@@ -9,10 +9,18 @@ class Identity:
     """What a node knows of itself from its start on.
 
     ``is_cluster``: it outlives its drivers. ``python``: the minor version, which clients share.
+    ``offers_lanes``: to clients that speak of them.
     """
 
     def __init__(
-        self, node_id: bytes, session: str, arena_path: str, python: str, *, is_cluster: bool
+        self,
+        node_id: bytes,
+        session: str,
+        arena_path: str,
+        python: str,
+        *,
+        is_cluster: bool,
+        offers_lanes: bool = False,
     ) -> None:
         self.node_id = node_id
         self.session = session
@@ -20,6 +28,7 @@ class Identity:
         self.python = python
         self.is_cluster = is_cluster
         self.lanes_dir = ""  # where workers accept lanes; the daemon enters it
+        self.offers_lanes = offers_lanes
         self.submitters = 0  # processes that were given a number so far
 
     @property

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from skate import messages as m
+from skate.config import LANES
 from skate.node.hears import ANSWERER, CLIENTS, GCS, NODE, collect, hears
 from skate.node.identity import Identity
 from skate.node.wiring import Parts
@@ -37,8 +38,11 @@ class NodeCore:
         python: str,
         *,
         is_cluster: bool = False,
+        lanes: bool = LANES,
     ) -> None:
-        self.me = Identity(node_id, session, arena_path, python, is_cluster=is_cluster)
+        self.me = Identity(
+            node_id, session, arena_path, python, is_cluster=is_cluster, offers_lanes=lanes
+        )
         self.parts = parts = Parts(self.me, shell, resources, arena)
         tables = parts.tables
         self.clock, self.outbox = tables.clock, tables.outbox
@@ -138,10 +142,13 @@ class NodeCore:
         parts.finding.tick()
         parts.pulls.tick()
         parts.actor_proxies.tick()
+        parts.lanes.tick()
 
     def end_turn(self) -> None:
         """After each batch of events: hand out what became free."""
         parts, store = self.parts, self.store
+        if parts.lanes.touched:
+            parts.lanes.settle()
         # First the failures, and the ends of actors, that events have led to and lead to.
         while parts.running.doomed or store.freed_handles:
             parts.running.fail_doomed()
@@ -198,3 +205,4 @@ class NodeCore:
         parts.borrowing.check()
         parts.pulls.check()
         parts.placing.check()
+        parts.lanes.check()

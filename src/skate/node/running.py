@@ -48,6 +48,10 @@ class _Placing(Protocol):
     def place(self, task: Task) -> None: ...
 
 
+class _Lanes(Protocol):
+    def comes_back(self, client: Client, task: Task, number: int) -> bool: ...
+
+
 class _ActorResources(Protocol):
     def blocked(self, actor: Actor) -> None: ...
 
@@ -80,6 +84,7 @@ class Running:
         placing: _Placing,
         actor_resources: _ActorResources,
         actor_calls: _ActorCalls,
+        lanes: _Lanes,
     ) -> None:
         self._clock = clock
         self._outbox = outbox
@@ -93,6 +98,7 @@ class Running:
         self._placing = placing
         self._actor_resources = actor_resources
         self._actor_calls = actor_calls
+        self._lanes = lanes
         self.doomed: deque[tuple[Task, bytes]] = deque()  # tasks with a failed input
 
     # ------------------------------------------------------------------ a task is here
@@ -113,7 +119,10 @@ class Running:
             self._clock.now,
         )
         check_call(task_id, template.spec, "task")
-        self.promise_returns(client, task)
+        if not message.lane:
+            self.promise_returns(client, task)
+        elif not self._lanes.comes_back(client, task, message.lane):
+            return
         if task.dependencies is None and task.nested is None:
             if template.is_plain:  # nearly always
                 self._scheduler.enqueue(task, self._clock.now)

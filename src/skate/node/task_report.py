@@ -17,8 +17,9 @@ from skate.node.clock import Clock
 from skate.node.identity import Identity
 from skate.node.outbox import Outbox
 from skate.objects.object_store import ObjectStore
-from skate.rows import Task
+from skate.rows import Lane, Task
 from skate.scheduler.local_scheduler import LocalScheduler
+from skate.states import TASK_SENT
 
 
 class TaskReport:
@@ -33,6 +34,7 @@ class TaskReport:
         store: ObjectStore,
         scheduler: LocalScheduler,
         router: ActorRouter,
+        lanes: dict[int, Lane],
     ) -> None:
         self._clock = clock
         self._outbox = outbox
@@ -40,6 +42,7 @@ class TaskReport:
         self._store = store
         self._scheduler = scheduler
         self._router = router
+        self._lanes = lanes
         self._told: dict[bytes, int] = {}  # the state that each task was last reported in
 
     def flush(self) -> None:
@@ -47,15 +50,18 @@ class TaskReport:
         born_before = self._clock.now - EVENT_BATCH_S
         tasks = islice(chain(self._sent(), self._ready(), self._waiting()), TASKS_LOOKED_AT)
         old = (t for t in tasks if t.submitted_at <= born_before and t.template.spec.events)
-        now = {task.id: task for task in islice(old, TASKS_REPORTED)}
+        now = {t.id: (t.template.spec.name, int(t.state)) for t in islice(old, TASKS_REPORTED)}
+        for lane in self._lanes.values():
+            for begun in lane.begun.values():
+                now[begun.task_id] = (begun.name, int(TASK_SENT))
         ended = [task_id for task_id in self._told if task_id not in now]
         rows = [
-            (task.id, task.template.spec.name, int(task.state), self._me.node_id)
-            for task in now.values()
-            if self._told.get(task.id) != task.state
+            (task_id, name, state, self._me.node_id)
+            for task_id, (name, state) in now.items()
+            if self._told.get(task_id) != state
         ]
         if rows or ended:
-            self._told = {task_id: int(task.state) for task_id, task in now.items()}
+            self._told = {task_id: state for task_id, (_, state) in now.items()}
             self._outbox.to_gcs(m.TasksChanged(rows, ended))
 
     def _sent(self) -> Iterator[Task]:

@@ -221,7 +221,10 @@ class Values:
             offset = m.ELSEWHERE if stored.state is REMOTE else stored.offset
             if stored.state is SEALED:
                 self._store.copies.told(stored.id, client)
-            client.outbox.append(m.Ready(stored.id, stored.data, offset, stored.size))
+            ready = m.Ready(stored.id, stored.data, offset, stored.size)
+            if stored.contains and client.speaks_lanes:
+                ready.contains = True
+            client.outbox.append(ready)
         elif stored.state is INLINE:
             client.outbox.append(m.Ready(stored.id, stored.data))
         else:

@@ -7,7 +7,7 @@ constructor keeps what it is given and does not use it yet.
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from skate.node.actor_births import ActorBirths
 from skate.node.actor_calls import ActorCalls
@@ -35,6 +35,8 @@ from skate.node.holds import Holds
 from skate.node.identity import Identity
 from skate.node.introductions import Introductions
 from skate.node.jobs import Jobs
+from skate.node.lane_values import LaneValues
+from skate.node.lanes import Lanes
 from skate.node.load import Load
 from skate.node.node_table import NodeTable
 from skate.node.other_nodes import OtherNodes
@@ -45,13 +47,13 @@ from skate.node.puts import Puts
 from skate.node.questions import Questions
 from skate.node.rebalancing import Rebalancing
 from skate.node.running import Running
+from skate.node.tables import Tables
 from skate.node.task_report import TaskReport
 from skate.node.values import Values
 from skate.node.workers import Workers
 from skate.node.world import Shell
 from skate.objects.arena import Arena
 from skate.objects.object_store import ObjectStore
-from skate.rows import Client
 from skate.scheduler.local_scheduler import LocalScheduler
 
 Part = TypeVar("Part")
@@ -59,20 +61,6 @@ Part = TypeVar("Part")
 
 def _blank(kind: type[Part]) -> Part:
     return kind.__new__(kind)
-
-
-class Tables(NamedTuple):
-    """What parts share: plain state with its own invariants."""
-
-    clock: Clock
-    outbox: Outbox
-    me: Identity
-    shell: Shell
-    store: ObjectStore
-    scheduler: LocalScheduler
-    nodes: NodeTable
-    router: ActorRouter
-    clients: dict[Client, None]
 
 
 class Parts:
@@ -111,6 +99,8 @@ class Parts:
         self.actor_proxies = _blank(ActorProxies)
         self.actor_home = _blank(ActorHome)
         self.actor_guests = _blank(ActorGuests)
+        self.lane_values = _blank(LaneValues)
+        self.lanes = _blank(Lanes)
         self.endings = _blank(Endings)
         self.other_nodes = _blank(OtherNodes)
         clock = Clock()
@@ -121,8 +111,8 @@ class Parts:
         scheduler = LocalScheduler(
             resources, self.running.send, self.workers.start, self.actor_births.place
         )
-        router = ActorRouter(self.actor_calls.deliver)
-        self.tables = Tables(clock, Outbox(), me, shell, store, scheduler, nodes, router, {})
+        router = ActorRouter(self.actor_calls.deliver, skip=self.actor_calls.skip)
+        self.tables = Tables(clock, Outbox(), me, shell, store, scheduler, nodes, router, {}, {})
         self._wire_jobs(self.tables)
         self._wire_questions(self.tables)
         self._wire_values(self.tables)
@@ -132,6 +122,7 @@ class Parts:
         self._wire_actors(self.tables)
         self._wire_actor_lives(self.tables)
         self._wire_remote_actors(self.tables)
+        self._wire_lanes(self.tables)
         self._wire_ends(self.tables)
 
     def all(self) -> list[object]:
@@ -166,6 +157,7 @@ class Parts:
             store=t.store,
             scheduler=t.scheduler,
             router=t.router,
+            lanes=t.lanes,
         )
         Introductions.__init__(
             self.introductions, outbox=t.outbox, nodes=t.nodes, router=t.router, jobs=self.jobs
@@ -308,6 +300,7 @@ class Parts:
             placing=self.placing,
             actor_resources=self.actor_resources,
             actor_calls=self.actor_calls,
+            lanes=self.lanes,
         )
         Workers.__init__(
             self.workers,
@@ -323,6 +316,7 @@ class Parts:
             guests=self.guests,
             actor_life=self.actor_life,
             endings=self.endings,
+            lanes=self.lanes,
         )
         Guests.__init__(
             self.guests,
@@ -473,6 +467,7 @@ class Parts:
             actor_life=self.actor_life,
             actor_births=self.actor_births,
             actor_proxies=self.actor_proxies,
+            lanes=self.lanes,
         )
 
     def _wire_remote_actors(self, t: Tables) -> None:
@@ -520,6 +515,35 @@ class Parts:
             actor_proxies=self.actor_proxies,
         )
 
+    def _wire_lanes(self, t: Tables) -> None:
+        # Calls that pass the node by.
+        LaneValues.__init__(
+            self.lane_values,
+            outbox=t.outbox,
+            store=t.store,
+            scheduler=t.scheduler,
+            lanes=t.lanes,
+            notes=self.notes,
+            values=self.values,
+        )
+        Lanes.__init__(
+            self.lanes,
+            clock=t.clock,
+            outbox=t.outbox,
+            me=t.me,
+            shell=t.shell,
+            store=t.store,
+            scheduler=t.scheduler,
+            router=t.router,
+            lanes=t.lanes,
+            jobs=self.jobs,
+            running=self.running,
+            workers=self.workers,
+            actor_calls=self.actor_calls,
+            actor_reports=self.actor_reports,
+            lane_values=self.lane_values,
+        )
+
     def _wire_ends(self, t: Tables) -> None:
         # The ends of clients, jobs and nodes.
         Endings.__init__(
@@ -546,6 +570,7 @@ class Parts:
             actor_life=self.actor_life,
             actor_proxies=self.actor_proxies,
             actor_guests=self.actor_guests,
+            lanes=self.lanes,
         )
         OtherNodes.__init__(
             self.other_nodes,

@@ -47,6 +47,10 @@ class _Endings(Protocol):
     def client_lost(self, client: Client) -> None: ...
 
 
+class _Lanes(Protocol):
+    def buried(self, worker: Worker, status: int) -> None: ...
+
+
 class Workers:
     """See the module's docstring."""
 
@@ -65,6 +69,7 @@ class Workers:
         guests: _Guests,
         actor_life: _ActorLife,
         endings: _Endings,
+        lanes: _Lanes,
     ) -> None:
         self._clock = clock
         self._outbox = outbox
@@ -78,6 +83,7 @@ class Workers:
         self._guests = guests
         self._actor_life = actor_life
         self._endings = endings
+        self._lanes = lanes
         self.hopeless: dict[Pool, str] = {}  # no worker of theirs comes up; how the last one died
         self.exits: dict[bytes, tuple[Worker, int]] = {}  # exit statuses ahead of their EOF
         self.lost: dict[bytes, Worker] = {}  # EOFs ahead of their exit status
@@ -114,12 +120,13 @@ class Workers:
 
     def start_process(self, worker: Worker, job: Job, actor_id: bytes, actor: Any) -> None:
         """Have the zygote fork a process for this worker."""
+        worker.submitter = self._me.new_submitter()
         self._shell.start_worker(
             worker,
             m.WorkerSetup(
                 job_id=job.id,
                 node_id=self._me.node_id,
-                submitter=self._me.new_submitter(),
+                submitter=worker.submitter,
                 session=self._me.session,
                 arena_path=self._me.arena_path,
                 arena_bytes=self._store.arena.capacity_bytes,
@@ -167,6 +174,12 @@ class Workers:
             self._puts.memory_lost(worker.client)
         never_ran = worker.state is WORKER_STARTING
         unfinished = self._scheduler.remove_worker(worker)
+        self._leave(worker, unfinished, status, never_ran)
+        if worker.lanes:
+            self._lanes.buried(worker, status)
+
+    def _leave(self, worker: Worker, unfinished: list[Task], status: int, never_ran: bool) -> None:
+        # What becomes of the actor, or of the tasks, that a process leaves.
         if worker.actor is not None:
             self._actor_life.worker_died(worker, status)
             return
@@ -176,24 +189,31 @@ class Workers:
                 self.hopeless[worker.pool] = self.describe_exit(worker, status)
         if worker.pool.job_id not in self._jobs.by_id:
             self._running.drop_tasks(unfinished)
-            return
-        if unfinished:  # the first one ran; those behind it had not begun
-            first = unfinished[0]
-            for task in [task for task in unfinished if self._guests.is_orphan(task)]:
-                unfinished.remove(task)
-                self._guests.orphan_ended(task)
-            if first not in unfinished:
-                pass  # nobody cares
-            elif first.retries_left == 0:
-                self._running.fail(first, self._crash_payload(worker, first, status))
-                del unfinished[0]
-            else:
-                first.retries_left -= first.retries_left > 0
+        elif unfinished:
+            self.retry_unfinished(worker, unfinished, status, self.describe_exit(worker, status))
+
+    def retry_unfinished(
+        self, worker: Worker, unfinished: list[Task], status: int, how: str
+    ) -> None:
+        """Tasks that a dead worker had, in their order: the first one ran; those behind it had not
+        begun."""
+        first = unfinished[0]
+        for task in [task for task in unfinished if self._guests.is_orphan(task)]:
+            unfinished.remove(task)
+            self._guests.orphan_ended(task)
+        if first not in unfinished:
+            pass  # nobody cares
+        elif first.retries_left == 0:
+            self._running.fail(first, self._crash_payload(worker, first, status, how))
+            del unfinished[0]
+        else:
+            first.retries_left -= first.retries_left > 0
         for task in reversed(unfinished):  # each goes before those in the queue
             task.attempt += 1
             if task.owner.node_id:
                 task.is_bound = True  # its attempts are counted here
-            self._scheduler.requeue(task)
+            if not task.missing:  # of one from a lane, an input may still be under way
+                self._scheduler.requeue(task)
 
     def _starts_failed(self, pool: Pool, how: str) -> None:
         # While others of the pool run, there is hope: they may take the tasks, or a later start
@@ -212,11 +232,11 @@ class Workers:
             for task in self._scheduler.withdraw_all(queue):
                 self._running.fail(task, payload)
 
-    def _crash_payload(self, worker: Worker, task: Task, status: int) -> bytes:
+    def _crash_payload(self, worker: Worker, task: Task, status: int, how: str) -> bytes:
         return error_payload(
             "WorkerCrashedError",
             f"The worker process (pid {worker.pid}) died while it ran the task "
-            f"{task.template.spec.name}: {self.describe_exit(worker, status)}",
+            f"{task.template.spec.name}: {how}",
             pid=worker.pid,
             exit_status=status,
             task_id=task.id.hex(),

@@ -33,7 +33,7 @@ from skate.config import (
     PIPELINE_PAIR_S,
     RESOURCE_PATIENCE_S,
 )
-from skate.rows import Pool, SchedulingClass, Task, Worker
+from skate.rows import Lane, Pool, SchedulingClass, Task, Template, Worker
 from skate.scheduler.group_names import is_cpu, parse_name
 from skate.scheduler.patience import is_owed
 from skate.scheduler.resources import Resources
@@ -255,9 +255,14 @@ class LocalScheduler(Resources):
         else:
             worker.load_s = 0.0
             self.emptied.append(worker)
-        template.ran(seconds)
-        self.average_task_s += AVERAGE_WEIGHT * (seconds - self.average_task_s)
+        self.ran(template, seconds)
         return task
+
+    def ran(self, template: Template | None, seconds: float) -> None:
+        """A task has run for so long."""
+        if template is not None:
+            template.ran(seconds)
+        self.average_task_s += AVERAGE_WEIGHT * (seconds - self.average_task_s)
 
     # ------------------------------------------------------------------ dispatch
 
@@ -420,8 +425,23 @@ class LocalScheduler(Resources):
         worker.stalled = task is not None  # on a lent CPU: nothing is sent after it
         self._send_one(worker, queue.pop() if task is None else task, now)
 
+    def lend(self, worker: Worker, queue: SchedulingClass, lane: Lane) -> None:
+        """Lend an idle worker to a caller that sends it tasks of this class itself: it holds what
+        they demand, and is sent none from here."""
+        queue.pool.idle.remove(worker)
+        worker.move(WORKER_LEASED)
+        worker.lease = queue
+        worker.gpus = self.take(queue.demand)
+        worker.lane = lane
+        queue.leased[worker.id] = worker
+
+    def take_back(self, worker: Worker) -> None:
+        """It runs nothing of its caller any more."""
+        worker.lane = None
+        self.emptied.append(worker)
+
     def _fill(self, workers: Iterable[Worker], queue: SchedulingClass, now: float) -> None:
-        able = [w for w in workers if w.state is WORKER_LEASED and not w.stalled]
+        able = [w for w in workers if w.state is WORKER_LEASED and not w.stalled and w.lane is None]
         for number, worker in enumerate(able):
             for _ in range(-(-queue.count // (len(able) - number))):  # an even share of the rest
                 if not self._has_room(worker, queue.head()):
@@ -469,6 +489,8 @@ class LocalScheduler(Resources):
 
     def _release_if_empty(self, worker: Worker, now: float) -> None:
         if worker.lease is None or worker.tasks or worker.state is not WORKER_LEASED:
+            return
+        if worker.lane is not None:
             return
         self._end_lease(worker)
         worker.move(WORKER_IDLE)
@@ -522,6 +544,7 @@ class LocalScheduler(Resources):
         used = dict(held_by_actors or {})
         for worker in self.workers.values():
             assert worker.lease is None or worker.id in worker.lease.leased
+            assert worker.lane is None or not worker.tasks, "tasks at a worker that is lent"
             for task in worker.tasks.values():
                 assert task.worker is worker and task.state is TASK_SENT
             if worker.lease is not None:
