@@ -71,6 +71,7 @@ LEASE_ASK_AGAIN_S = 0.02  # an ask is remembered for so long, and repeated after
 LEASE_MAX_TASK_S = 0.005  # longer tasks, by the average, gain nothing: the node takes 0.3 ms
 LEASE_PATIENCE_S = 0.02  # so long a caller's own tasks wait in the node before its lease ends
 LEASE_AGAIN_S = 0.05  # after something had to wait for a lent worker, none is lent for so long
+LEASE_SLOW_S = 1.0  # a class whose tasks on a lane were too long gets no lease for so long
 LANE_LOAD_TASKS = 32  # unanswered on each lane of a class: one more worker would help
 LANE_CHUNK_CALLS = 16  # in a burst, so many calls go to one lane before another is looked for
 LANE_TICK_S = 0.02  # how often a process that waits for nothing reads its lanes while they move

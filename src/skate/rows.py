@@ -527,9 +527,9 @@ class Lane:
     """A lane between two processes of this node, as the node knows it (node/lanes.py)."""
 
     __slots__ = (
-        "actor", "adopted", "awaiting", "begun", "caller", "how", "is_revoked", "last_word",
-        "lost_at", "number", "obituary", "promised", "queue", "state", "status", "template",
-        "templates", "window", "worker",
+        "actor", "adopted", "average_s", "awaiting", "begun", "caller", "how", "is_revoked",
+        "last_word", "lost_at", "number", "obituary", "promised", "queue", "state", "status",
+        "template", "templates", "window", "worker",
     )  # fmt: skip
 
     def __init__(self, number: int, caller: Client, worker: Worker, actor: Actor | None) -> None:
@@ -539,6 +539,7 @@ class Lane:
         self.actor = actor  # None: it is for tasks
         self.queue: SchedulingClass | None = None  # of those tasks
         self.template = -1  # the caller's number of the template that it asked with
+        self.average_s = -1.0  # of tasks that have run there; below 0: not known yet
         self.window = LANE_WINDOW_CALLS  # that may be unanswered
         self.state = LaneState.EXPECTED
         self.is_revoked = False

@@ -139,6 +139,7 @@ class Endings:
         tasks += own
         tasks += self._placing.end_job(job.id)
         self._rebalancing.end_job(job.id)
+        self._lanes.end_job(job.id)
         tasks += self._forwarding.end_job(job.id)
         tasks += self._actor_proxies.end_job(job.id)
         tasks += self._guests.end_job(job.id)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from skate import messages as m
 from skate.ids import FIRST_RETURN
+from skate.node.clock import Clock
 from skate.node.error_payload import error_payload
 from skate.node.event_notes import EventNotes
 from skate.node.hears import CLIENTS, WORKER, hears
@@ -20,6 +21,7 @@ from skate.node.outbox import Outbox
 from skate.node.values import Values
 from skate.objects.object_store import PENDING, ObjectStore
 from skate.rows import Client, Lane, Task, Template
+from skate.scheduler.leases import Leases
 from skate.scheduler.local_scheduler import LocalScheduler
 from skate.states import LaneState
 
@@ -32,17 +34,21 @@ class LaneValues:
     def __init__(
         self,
         *,
+        clock: Clock,
         outbox: Outbox,
         store: ObjectStore,
         scheduler: LocalScheduler,
         lanes: dict[int, Lane],
+        leases: Leases,
         notes: EventNotes,
         values: Values,
     ) -> None:
+        self._clock = clock
         self._outbox = outbox
         self._store = store
         self._scheduler = scheduler
         self._lanes = lanes
+        self._leases = leases
         self._notes = notes
         self._values = values
 
@@ -151,6 +157,7 @@ class LaneValues:
             seconds = row.ended - row.started
             if row.kind == "task":
                 self._scheduler.ran(template, seconds)
+                self._leases.ran(lane, seconds, self._clock.now)
             if template is None or template.spec.events:
                 self._notes.lane_call(row, lane)
 

@@ -36,6 +36,7 @@ from skate.node.workers import Workers
 from skate.node.world import Shell
 from skate.objects.object_store import PENDING, ObjectStore
 from skate.rows import Actor, Client, Lane, Task, Worker
+from skate.scheduler.leases import Ask, Leases
 from skate.scheduler.local_scheduler import LocalScheduler
 from skate.states import (
     TASK_FAILED,
@@ -65,6 +66,7 @@ class Lanes:
         scheduler: LocalScheduler,
         router: ActorRouter,
         lanes: dict[int, Lane],
+        leases: Leases,
         jobs: Jobs,
         running: Running,
         workers: Workers,
@@ -80,6 +82,7 @@ class Lanes:
         self._scheduler = scheduler
         self._router = router
         self._lanes = lanes
+        self._leases = leases
         self._jobs = jobs
         self._running = running
         self._workers = workers
@@ -111,7 +114,7 @@ class Lanes:
             or actor.leaving
             or worker is None
             or caller is worker.client
-            or not self._may_meet(caller, worker)
+            or not self.may_meet(caller, worker)
             or any(waiting.line is caller for waiting in actor.backlog)
         ):
             return
@@ -122,9 +125,11 @@ class Lanes:
             following = self._router.gate(actor, caller, caller.submitter)
         self._expect(lane, following)
 
-    def _may_meet(self, caller: Client, worker: Worker) -> bool:
+    def may_meet(self, caller: Client, worker: Worker) -> bool:
+        """Whether these two may have a lane."""
         return (
-            worker.listens
+            caller.speaks_lanes
+            and worker.listens
             and worker.client.speaks_lanes
             and not caller.is_remote
             and len(caller.lanes) < LANES_PER_PROCESS
@@ -141,6 +146,23 @@ class Lanes:
         self._outbox.send(
             lane.worker.client, m.LaneExpected(lane.number, lane.caller.submitter, following)
         )
+
+    @hears(m.LaneWanted, *CLIENTS)
+    def on_wanted(self, client: Client, message: m.LaneWanted) -> None:
+        """A caller has many tasks of a class: it may be lent a worker at the end of the turn."""
+        template = client.templates[message.template]
+        if self._me.offers_lanes and template.spec.kind == "task" and template.is_plain:
+            self._leases.asked(client, message.template, template, message.have, self._clock.now)
+
+    def lend(self, ask: Ask, worker: Worker, window: int) -> Lane:
+        """An idle worker is lent to a caller."""
+        lane = self._introduce(ask.caller, worker, None)
+        lane.queue = ask.template.queue
+        lane.template = ask.number
+        lane.window = window
+        self._scheduler.lend(worker, lane.queue, lane)
+        self._expect(lane, -1)
+        return lane
 
     @hears(m.LaneListening, WORKER)
     def on_listening(self, client: Client, message: m.LaneListening) -> None:
@@ -248,6 +270,7 @@ class Lanes:
 
     def caller_lost(self, caller: Client) -> None:
         """A client is gone: its lanes go once their workers are done with them."""
+        self._leases.caller_gone(caller)
         for lane in list(caller.lanes.values()):
             if lane.state in (EXPECTED, OPEN):
                 lane.move(ORPHAN)
@@ -258,9 +281,16 @@ class Lanes:
             elif not lane.adopted:
                 self._finish(lane)
 
+    def end_job(self, job_id: bytes) -> None:
+        """A job is over: its callers and workers go by themselves, and their lanes with them."""
+        self._leases.forget_job(job_id)
+
     def buried(self, worker: Worker, status: int) -> None:
         """A worker's process is gone, and what became of its actor is decided."""
         for lane in list(worker.lanes.values()):
+            if worker.lane is lane:  # what it held is free already
+                self._leases.returned(lane)
+                worker.lane = None
             lane.begun.clear()
             lane.status = status
             lane.obituary = self._obituary(worker, status)
@@ -332,6 +362,7 @@ class Lanes:
     def _free(self, lane: Lane) -> None:
         # Of a lent worker: what it holds.
         if lane.worker.lane is lane:
+            self._leases.returned(lane)
             self._scheduler.take_back(lane.worker)
 
     def _finish(self, lane: Lane) -> None:

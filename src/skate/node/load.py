@@ -6,6 +6,7 @@ from typing import Protocol
 
 from skate import messages as m
 from skate.objects.object_store import ObjectStore
+from skate.rows import Worker
 from skate.scheduler.local_scheduler import LocalScheduler
 
 
@@ -46,7 +47,7 @@ class Load:
         return m.Heartbeat(
             available=scheduler.free_soon(),
             queued=scheduler.queued(),
-            running=sum(len(worker.tasks) for worker in scheduler.workers.values()),
+            running=sum(_running(worker) for worker in scheduler.workers.values()),
             store_used_bytes=self._store.arena.used_bytes,
             average_task_s=scheduler.average_task_s,
             received=self._guests.received,
@@ -54,3 +55,8 @@ class Load:
             pending=self._questions.pending(),
             attainable=scheduler.attainable(),
         )
+
+
+def _running(worker: Worker) -> int:
+    # Of what a lent worker does, the node hears only if it takes its time.
+    return len(worker.tasks) if worker.lane is None else bool(worker.lane.begun)

@@ -162,6 +162,8 @@ class NodeCore:
         # Groups take back and set aside before tasks are given what is free.
         parts.groups.settle()
         self.scheduler.dispatch(self.clock.now)
+        if parts.leases.is_active:
+            parts.leases.turn(self.clock.now)
         if store.queue:
             parts.full_store.dispatch()
         # What is freed is told; then what could not run here goes up; and at last other homes are
@@ -206,3 +208,4 @@ class NodeCore:
         parts.pulls.check()
         parts.placing.check()
         parts.lanes.check()
+        parts.leases.check()

@@ -54,6 +54,7 @@ from skate.node.workers import Workers
 from skate.node.world import Shell
 from skate.objects.arena import Arena
 from skate.objects.object_store import ObjectStore
+from skate.scheduler.leases import Leases
 from skate.scheduler.local_scheduler import LocalScheduler
 
 Part = TypeVar("Part")
@@ -100,6 +101,7 @@ class Parts:
         self.actor_home = _blank(ActorHome)
         self.actor_guests = _blank(ActorGuests)
         self.lane_values = _blank(LaneValues)
+        self.leases = _blank(Leases)
         self.lanes = _blank(Lanes)
         self.endings = _blank(Endings)
         self.other_nodes = _blank(OtherNodes)
@@ -517,12 +519,21 @@ class Parts:
 
     def _wire_lanes(self, t: Tables) -> None:
         # Calls that pass the node by.
+        Leases.__init__(
+            self.leases,
+            scheduler=t.scheduler,
+            may_meet=self.lanes.may_meet,
+            lend=self.lanes.lend,
+            revoke=self.lanes.revoke,
+        )
         LaneValues.__init__(
             self.lane_values,
+            clock=t.clock,
             outbox=t.outbox,
             store=t.store,
             scheduler=t.scheduler,
             lanes=t.lanes,
+            leases=self.leases,
             notes=self.notes,
             values=self.values,
         )
@@ -536,6 +547,7 @@ class Parts:
             scheduler=t.scheduler,
             router=t.router,
             lanes=t.lanes,
+            leases=self.leases,
             jobs=self.jobs,
             running=self.running,
             workers=self.workers,

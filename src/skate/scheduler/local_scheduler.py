@@ -322,7 +322,7 @@ class LocalScheduler(Resources):
         # Those that no ending task could ever serve (infeasible, or an actor has it) are no rivals.
         owed = self.owed_to_claim()
         actor_waits = self._place_actors(now, owed)
-        rivals = [queue for queue in self.ready if self._is_attainable(queue.demand)]
+        rivals = [queue for queue in self.ready if self.could_be_met(queue.demand)]
         if len(rivals) == 1 and not actor_waits and not self.claimed:
             self._serve(rivals[0], now)
         else:
@@ -371,16 +371,16 @@ class LocalScheduler(Resources):
                 self._place_actor(task)
                 continue
             self.placing.append(task)
-            if demand not in refused and self._is_attainable(demand):
+            if demand not in refused and self.could_be_met(demand):
                 waits = True
                 if is_owed(now - task.ready_at):
                     self._owe(demand, owed)
             refused.add(demand)
         return waits
 
-    def _is_attainable(self, demand: Demand) -> bool:
-        # Could running tasks, just by ending, make it fit? What actors and waiting tasks hold does
-        # not count: it may come back only after others have run.
+    def could_be_met(self, demand: Demand) -> bool:
+        """Whether running tasks, just by ending, could make it fit. What actors and waiting tasks
+        hold does not count: it may come back only after others have run."""
         for name, units in demand:
             free = self.available.get(name, 0)
             if free >= units:
