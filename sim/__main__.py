@@ -7,9 +7,9 @@ import sys
 import time
 import traceback
 
+from sim.cluster import Cluster
 from sim.cluster_workload import ClusterSettings, CutSettings, run_cluster
 from sim.group_workload import GroupCutSettings, GroupSettings
-from sim.simulator import Simulator
 from sim.workload import run
 
 KINDS: dict[tuple[bool, bool], type[ClusterSettings]] = {  # with groups, with long cuts
@@ -51,7 +51,7 @@ def main() -> int:
     return 0
 
 
-def one_run(seed: int, nodes: int, kind: type[ClusterSettings], *, tell: bool = False) -> Simulator:
+def one_run(seed: int, nodes: int, kind: type[ClusterSettings], *, tell: bool = False) -> Cluster:
     """A run on so many nodes."""
     return run_cluster(seed, nodes, tell=tell, kind=kind) if nodes else run(seed, tell=tell)
 

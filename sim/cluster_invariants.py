@@ -10,10 +10,10 @@ from skate.node.node_core import NodeCore
 from skate.states import ActorState, PlacementGroupState
 
 if TYPE_CHECKING:
-    from sim.simulator import Simulator
+    from sim.cluster import Cluster
 
 
-def check_cluster_idle(simulator: Simulator) -> None:
+def check_cluster_idle(simulator: Cluster) -> None:
     """All programs are over and have dropped all refs: no node has anything with another."""
     assert simulator.gcs is not None
     for node in simulator.alive:
@@ -52,7 +52,7 @@ def _check_gcs(core: GcsCore) -> None:
     assert not core.is_watching, "actors are watched"
 
 
-def check_cluster_empty(simulator: Simulator) -> None:
+def check_cluster_empty(simulator: Cluster) -> None:
     """The drivers have left: nothing remembers them."""
     check_cluster_idle(simulator)
     assert simulator.gcs is not None

@@ -11,14 +11,14 @@ from random import Random
 
 import msgspec
 
+from sim.cluster import Cluster
 from sim.cluster_invariants import check_cluster_empty, check_cluster_idle
 from sim.driver_process import DriverProcess
 from sim.faults import ENDLESS_KINDS, KINDS, Faults
 from sim.fiber import Fiber
 from sim.invariants import check_empty, check_idle, check_programs
-from sim.node import SimulatedNode, node_id_of
-from sim.process import Process, Program
-from sim.simulator import Simulator
+from sim.node import node_id_of
+from sim.roles import Machine, Program
 from sim.worker_process import WorkerProcess
 from sim.workload import ACTOR, CPU, NAMESPACE, PAGE, PLAIN, WIDE, Settings, sample
 from skate import messages as m
@@ -109,7 +109,7 @@ class ClusterSettings(Settings):
         """Whether a living node was given up, or one was out of reach for over a minute."""
         return bool(self.frozen or self.faults.long_cuts or self.faults.endless_cuts)
 
-    def is_cut(self, one: SimulatedNode, other: SimulatedNode) -> bool:
+    def is_cut(self, one: Machine, other: Machine) -> bool:
         """Whether no connection can be made between two nodes now."""
         return self.faults.is_cut(one, other)
 
@@ -126,7 +126,7 @@ class ClusterSettings(Settings):
                 kinds.add("OwnerDiedError")
         return kinds
 
-    def close(self, simulator: Simulator, number: int) -> DriverProcess | None:
+    def close(self, simulator: Cluster, number: int) -> DriverProcess | None:
         """All programs are over: a driver that ends what would not end by itself, if anything."""
         return None
 
@@ -214,12 +214,12 @@ def _bound(template: CallTemplate, strategy: Strategy) -> CallTemplate:
     return msgspec.structs.replace(template, strategy=strategy)
 
 
-def _is_busy(simulator: Simulator) -> bool:
+def _is_busy(simulator: Cluster) -> bool:
     """Whether a fault or a driver is still to come, or a program still runs."""
     assert isinstance(simulator.settings, ClusterSettings)
     if simulator.now < 1_000.0 + BEGUN_S:
         return True
-    living = [process for process in simulator.processes.values() if not process.dead]
+    living = [process for process in simulator.all_processes() if not process.dead]
     return any(process.fibers or getattr(process, "queue", None) for process in living)
 
 
@@ -229,12 +229,12 @@ def run_cluster(
     *,
     tell: bool = False,
     kind: type[ClusterSettings] = ClusterSettings,
-) -> Simulator:
+) -> Cluster:
     """One whole run on so many nodes: programs and faults, idleness, farewell. Raises as ``run``
     does."""
     random = Random(seed)
     settings = kind(random, nodes)
-    simulator = Simulator(settings, seed, tell=tell)
+    simulator = Cluster(settings, seed, tell=tell)
     try:
         for _ in range(settings.first_nodes):
             simulator.add_node()
@@ -254,15 +254,15 @@ def run_cluster(
         settings.faults.begin(simulator)
         if settings.faults.endless_cuts:
             simulator.run_while(lambda: _is_busy(simulator), ENDLESS_S)
-            check_programs(list(simulator.processes.values()))
+            check_programs(simulator.all_processes())
             settings.faults.mend_all()
         simulator.run_until_quiet()
-        check_programs(list(simulator.processes.values()))
+        check_programs(simulator.all_processes())
         closer = settings.close(simulator, settings.drivers)
         if closer is not None:
             drivers.append(closer)
             simulator.run_until_quiet()
-        processes: list[Process] = list(simulator.processes.values())
+        processes = simulator.all_processes()
         for process in processes:
             if not process.dead and isinstance(process, WorkerProcess) and process.kept is not None:
                 process.kept.drop_all()

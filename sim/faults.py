@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 from skate.config import LINK_GIVE_UP_S, NODE_SILENCE_S
 
 if TYPE_CHECKING:
+    from sim.cluster import Cluster
     from sim.node import SimulatedNode
-    from sim.simulator import Simulator
+    from sim.roles import Machine
 
 BREAKS_MAX = 60
 FREEZE_S = NODE_SILENCE_S + 3.0
@@ -47,9 +48,9 @@ class Faults:
         self._cut: dict[tuple[int, int], int] = {}  # pairs of nodes that cannot connect
         self._endless: list[tuple[int, int]] = []  # of these, until all programs are over
         self.last = -1e9  # when the newest fault began or ended, but for broken connections
-        self._simulator: Simulator
+        self._simulator: Cluster
 
-    def begin(self, simulator: Simulator) -> None:
+    def begin(self, simulator: Cluster) -> None:
         """Put all of it on the clock."""
         self._simulator = simulator
         random = self._random
@@ -67,7 +68,7 @@ class Faults:
             for _ in range(count):
                 simulator.at(random.random() * self.within_s, what)
 
-    def is_cut(self, one: SimulatedNode, other: SimulatedNode) -> bool:
+    def is_cut(self, one: Machine, other: Machine) -> bool:
         """Whether no connection can be made between two nodes now."""
         return _pair(one, other) in self._cut
 
@@ -175,5 +176,5 @@ LONG_KINDS = ("long cuts", "GCS losses")
 ENDLESS_KINDS = (*LONG_KINDS, "endless cuts")
 
 
-def _pair(one: SimulatedNode, other: SimulatedNode) -> tuple[int, int]:
+def _pair(one: Machine, other: Machine) -> tuple[int, int]:
     return min(one.number, other.number), max(one.number, other.number)

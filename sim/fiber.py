@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from sim.process import Process, Program, Running
+from sim.process import Process, Running
+from sim.roles import Program
 from skate import messages as m
 from skate.client.value_table import Wait
 from skate.error_records import decode_error

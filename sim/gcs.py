@@ -7,21 +7,29 @@ node is given up for its silence.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from sim.roles import Machine
 from sim.wires import Line
+from sim.world import World
 from skate import messages as m
 from skate.gcs.gcs_core import GcsCore
 
-if TYPE_CHECKING:
-    from sim.node import SimulatedNode
-    from sim.simulator import Simulator
+
+class Member(Machine, Protocol):
+    """A node that has joined, or wants to."""
+
+    def from_gcs(self, batch: list[Any]) -> None:
+        """A batch of the GCS."""
+
+    def lost_gcs(self) -> None:
+        """Its connection to the GCS has ended."""
 
 
 class GcsLink:
     """A node's connection to the GCS."""
 
-    def __init__(self, gcs: SimulatedGcs, node: SimulatedNode, number: int) -> None:
+    def __init__(self, gcs: SimulatedGcs, node: Member, number: int) -> None:
         self._gcs = gcs
         self.node = node
         self.number = number
@@ -63,7 +71,7 @@ class GcsLink:
 class SimulatedGcs:
     """See the module's docstring."""
 
-    def __init__(self, simulator: Simulator) -> None:
+    def __init__(self, simulator: World) -> None:
         self.simulator = simulator
         self.core = GcsCore(random=simulator.random.random)
         self._links: dict[int, GcsLink] = {}
@@ -72,7 +80,7 @@ class SimulatedGcs:
         """Whether this node has ever joined."""
         return node_id in self.core.membership.nodes
 
-    def connect(self, node: SimulatedNode) -> GcsLink:
+    def connect(self, node: Member) -> GcsLink:
         """A node's new connection."""
         link = GcsLink(self, node, len(self._links) + 1)
         self._links[link.number] = link

@@ -18,12 +18,12 @@ from typing import Any
 
 import msgspec
 
+from sim.cluster import Cluster
 from sim.cluster_workload import ClusterSettings
 from sim.driver_process import DriverProcess
 from sim.faults import LONG_KINDS
 from sim.fiber import Fiber
-from sim.process import Program
-from sim.simulator import Simulator
+from sim.roles import Program
 from sim.worker_process import WorkerProcess
 from skate import messages as m
 from skate.ids import job_of
@@ -78,7 +78,7 @@ class GroupSettings(ClusterSettings):
 
     # ------------------------------------------------------------------ the end
 
-    def close(self, simulator: Simulator, number: int) -> DriverProcess:
+    def close(self, simulator: Cluster, number: int) -> DriverProcess:
         """All programs are over: kill the detached actors that are left."""
         self.is_closing = True
         return DriverProcess(simulator.alive[0], number)
@@ -87,9 +87,9 @@ class GroupSettings(ClusterSettings):
         """A driver's program."""
         if not self.is_closing:
             return (yield from super().driver(fiber))
-        gcs = fiber.process.simulator.gcs
-        assert gcs is not None
-        for row in gcs.core.actors.actors.rows():
+        cluster = fiber.process.simulator
+        assert isinstance(cluster, Cluster) and cluster.gcs is not None
+        for row in cluster.gcs.core.actors.actors.rows():
             if row.state is not ActorState.DEAD:
                 fiber.process.post(m.KillActor(row.actor_id, True))
         yield ("sleep", 0.0)

@@ -7,8 +7,11 @@ when all programs are over and all refs dropped, ``check_empty`` when the driver
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
+from sim.roles import Conditions, LocalProcess, Machine
+from sim.simulator import Simulator
 from sim.story import short
 from skate.error_records import ErrorRecord
 from skate.ids import HOME_BYTES, home_of, job_of
@@ -16,11 +19,6 @@ from skate.node.node_core import NodeCore
 from skate.rows import SchedulingClass, may_leave
 from skate.spec import CallTemplate
 from skate.states import WorkerState
-
-if TYPE_CHECKING:
-    from sim.node import SimulatedNode
-    from sim.process import Process
-    from sim.simulator import Simulator
 
 LOSSES = ("ObjectLostError", "OwnerDiedError")
 OUT_OF_REACH = "ObjectFetchTimedOutError"
@@ -123,7 +121,7 @@ class Run:
 
     __slots__ = ("process", "retried")
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: LocalProcess) -> None:
         self.process = process
         self.retried = False  # it said that it wants to be retried
 
@@ -131,18 +129,27 @@ class Run:
 class Ledger:
     """See the module's docstring."""
 
-    def __init__(self, simulator: Simulator) -> None:
-        self._simulator = simulator
+    def __init__(
+        self,
+        clock: Simulator,
+        settings: Conditions,
+        machines: Sequence[Machine],
+        parents: dict[bytes, bytes],
+    ) -> None:
+        self._clock = clock
+        self._settings = settings
+        self._machines = machines
+        self._parents = parents  # of tasks, actors and puts: the tasks and calls that made them
         self.runs: dict[bytes, list[Run]] = {}
-        self.attempts: set[tuple[SimulatedNode, bytes, int]] = set()
-        self.calls: dict[bytes, tuple[Process, int]] = {}  # call -> caller, number
-        self.last_call: dict[tuple[Process, Process], int] = {}  # host, caller -> number
+        self.attempts: set[tuple[Machine, bytes, int]] = set()
+        self.calls: dict[bytes, tuple[LocalProcess, int]] = {}  # call -> caller, number
+        self.last_call: dict[tuple[LocalProcess, LocalProcess], int] = {}  # host, caller -> number
         self.values: dict[bytes, list[bytes]] = {}  # what was read -> the refs inside it
-        self.made_at: dict[bytes, dict[SimulatedNode, None]] = {}  # large ones: by whom
+        self.made_at: dict[bytes, dict[Machine, None]] = {}  # large ones: by whom
         self.found_in: dict[bytes, dict[bytes, None]] = {}  # ref -> values and tasks that had it
-        self.disturbed: dict[SimulatedNode, None] = {}  # nodes that were cut off from others
+        self.disturbed: dict[Machine, None] = {}  # nodes that were cut off from others
         # Of each node's queues: (task, node that could run it) -> for how many ticks.
-        self._idle_beside: dict[SimulatedNode, dict[tuple[bytes, SimulatedNode], int]] = {}
+        self._idle_beside: dict[Machine, dict[tuple[bytes, Machine], int]] = {}
         self.deaths = 0
         self.node_deaths = 0
         self.cuts = 0
@@ -155,7 +162,12 @@ class Ledger:
     # ------------------------------------------------------------------ tasks
 
     def began(
-        self, process: Process, task_id: bytes, attempt: int, spec: CallTemplate, in_order: bool
+        self,
+        process: LocalProcess,
+        task_id: bytes,
+        attempt: int,
+        spec: CallTemplate,
+        in_order: bool,
     ) -> None:
         """A worker has begun a task: at most once, unless it died with it or it was retried."""
         node = process.node
@@ -182,7 +194,7 @@ class Ledger:
         self.tasks += 1
         self.moved += home_of(task_id) != node.core.me.node_id[:HOME_BYTES]
 
-    def _check_order(self, process: Process, task_id: bytes, attempt: int) -> None:
+    def _check_order(self, process: LocalProcess, task_id: bytes, attempt: int) -> None:
         caller, number = self.calls[task_id]
         last_number = self.last_call.get((process, caller), -1)
         if caller.node in self.disturbed and attempt:
@@ -192,22 +204,22 @@ class Ledger:
         assert number > last_number, f"call {number} ran after {last_number}: {task_id.hex()}"
         self.last_call[process, caller] = number
 
-    def _is_disturbed(self, node: SimulatedNode) -> bool:
+    def _is_disturbed(self, node: Machine) -> bool:
         return node.dead or node in self.disturbed
 
-    def look_at_queues(self, node: SimulatedNode) -> None:
+    def look_at_queues(self, node: Machine) -> None:
         """At each tick of a node: does a task wait there that another node could run at once?"""
-        if self._simulator.settings.is_disturbed(self._simulator.now):
+        if self._settings.is_disturbed(self._clock.now):
             self._idle_beside.clear()
             return
         before = self._idle_beside.get(node, {})
-        beside: dict[tuple[bytes, SimulatedNode], int] = {}
+        beside: dict[tuple[bytes, Machine], int] = {}
         for queue in node.core.scheduler.ready:
             task = next((t for t in queue if may_leave(t) and t.template.is_plain), None)
             if task is None or queue.pool.failed_starts:
                 continue
-            for other in self._simulator.alive:
-                if other is node or self._simulator.settings.is_cut(node, other):
+            for other in self._machines:
+                if other is node or other.dead or self._settings.is_cut(node, other):
                     continue
                 if _is_idle(other.core, queue):
                     beside[task.id, other] = before.get((task.id, other), 0) + 1
@@ -236,7 +248,7 @@ class Ledger:
         """
         kind = record.kind
         self.errors[kind] = self.errors.get(kind, 0) + 1
-        if kind in self._simulator.settings.possible_errors():
+        if kind in self._settings.possible_errors():
             return
         if self._is_excused(object_id, kind, record):
             return
@@ -253,20 +265,20 @@ class Ledger:
         while reader:
             if reader in self.given_up:
                 return True
-            reader = self._simulator.parents.get(reader, b"")
+            reader = self._parents.get(reader, b"")
         return False
 
     def _has_ended(self, job_id: bytes) -> bool:
-        return any(job_id in node.core.parts.jobs.ended for node in self._simulator.nodes)
+        return any(job_id in node.core.parts.jobs.ended for node in self._machines)
 
     def _is_excused(self, object_id: bytes, kind: str, record: ErrorRecord) -> bool:
         if self.cuts and (kind in OF_NODE_DEATHS or kind == OUT_OF_REACH):
             return True
-        if self.cuts and kind in LOSSES and self._simulator.settings.is_lossy:
+        if self.cuts and kind in LOSSES and self._settings.is_lossy:
             return True
         if kind in OF_NODE_DEATHS:
             return self.node_deaths > 0
-        if kind == "OwnerDiedError" and self._simulator.settings.jobs_meet and self.node_deaths:
+        if kind == "OwnerDiedError" and self._settings.jobs_meet and self.node_deaths:
             return True  # that of a driver, and its job
         if kind in LOSSES and self._has_ended(job_of(object_id)):
             return True  # a process reads on while its own job is being ended
@@ -281,7 +293,7 @@ class Ledger:
         while front:
             any_id = front.pop()
             nodes = list(self.made_at.get(any_id, ()))
-            nodes += [n for n in self._simulator.nodes if n.core.me.node_id[:4] == home_of(any_id)]
+            nodes += [n for n in self._machines if n.core.me.node_id[:4] == home_of(any_id)]
             if any(node.dead for node in nodes):
                 return True
             more = [one for one in self.found_in.get(any_id, ()) if one not in seen]
@@ -295,11 +307,11 @@ class Ledger:
         """A process has ended."""
         self.deaths += 1
 
-    def node_died(self, node: SimulatedNode) -> None:
+    def node_died(self, node: Machine) -> None:
         """A machine is gone."""
         self.node_deaths += 1
 
-    def cut_off(self, one: SimulatedNode, other: SimulatedNode) -> None:
+    def cut_off(self, one: Machine, other: Machine) -> None:
         """A line between two nodes was given up, though both may live."""
         if not one.dead and not other.dead:
             self.cuts += 1
@@ -309,9 +321,9 @@ class Ledger:
             self.disturbed[one] = None
             self.disturbed[other] = None
 
-    def refused(self, node: SimulatedNode, reason: str) -> None:
+    def refused(self, node: Machine, reason: str) -> None:
         """The GCS has refused a node, or given it up."""
-        assert node in self._simulator.settings.frozen, f"{node.name} was refused: {reason}"
+        assert node in self._settings.frozen, f"{node.name} was refused: {reason}"
         self.cuts += 1
         self.disturbed[node] = None
 
@@ -370,7 +382,7 @@ def _check_nothing_stored(core: NodeCore) -> None:
     )
 
 
-def check_idle(core: NodeCore, processes: list[Process]) -> None:
+def check_idle(core: NodeCore, processes: list[Any]) -> None:
     """All programs are over and have dropped all refs: nothing is left but idle workers."""
     core.check()
     for process in processes:

@@ -8,10 +8,14 @@ A machine that dies says nothing at all: everybody else finds its connections cl
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
+from sim.gcs import GcsLink, SimulatedGcs
 from sim.invariants import Memory, check_turn
+from sim.roles import LocalProcess
 from sim.wires import LastingWire
+from sim.world import World
 from skate import messages as m
 from skate.config import (
     EVENT_BATCH_S,
@@ -25,12 +29,6 @@ from skate.node.node_core import NodeCore
 from skate.objects.arena import Arena
 from skate.objects.object_store import SEALED
 from skate.rows import Client, Job, Worker
-
-if TYPE_CHECKING:
-    from sim.gcs import GcsLink
-    from sim.process import Process
-    from sim.simulator import Simulator
-
 
 REDIAL_S = 0.1  # of a transfer
 REJOIN_S = 0.5  # as in node/shell/rejoin.py
@@ -60,10 +58,24 @@ class Transfer:
 class SimulatedNode:
     """See the module's docstring."""
 
-    def __init__(self, simulator: Simulator, number: int) -> None:
+    def __init__(
+        self,
+        simulator: World,
+        number: int,
+        gcs: SimulatedGcs | None,
+        others: dict[bytes, SimulatedNode],
+        wires: list[LastingWire],
+        *,
+        start_worker: Callable[[SimulatedNode, Client, Worker], LocalProcess],
+        rejoin: Callable[[SimulatedNode], None],
+    ) -> None:
         settings = simulator.settings
         self.simulator = simulator
         self.number = number
+        self._gcs = gcs
+        self._others = others  # all nodes, by id
+        self._wires = wires
+        self._rejoin = rejoin
         self.name = f"n{number:03d}"
         self.dead = False
         self.phase_s = simulator.random.random() * HEARTBEAT_S if settings.is_cluster else 0.0
@@ -74,14 +86,14 @@ class SimulatedNode:
             settings.resources_of(number),
             Arena(settings.arena_bytes),
             "",
-            SimulatedShell(self),
+            SimulatedShell(self, start_worker),
             PYTHON,
             is_cluster=settings.is_cluster,
         )
         self.core.begin(simulator.now)
         self.incoming: dict[Client, LastingWire] = {}  # the lines that others have opened
         self.gcs: GcsLink | None = None
-        self.processes: dict[Client, Process] = {}
+        self.processes: dict[Client, LocalProcess] = {}
         self.turns = 0
         self._turn_due = False
         self._since_events = 0.0
@@ -90,10 +102,10 @@ class SimulatedNode:
 
     def start(self) -> None:
         """Join the cluster, if there is one."""
-        if self.simulator.gcs is None:
+        if self._gcs is None:
             return
         core = self.core
-        self.gcs = self.simulator.gcs.connect(self)
+        self.gcs = self._gcs.connect(self)
         total, labels = dict(core.scheduler.total), {"number": str(self.number)}
         core.outbox.gcs.insert(
             0,
@@ -144,7 +156,7 @@ class SimulatedNode:
         """Its connection to the GCS has ended: it ends its work, and comes back as another."""
         if not self.dead:
             self.die()
-            self.simulator.at(REJOIN_S, self.simulator.rejoin, self)
+            self.simulator.at(REJOIN_S, self._rejoin, self)
 
     def worker_exited(self, worker: Worker, status: int) -> None:
         """The zygote has reaped a worker."""
@@ -212,9 +224,9 @@ class SimulatedNode:
                     continue
                 batch, neighbour.outbox = neighbour.outbox, []
                 if neighbour.link is None:
-                    acceptor = self.simulator.by_id[neighbour.node_id]
-                    neighbour.link = LastingWire(self, neighbour, acceptor)
-                    self.simulator.wires.append(neighbour.link)
+                    acceptor = self._others[neighbour.node_id]
+                    neighbour.link = LastingWire(self.simulator, self, neighbour, acceptor)
+                    self._wires.append(neighbour.link)
                 neighbour.link.write(batch)
         self._forget_dead()
         self._write_gcs()
@@ -257,7 +269,7 @@ class SimulatedNode:
         self.core.resume(peer)
         self.write_out()
 
-    def connect(self, peer: Client, process: Process) -> None:
+    def connect(self, peer: Client, process: LocalProcess) -> None:
         """A process's line to the node exists; the node learns of it a little later."""
         self.simulator.processes[peer] = self.processes[peer] = process
         self.simulator.at(self.simulator.delay(), self._connected, peer)
@@ -276,7 +288,7 @@ class SimulatedNode:
         simulator = self.simulator
         simulator.tell(self.name, "fetches", object_id, "from", node_id)
         assert object_id not in self._transfers
-        source = simulator.by_id[node_id]
+        source = self._others[node_id]
         transfer = Transfer(object_id, offset, size, source, simulator.now)
         self._transfers[object_id] = transfer
         self.memory.write(simulator, object_id, offset, size)
@@ -367,7 +379,7 @@ class SimulatedNode:
         for process in self.processes.values():
             process.vanish()
         simulator.ledger.node_died(self)
-        for wire in simulator.wires:
+        for wire in self._wires:
             if wire.opener is self or wire.acceptor is self:
                 wire.break_up()
         if self.gcs is not None:
@@ -377,18 +389,21 @@ class SimulatedNode:
 class SimulatedShell:
     """What the core asks of the world."""
 
-    def __init__(self, node: SimulatedNode) -> None:
+    def __init__(
+        self,
+        node: SimulatedNode,
+        start_worker: Callable[[SimulatedNode, Client, Worker], LocalProcess],
+    ) -> None:
         self._node = node
+        self._start_worker = start_worker
         self._simulator = node.simulator
 
     def start_worker(self, worker: Worker, setup: m.WorkerSetup) -> None:
         """Fork."""
-        from sim.worker_process import WorkerProcess
-
         peer = Client()
         peer.worker = worker
         worker.client = peer
-        process = WorkerProcess(self._node, peer, worker)
+        process = self._start_worker(self._node, peer, worker)
         self._node.connect(peer, process)
         self._node.core.outbox.send(peer, setup)
 

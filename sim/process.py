@@ -8,9 +8,11 @@ newly found, the messages in between, unpins, releases.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
+from sim.node import SimulatedNode
+from sim.roles import Program
 from sim.wires import Line
 from skate import messages as m
 from skate.client.value_table import ValueTable
@@ -20,11 +22,6 @@ from skate.objects.reference_counter import ReferenceCounter
 from skate.rows import Client
 from skate.spec import CallTemplate
 
-if TYPE_CHECKING:
-    from sim.node import SimulatedNode
-    from sim.simulator import Simulator
-
-Program = Generator[Any, Any, Any]
 JOURNAL_FLUSH_S = 0.1  # a process that says nothing else sends its releases this often
 
 
@@ -48,7 +45,7 @@ class Process:
     def __init__(self, node: SimulatedNode, peer: Client, name: str) -> None:
         simulator = node.simulator
         self.node = node
-        self.simulator: Simulator = simulator
+        self.simulator = simulator
         self.peer = peer
         self.name = name
         self.dead = False

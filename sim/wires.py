@@ -10,17 +10,16 @@ Each side gives the line up as the node's shell does: who opened it, when it can
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from sim.roles import Machine
+from sim.simulator import Simulator, Timer
+from sim.world import World
 from skate import messages as m
 from skate.config import LINK_GIVE_UP_S, LINK_KEPT_S
 from skate.net.frame import FrameReader, frame
 from skate.net.lasting import LastingLine
 from skate.rows import Client, OtherNode
-
-if TYPE_CHECKING:
-    from sim.node import SimulatedNode
-    from sim.simulator import Simulator, Timer
 
 RECONNECT_S = 0.05  # as in node/shell/lines.py
 RECONNECT_MAX_S = 1.0
@@ -48,13 +47,21 @@ class Line:
         self._busy_until = max(self._busy_until, self._simulator.now + seconds)
 
 
+class End(Machine, Protocol):
+    """A node at one end of a wire."""
+
+    @property
+    def incoming(self) -> dict[Client, LastingWire]:
+        """The lines that others have opened."""
+
+    def turn_soon(self) -> None:
+        """Several batches may fall into one turn."""
+
+
 class LastingWire:
     """See the module's docstring. What is under way carries the number of its connection."""
 
-    def __init__(
-        self, opener: SimulatedNode, neighbour: OtherNode, acceptor: SimulatedNode
-    ) -> None:
-        simulator = opener.simulator
+    def __init__(self, simulator: World, opener: End, neighbour: OtherNode, acceptor: End) -> None:
         self._simulator = simulator
         self.opener = opener
         self.acceptor = acceptor

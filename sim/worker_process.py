@@ -13,7 +13,8 @@ from typing import Any
 
 from sim.fiber import Failed, Fiber, payload
 from sim.node import SimulatedNode
-from sim.process import Process, Program, Running
+from sim.process import Process, Running
+from sim.roles import Program
 from skate import messages as m
 from skate.config import HAND_BACK_AFTER_S, PROTOCOL_VERSION, PYTHON
 from skate.error_records import ErrorRecord, encode_error

@@ -13,11 +13,11 @@ from random import Random
 
 import msgspec
 
+from sim.cluster import Cluster
 from sim.driver_process import DriverProcess
 from sim.fiber import Failed, Fiber
-from sim.node import SimulatedNode
-from sim.process import Process, Program
-from sim.simulator import Simulator
+from sim.invariants import check_empty, check_idle, check_programs
+from sim.roles import Machine, Program
 from sim.worker_process import WorkerProcess
 from skate import messages as m
 from skate.ids import handle_id
@@ -66,7 +66,7 @@ class Settings:
     is_cluster = False
     jobs_meet = False  # refs of one may come to another
     bytes_per_s = 1e9
-    frozen: Container[SimulatedNode] = ()  # nodes that the GCS gives up though they live
+    frozen: Container[Machine] = ()  # nodes that the GCS gives up though they live
 
     def __init__(self, random: Random) -> None:
         cpus = random.choice([1, 2, 2, 3, 4])
@@ -114,7 +114,7 @@ class Settings:
         """Whether nodes may give up what others still count on."""
         return False
 
-    def is_cut(self, one: SimulatedNode, other: SimulatedNode) -> bool:
+    def is_cut(self, one: Machine, other: Machine) -> bool:
         """Whether no connection can be made between two nodes now."""
         return False
 
@@ -347,18 +347,17 @@ def sample(random: Random, some: list[bytes], most: int) -> list[bytes]:
     return list(dict.fromkeys(random.choice(some) for _ in range(random.randrange(most + 1))))
 
 
-def run(seed: int, *, tell: bool = False) -> Simulator:
+def run(seed: int, *, tell: bool = False) -> Cluster:
     """One whole run: programs, idleness, farewell. AssertionError if anything that must hold does
     not; the simulator is in the exception's ``simulator`` attribute."""
-    from sim.invariants import check_empty, check_idle, check_programs
-
     random = Random(seed)
-    simulator = Simulator(Settings(random), seed, tell=tell)
+    settings = Settings(random)
+    simulator = Cluster(settings, seed, tell=tell)
     try:
         node = simulator.add_node()
-        drivers = [DriverProcess(node, number) for number in range(simulator.settings.drivers)]
+        drivers = [DriverProcess(node, number) for number in range(settings.drivers)]
         simulator.run_until_quiet()
-        processes: list[Process] = list(simulator.processes.values())
+        processes = simulator.all_processes()
         check_programs(processes)
         for process in processes:
             if isinstance(process, WorkerProcess) and process.kept is not None:
