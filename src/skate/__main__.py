@@ -6,6 +6,7 @@ modules that they need; those go last, so that nothing in them can hide the stan
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -13,6 +14,8 @@ import sys
 def main() -> None:
     """Run the role named by the first argument."""
     role = sys.argv[1] if len(sys.argv) > 1 else ""
+    if role in ("node", "gcs"):
+        gc.disable()  # until it runs: nothing that is loaded for good is garbage
     if role == "node":
         from skate.node.shell.node_daemon import main as node_main
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 from collections.abc import Callable, Generator
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
@@ -15,6 +13,10 @@ from skate.errors import RuntimeClosedError
 from skate.ids import OBJECT_ID_BYTES, TASK_ID_BYTES, job_of
 from skate.objects.reference_counter import process_journal
 from skate.objects.serialization import pickling
+
+if TYPE_CHECKING:  # at run time where they are used: a program that awaits nothing starts sooner
+    import asyncio
+    import concurrent.futures
 
 T = TypeVar("T")
 
@@ -72,6 +74,8 @@ class ObjectRef(msgspec.Struct, Generic[T], frozen=True, weakref=True):
 
     def future(self) -> concurrent.futures.Future[T]:
         """A concurrent Future of the value. Its callbacks run on a thread of skate's."""
+        import concurrent.futures
+
         runtime = _connected()
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
         runtime.when_ready(self._id, partial(_deliver, runtime, self, future))
@@ -79,6 +83,8 @@ class ObjectRef(msgspec.Struct, Generic[T], frozen=True, weakref=True):
 
     def as_future(self) -> asyncio.Future[T]:
         """An asyncio future of the value, on the running loop."""
+        import asyncio
+
         runtime = _connected()
         loop = asyncio.get_running_loop()
         if runtime.futures.call_soon is None:
@@ -129,6 +135,8 @@ def _deliver(
 ) -> None:
     """What a future is told once its value is here. No closure: one that names itself is a cycle,
     and would keep the ref until it is collected."""
+    import concurrent.futures
+
     if isinstance(future, concurrent.futures.Future):
         if not future.running() and not future.set_running_or_notify_cancel():
             return

@@ -168,6 +168,7 @@ class Session:
             raise SystemFailureError(f"the session ended while it started: {error}") from None
         if refusals:
             raise SystemFailureError(f"the node refused this driver: {refusals[0].reason}")
+        self.host.welcomed()
         welcome = welcomes[0]
         runtime = Runtime(
             connection,

@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import random
@@ -281,8 +282,9 @@ class _Lifeline:
                 self._server.stop("its parent has gone")
 
 
-async def _serve(listen_fd: int, lifeline_fd: int, session_dir: str, local: bool) -> None:
-    parent = os.getppid()
+async def _serve(
+    listen_fd: int, lifeline_fd: int, session_dir: str, local: bool, parent: int
+) -> None:
     silence_s = None if local else NODE_SILENCE_S
     server = GcsServer(GcsCore(silence_s, random=random.random))
     loop = asyncio.get_running_loop()
@@ -341,13 +343,22 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--listen-fd", type=int, required=True, help="a listening unix socket")
     parser.add_argument("--lifeline-fd", type=int, required=True, help="a pipe; EOF ends us")
     parser.add_argument("--local", action="store_true", help="the cluster is this one session")
+    # Told, as it may have died before we could ask.
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="who started it: a pid")
     options = parser.parse_args(argv)
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.INFO,
         format="%(asctime)s %(levelname)s gcs[%(process)d] %(message)s",
     )
-    serving = _serve(options.listen_fd, options.lifeline_fd, options.session_dir, options.local)
+    serving = _serve(
+        options.listen_fd,
+        options.lifeline_fd,
+        options.session_dir,
+        options.local,
+        options.parent,
+    )
+    gc.enable()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serving)
     return 0

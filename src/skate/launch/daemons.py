@@ -68,6 +68,9 @@ class NodeHost(Protocol):
     def check_started(self, deadline: float) -> None:
         """Raise what keeps the node from answering, if something does, or the deadline is over."""
 
+    def welcomed(self) -> None:
+        """The node has let the driver in."""
+
     def await_death(self) -> None:
         """The connection has broken: let become known why."""
 
@@ -115,6 +118,7 @@ class Daemons:
         self._detached = detached
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._lifelines: list[int] = []
+        self._gcs_listener: socket.socket | None = None  # until the GCS has it
         self.path = folder.path
         self.gcs_socket = str(folder.path / "gcs.sock")
         self.node_socket = str(folder.path / "node.sock")
@@ -125,7 +129,8 @@ class Daemons:
     def start(self, settings: NodeSettings, tcp: socket.socket | None = None) -> None:
         """Bind the unix sockets and start what belongs here; OSError if that cannot be.
 
-        ``tcp`` listens for the rest of a cluster; without it the session is its driver's alone.
+        ``tcp`` listens for the rest of a cluster; without it the session is its driver's alone, and
+        its GCS starts once the node has welcomed that (``welcomed``).
         """
         with contextlib.ExitStack() as stack:
             listener = stack.enter_context(unix_socket.listen(self.node_socket))
@@ -134,36 +139,51 @@ class Daemons:
                 cfg.held_fds.append(self._folder.lock)
             else:
                 cfg.lifeline_fd = self._lifeline(stack)
-            gcs: tuple[int, int] | None = None
+            gcs_lifeline = -1
             if not settings.head_address:
-                gcs_listener = stack.enter_context(unix_socket.listen(self.gcs_socket))
-                lifeline = self._lifeline(stack) if tcp is None else _held_by_node(cfg, stack)
-                gcs = gcs_listener.fileno(), lifeline
+                self._gcs_listener = unix_socket.listen(self.gcs_socket)
+                if tcp is not None:
+                    gcs_lifeline = _held_by_node(cfg, stack)
             self._spawn(
                 "node", cfg.inherited_fds(), ["--config", msgspec.json.encode(cfg).decode()]
             )
-            if gcs is not None:
-                self._spawn("gcs", list(gcs), [
-                    "--session-dir", str(self.path),
-                    "--listen-fd", str(gcs[0]),
-                    "--lifeline-fd", str(gcs[1]),
-                    *(["--local"] if tcp is None else []),
-                ])  # fmt: skip
-        self.description = Description(
-            self.node_socket,
-            session=self._folder.name,
-            started_by=self._started_by,
-            driver_pid=0 if self._detached else os.getpid(),
-            node_pid=self._processes["node"].pid,
-            gcs_pid=0 if gcs is None else self._processes["gcs"].pid,
-            node_id=cfg.node_id,
-            host=settings.host,
-            address="" if tcp is None else cfg.address,
-            head_address=cfg.head_address,
-            token_file=cfg.token_file,
-            started=time.time(),
-        )
+            self.description = Description(
+                self.node_socket,
+                session=self._folder.name,
+                started_by=self._started_by,
+                driver_pid=0 if self._detached else os.getpid(),
+                node_pid=self._processes["node"].pid,
+                node_id=cfg.node_id,
+                host=settings.host,
+                address="" if tcp is None else cfg.address,
+                head_address=cfg.head_address,
+                token_file=cfg.token_file,
+                started=time.time(),
+            )
+            if tcp is not None:
+                self._start_gcs(gcs_lifeline)
+                self._folder.write_description(self.description)
+
+    def welcomed(self) -> None:
+        """The node has let the driver in: start what its first task can do without."""
+        with contextlib.ExitStack() as stack:
+            self._start_gcs(self._lifeline(stack), "--local")
         self._folder.write_description(self.description)
+
+    def _start_gcs(self, lifeline: int, *flags: str) -> None:
+        listener, self._gcs_listener = self._gcs_listener, None
+        if listener is None:
+            return  # it is on another machine
+        with listener:
+            fd = listener.fileno()
+            self._spawn("gcs", [fd, lifeline], [
+                "--session-dir", str(self.path),
+                "--listen-fd", str(fd),
+                "--lifeline-fd", str(lifeline),
+                "--parent", str(os.getpid()),
+                *flags,
+            ])  # fmt: skip
+        self.description.gcs_pid = self._processes["gcs"].pid
 
     def _node_config(
         self, settings: NodeSettings, listener: socket.socket, tcp: socket.socket | None
@@ -315,6 +335,8 @@ class Daemons:
 
     def abandon(self) -> None:
         """Let go of the pipes: the daemons end once no other process holds them."""
+        if self._gcs_listener is not None:
+            self._gcs_listener.close()
         while self._lifelines:
             with contextlib.suppress(OSError):
                 os.close(self._lifelines.pop())
@@ -349,6 +371,9 @@ class JoinedNode:
                 f"the node daemon of {self._name} (pid {self.description.node_pid}) did not answer "
                 f"within {config.START_TIMEOUT_S:.0f} s. Its log: {self._log}"
             )
+
+    def welcomed(self) -> None:
+        """Nothing."""
 
     def await_death(self) -> None:
         """Nothing: its exit status is for whoever started it."""

@@ -72,6 +72,9 @@ class RemoteNode:
                 f"{config.START_TIMEOUT_S:.0f} s"
             )
 
+    def welcomed(self) -> None:
+        """Nothing."""
+
     def await_death(self) -> None:
         """The line has ended: let become known why."""
         self.line.await_end(REASON_WITHIN_S)

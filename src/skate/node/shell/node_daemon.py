@@ -1,14 +1,15 @@
 """The node daemon's process: sockets, the zygote, the arena file, log tailing around the core.
 
-``python -m skate node --config JSON``. It forks its zygote first, while nothing but the
-interpreter is loaded, then starts the event loop. All decisions are the core's (node_core); this
-module moves bytes, forks, kills, and cleans up: when it ends, by whatever way it can notice, no
-process, socket or shared-memory file of its session is left.
+``python -m skate node --config JSON``. It forks its zygote first, while nothing is loaded but what
+node and workers have in common; the two load their own at the same time. Then it starts the event
+loop. All decisions are the core's (node_core); this module moves bytes, forks, kills, and cleans
+up: when it ends, by whatever way it can notice, no process, socket or shared-memory file of its
+session is left.
 """
 
 from __future__ import annotations
 
-import importlib
+import gc
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ import warnings
 
 import msgspec
 
+import skate.messages  # noqa: F401 - what node and workers have in common
 from skate.node.shell import linux, zygote
 from skate.node.shell.node_config import NodeConfig
 
@@ -40,12 +42,10 @@ def _run_worker(line: socket.socket) -> None:
 
 
 def _fork_zygote(cfg: NodeConfig) -> tuple[socket.socket, int]:
-    for module in WARM_MODULES:
-        importlib.import_module(module)
     fds = cfg.inherited_fds()
     for fd in fds:
         os.set_inheritable(fd, False)
-    return zygote.start(_run_worker, fds)
+    return zygote.start(_run_worker, fds, WARM_MODULES)
 
 
 def main(argv: list[str]) -> None:
@@ -59,4 +59,5 @@ def main(argv: list[str]) -> None:
     # Only now: the event loop's modules are not the workers' business.
     from skate.node.shell.node_shell import run
 
+    gc.enable()
     sys.exit(run(cfg, zygote_line, zygote_pid))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import importlib
 import os
 import select
 import signal
@@ -42,9 +43,10 @@ class Zygote:
         self._poll = select.poll()
         self._poll.register(line, select.POLLIN)
 
-    def run(self) -> None:
-        """Serve until the node is gone."""
-        gc.collect()
+    def run(self, warm_modules: Sequence[str]) -> None:
+        """Import these, then serve until the node is gone."""
+        for module in warm_modules:
+            importlib.import_module(module)
         gc.freeze()  # what is warm stays shared: no collection touches it in the children
         while True:
             for fd, _ in self._poll.poll():
@@ -139,10 +141,13 @@ class Zygote:
 
 
 def start(
-    run_worker: Callable[[socket.socket], None], not_for_workers: Sequence[int] = ()
+    run_worker: Callable[[socket.socket], None],
+    not_for_workers: Sequence[int] = (),
+    warm_modules: Sequence[str] = (),
 ) -> tuple[socket.socket, int]:
     """Fork the zygote; the node's end of its line, and its pid. Call it before any thread runs.
 
+    It imports ``warm_modules`` while the node imports its own, on another core if there is one.
     ``not_for_workers`` are descriptors of the node that zygote and workers are to close: a program
     that a worker forked and that outlives the node would keep a port or a lock taken.
     """
@@ -158,7 +163,12 @@ def start(
             linux.set_process_name("skate:zygote")
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            Zygote(theirs, run_worker).run()
+            Zygote(theirs, run_worker).run(warm_modules)
+        except Exception:
+            import traceback
+
+            traceback.print_exc()
+            os._exit(1)
         finally:
             os._exit(0)
     theirs.close()
