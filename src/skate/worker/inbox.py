@@ -37,6 +37,7 @@ class Inbox:
         self.queue = server.queue
         self.templates: dict[int, CallTemplate] = {}  # by the node's number
         self.exit_reason = ""  # why this process is to end, once it is
+        self.is_restless = False  # ``rest`` has something new to look at
         self.on_work: Callable[[], None] = lambda: None
         connection.handlers.update(
             {m.Run: self._on_run, m.RegisterTemplate: self._on_template, m.Exit: self.on_exit}
@@ -58,6 +59,7 @@ class Inbox:
         self.on_work()
 
     def _arrived(self) -> None:
+        self.is_restless = True
         self.on_work()
 
     def _on_template(self, message: m.RegisterTemplate) -> None:
@@ -109,7 +111,11 @@ class Inbox:
             self._door.queue_locked(work.lane)
 
     def rest(self) -> float | None:
-        """There is nothing to run: end what is idle; seconds to the next look, if there is one."""
+        """There is nothing to run: end what is idle; seconds to the next look, if there is one.
+
+        To be called again when that time is over, or ``is_restless``.
+        """
+        self.is_restless = False
         if not self._server.lanes:
             return None
         with self._connection.lock:

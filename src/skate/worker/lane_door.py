@@ -159,6 +159,7 @@ class LaneDoor:
                 self.server.on_expected(message)
             self.connection.append_locked(m.LaneListening(message.lane, error))
             self.connection.flush_locked()
+        self.on_work()
 
     def _listen(self) -> str:
         if self._listener is None:

@@ -57,8 +57,12 @@ class TaskLoop:
         inbox, connection, execute = self._inbox, self._connection, self._executor.execute
         queue = inbox.queue
         looked_at = 0.0
+
+        def is_due() -> bool:
+            return bool(queue or inbox.exit_reason or inbox.is_restless)
+
         while True:
-            connection.wait_for(lambda: queue or inbox.exit_reason, inbox.rest())
+            connection.wait_for(is_due, inbox.rest())
             while True:
                 work = inbox.next()
                 if work is None:  # nothing, or the courier has handed it back

@@ -45,8 +45,12 @@ class ThreadedLoop:
         """Until asked to end; what was delivered before that is run."""
         inbox = self._inbox
         queue = inbox.queue
+
+        def is_due() -> bool:
+            return bool(queue or inbox.exit_reason or inbox.is_restless)
+
         while True:
-            self._connection.wait_for(lambda: queue or inbox.exit_reason, inbox.rest())
+            self._connection.wait_for(is_due, inbox.rest())
             while (work := inbox.next()) is not None:
                 if work.spec.kind == "actor":
                     self._run(work)
