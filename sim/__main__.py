@@ -10,7 +10,8 @@ import traceback
 from sim.cluster import Cluster
 from sim.cluster_workload import ClusterSettings, CutSettings, run_cluster
 from sim.group_workload import GroupCutSettings, GroupSettings
-from sim.workload import run
+from sim.lane_workload import LaneSettings
+from sim.workload import Settings, run
 
 KINDS: dict[tuple[bool, bool], type[ClusterSettings]] = {  # with groups, with long cuts
     (False, False): ClusterSettings,
@@ -27,12 +28,15 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=1, help="how many seeds, one after the other")
     parser.add_argument("--nodes", type=int, default=0, help="of a cluster; 0: one node alone")
     parser.add_argument("--groups", action="store_true", help="with placement groups, too")
+    parser.add_argument("--lanes", action="store_true", help="one node alone, with lanes")
     parser.add_argument("--cuts", action="store_true", help="nodes that are cut off for long")
     parser.add_argument("--lines", type=int, default=120, help="of a failed run's story")
     parser.add_argument("--grep", default="", help="only lines of the story with this in it")
     parser.add_argument("--quiet", action="store_true", help="print only what fails")
     options = parser.parse_args()
-    kind = KINDS[options.groups, options.cuts]
+    kind: type[Settings] = KINDS[options.groups, options.cuts]
+    if options.lanes:
+        kind, options.nodes = LaneSettings, 0
     for seed in range(options.seed, options.seed + options.runs):
         began = time.perf_counter()
         try:
@@ -45,18 +49,22 @@ def main() -> int:
             ledger = simulator.ledger
             print(
                 f"seed {seed}: {ledger.tasks} tasks, {simulator.events} events, "
-                f"{ledger.values_read} values, {ledger.deaths} deaths, {ledger.errors or ''} "
+                f"{ledger.rode} on lanes, {ledger.values_read} values, {ledger.deaths} deaths, "
+                f"{ledger.errors or ''} "
                 f"{simulator.now - 1_000:.1f} s in {time.perf_counter() - began:.3f} s"
             )
     return 0
 
 
-def one_run(seed: int, nodes: int, kind: type[ClusterSettings], *, tell: bool = False) -> Cluster:
+def one_run(seed: int, nodes: int, kind: type[Settings], *, tell: bool = False) -> Cluster:
     """A run on so many nodes."""
-    return run_cluster(seed, nodes, tell=tell, kind=kind) if nodes else run(seed, tell=tell)
+    if nodes:
+        assert issubclass(kind, ClusterSettings)
+        return run_cluster(seed, nodes, tell=tell, kind=kind)
+    return run(seed, tell=tell, kind=kind if kind is LaneSettings else Settings)
 
 
-def tell(seed: int, nodes: int, lines: int, grep: str, kind: type[ClusterSettings]) -> None:
+def tell(seed: int, nodes: int, lines: int, grep: str, kind: type[Settings]) -> None:
     """Run the seed once more, and print how it came to its end."""
     try:
         one_run(seed, nodes, kind, tell=True)

@@ -23,12 +23,13 @@ class DriverProcess(Process):
         self.fiber: Fiber | None = None
         node.connect(self.peer, self)
         job = JobConfig(f"n{number}")
-        self.post(m.Hello(PROTOCOL_VERSION, PYTHON, "driver", 100 + number, b"", job))
+        self.post(m.Hello(PROTOCOL_VERSION, PYTHON, "driver", 100 + number, b"", job, lanes=True))
 
     def on_message(self, message: Any) -> None:
         """Welcome starts the program."""
         if isinstance(message, m.Welcome):
             self.ids = TaskIdCounter(message.job_id, message.submitter)
+            self.lanes.begin(message.submitter)
             self.fiber = Fiber(self, None, Random(self.simulator.random.random()))
             self.start(self.fiber, self.simulator.settings.driver(self.fiber))
         else:

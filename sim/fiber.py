@@ -18,6 +18,7 @@ from skate.client.value_table import Wait
 from skate.error_records import decode_error
 from skate.ids import HANDLE_INDEX, handle_id, is_handle_id, return_id
 from skate.spec import FORMAT_ERROR, FORMAT_PICKLE, ActorOptions, CallTemplate
+from skate.worker.lane_server import Work
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[bytes, list[bytes]]).decode
@@ -43,6 +44,7 @@ class Fiber(Running):
         self.handles: list[bytes] = []  # ids of actors
         self.weak: list[bytes] = []  # ids of actors that were found by name: not counted
         self.views: list[bytes] = []
+        self.work: Work | None = None  # what it runs, in a worker
         self.depth = run.depth if run is not None else -1
 
     # ------------------------------------------------------------------ calls
@@ -58,6 +60,7 @@ class Fiber(Running):
         process = self.process
         number = process.template(spec)
         task_id = process.ids.next_task()
+        process.lanes.escape([*dependencies, *nested])
         refs = self._promise(task_id, spec)
         process.post(
             m.Submit(
@@ -83,6 +86,7 @@ class Fiber(Running):
         process.simulator.in_order[actor_id] = options.in_order
         self._gives_birth(actor_id)
         self.handles.append(actor_id)
+        process.lanes.escape([*dependencies, *nested])
         process.post(
             m.CreateActor(
                 actor_id, number, options, arguments, dependencies or None, nested or None
@@ -106,6 +110,13 @@ class Fiber(Running):
         process.sequences[actor_id] = sequence + 1
         process.simulator.ledger.calls[task_id] = (process, sequence)
         refs = self._promise(task_id, spec)
+        in_order = process.simulator.in_order[actor_id]
+        if not nested and process.lanes.call(
+            actor_id, number, task_id, sequence, arguments, dependencies, in_order=in_order
+        ):
+            process.simulator.ledger.rode += 1
+            return refs
+        process.lanes.escape([*dependencies, *nested])
         process.post(
             m.CallActor(
                 task_id,
@@ -115,7 +126,7 @@ class Fiber(Running):
                 arguments,
                 dependencies or None,
                 nested or None,
-                process.simulator.in_order[actor_id],
+                in_order,
             )
         )
         return refs
@@ -134,8 +145,9 @@ class Fiber(Running):
         object_id = process.ids.next_put()
         self._gives_birth(object_id)
         data = payload(object_id, contains)
-        process.values.put(object_id, m.Ready(object_id, data))
+        process.values.put(object_id, m.Ready(object_id, data, contains=bool(contains)))
         self.refs.append(object_id)
+        process.lanes.escape(contains)
         process.post(m.Put(object_id, data, contains or None))
         return object_id
 
@@ -149,6 +161,7 @@ class Fiber(Running):
         process.node.memory.contain(object_id, contains)
         self.refs.append(object_id)
         process.node.memory.written(object_id)
+        process.lanes.escape(contains)
         process.post(m.Seal(object_id, contains or None))
         return object_id
 

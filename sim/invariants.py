@@ -18,7 +18,7 @@ from skate.ids import HOME_BYTES, home_of, job_of
 from skate.node.node_core import NodeCore
 from skate.rows import SchedulingClass, may_leave
 from skate.spec import CallTemplate
-from skate.states import WorkerState
+from skate.states import LaneState, WorkerState
 
 LOSSES = ("ObjectLostError", "OwnerDiedError")
 OUT_OF_REACH = "ObjectFetchTimedOutError"
@@ -156,6 +156,7 @@ class Ledger:
         self.given_up: set[bytes] = set()  # tasks and calls, with the line to their host
         self.moved = 0  # tasks that began on another node than their home
         self.tasks = 0
+        self.rode = 0  # calls that were sent on lanes
         self.values_read = 0
         self.errors: dict[str, int] = {}
 
@@ -363,7 +364,8 @@ def check_programs(processes: list[Any]) -> None:
         if not process.dead:
             for fiber in process.fibers:
                 raise AssertionError(f"{process.name} waits for ever: {fiber.waits_for}")
-            assert not getattr(process, "queue", None), f"{process.name} has calls not begun"
+            server = getattr(process, "server", None)
+            assert not (server and server.queue), f"{process.name} has calls not begun"
 
 
 def _check_nothing_stored(core: NodeCore) -> None:
@@ -388,11 +390,16 @@ def check_idle(core: NodeCore, processes: list[Any]) -> None:
     for process in processes:
         if not process.dead:
             assert not process.counter.counts and not process.counter.journal
+            process.check_lanes_idle()
             assert not process.peer.held, f"{process.name} holds {len(process.peer.held)}"
             assert not process.peer.pins
             assert not process.peer.deferred
     _check_nothing_stored(core)
     scheduler = core.scheduler
+    for lane in core.parts.tables.lanes.values():
+        assert lane.state is LaneState.OPEN and lane.caller.alive, f"lane {lane.number}"
+        assert not lane.promised and not lane.begun and not lane.awaiting
+        assert lane.number in lane.worker.lanes and lane.worker.actor is not None, "still lent"
     assert not scheduler.queued() and not scheduler.ready and not scheduler.emptied
     assert scheduler.available == scheduler.total, scheduler.available
     for worker in scheduler.workers.values():

@@ -13,6 +13,7 @@ from typing import Any
 
 from sim.gcs import GcsLink, SimulatedGcs
 from sim.invariants import Memory, check_turn
+from sim.lanes import CalleeEnd
 from sim.roles import LocalProcess
 from sim.wires import LastingWire
 from sim.world import World
@@ -89,11 +90,13 @@ class SimulatedNode:
             SimulatedShell(self, start_worker),
             PYTHON,
             is_cluster=settings.is_cluster,
+            lanes=settings.has_lanes,
         )
         self.core.begin(simulator.now)
         self.incoming: dict[Client, LastingWire] = {}  # the lines that others have opened
         self.gcs: GcsLink | None = None
         self.processes: dict[Client, LocalProcess] = {}
+        self.listeners: dict[bytes, CalleeEnd] = {}  # of workers that live, by their ids
         self.turns = 0
         self._turn_due = False
         self._since_events = 0.0

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sim.lanes import CallerEnd
 from sim.node import SimulatedNode
 from sim.roles import Program
 from sim.wires import Line
@@ -53,6 +54,7 @@ class Process:
         self.ids: TaskIdCounter
         self.values = ValueTable(self.counter.counts, self.post)
         self.sequences: dict[bytes, int] = {}
+        self.lanes = CallerEnd(simulator, self, self.counter, self.values, node.listeners)
         self.fibers: dict[Running, None] = {}
         self.inbound = Line(simulator, self._arrive)
         self.outbound = Line(simulator, lambda item: node.from_client(peer, item))
@@ -70,10 +72,25 @@ class Process:
 
     def post(self, message: Any) -> None:
         """Queue a message; it leaves at once, with 64 others, or within a millisecond."""
+        self._take_lanes()
+        had = len(self._outbox)
         self._outbox.append(message)
+        self._flush_in_time(had)
+
+    def say(self) -> None:
+        """What is said of lanes is queued likewise."""
+        had = len(self._outbox)
+        self._take_lanes()
+        if len(self._outbox) > had:
+            self._flush_in_time(had)
+
+    def _take_lanes(self) -> None:
+        self.lanes.take(self._outbox)
+
+    def _flush_in_time(self, had: int) -> None:
         if len(self._outbox) >= FLUSH_CALLS:
             self.flush()
-        elif len(self._outbox) == 1:
+        elif not had:
             if self.simulator.now - self._last_flush > LINE_IDLE_S:
                 self.flush()
             elif not self._flush_due:
@@ -88,15 +105,20 @@ class Process:
         """Send all that there is to say."""
         if self.dead:
             return
+        self._take_lanes()
         new, gone = self.counter.drain()
+        released = gone
+        if self.lanes.book is not None:
+            new, released = self.lanes.book.back(new), self.lanes.book.gone(gone)
         batch: list[Any] = [m.Hold(new)] if new else []
         batch += self._outbox
         self._outbox.clear()
         if self._unpin:
             batch.append(m.Unpin(self._unpin))
             self._unpin = []
+        if released:
+            batch.append(m.Release(released))
         if gone:
-            batch.append(m.Release(gone))
             self.values.drop(gone)
         self._last_flush = self.simulator.now
         if batch:
@@ -106,11 +128,13 @@ class Process:
         """This connection's number for a template."""
         number = self._numbers.get(spec)
         if number is None:
+            function = m.RegisterFunction(spec.function_id, b"code", spec.name)
             if spec.function_id and spec.function_id not in self._functions:
                 self._functions.add(spec.function_id)
-                self.post(m.RegisterFunction(spec.function_id, b"code", spec.name))
+                self.post(function)
             number = self._numbers[spec] = len(self._numbers)
             self.post(m.RegisterTemplate(number, spec))
+            self.lanes.register(spec, function if spec.function_id else None)
         return number
 
     def ask(self, method: str, body: dict[str, Any]) -> int:
@@ -169,11 +193,16 @@ class Process:
             return
         for message in batch:
             if isinstance(message, m.Ready):
+                self.lanes.ready(message)
                 self.values.on_ready(message)
             elif isinstance(message, m.Revoke):
                 self.values.on_revoke(message)
             else:
                 self.on_message(message)
+        self.look_around()
+
+    def look_around(self) -> None:
+        """Something has come: go on with what waited for it."""
         self.values.check()
         for fiber in list(self.fibers):
             self._look(fiber)
@@ -181,6 +210,9 @@ class Process:
 
     def on_message(self, message: Any) -> None:
         """Everything but values."""
+        if isinstance(message, m.LaneOpen):
+            self.lanes.open(message)
+            return
         if isinstance(message, m.Extent):
             for fiber in list(self.fibers):
                 if fiber.waits_for == ("extent", message.object_id):
@@ -275,6 +307,11 @@ class Process:
         self.simulator.tell(self.name, "ends with", status)
         self.vanish()
         self.outbound.send(None)
+        self.lanes.died()
+
+    def check_lanes_idle(self) -> None:
+        """It holds nothing, so nothing is under way on its lanes."""
+        self.lanes.check_idle()
 
     def vanish(self) -> None:
         """It is gone, and nobody is told."""

@@ -75,6 +75,10 @@ class Conditions(Protocol):
         """Whether there is a GCS."""
 
     @property
+    def has_lanes(self) -> bool:
+        """Whether nodes offer them."""
+
+    @property
     def jobs_meet(self) -> bool:
         """Whether refs of one job may come to another."""
 

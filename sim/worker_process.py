@@ -7,11 +7,11 @@ concurrent.
 
 from __future__ import annotations
 
-from collections import deque
 from random import Random
 from typing import Any
 
 from sim.fiber import Failed, Fiber, payload
+from sim.lanes import CalleeEnd
 from sim.node import SimulatedNode
 from sim.process import Process, Running
 from sim.roles import Program
@@ -21,15 +21,18 @@ from skate.error_records import ErrorRecord, encode_error
 from skate.ids import TaskIdCounter, return_id
 from skate.rows import Client, Worker
 from skate.spec import FORMAT_ERROR, ActorOptions, CallTemplate
+from skate.worker.lane_server import LaneServer, Work
 
 
 class WorkerProcess(Process):
     """A worker: of tasks, or of one actor."""
 
     def __init__(self, node: SimulatedNode, peer: Client, worker: Worker) -> None:
-        super().__init__(node, peer, f"worker{len(node.simulator.processes)}")
+        simulator = node.simulator
+        super().__init__(node, peer, f"worker{len(simulator.processes)}")
         self.worker = worker
-        self.queue: deque[m.Run] = deque()
+        self.server = LaneServer(is_actor=worker.actor is not None)
+        self.called = CalleeEnd(simulator, self, self.server)
         self.templates: dict[int, CallTemplate] = {}
         self.functions: set[bytes] = set()
         self.running: Fiber | None = None
@@ -53,7 +56,7 @@ class WorkerProcess(Process):
                 self.post(m.HandBack([message.task_id]))
                 self.flush()
             else:
-                self.queue.append(message)
+                self.server.on_run(message, self.templates[message.template])
         elif isinstance(message, m.RegisterTemplate):
             function_id = message.template.function_id
             assert not function_id or function_id in self.functions, "code that never came"
@@ -64,30 +67,50 @@ class WorkerProcess(Process):
             self._set_up(message)
         elif isinstance(message, m.Exit):
             self.exiting = True
-        else:
+            self.called.read_all()
+            self.server.retire()
+            self.called.flush()
+        elif not self.called.hear(message):
             super().on_message(message)
 
     def _set_up(self, setup: m.WorkerSetup) -> None:
         simulator = self.simulator
         self.ids = TaskIdCounter(setup.job_id, setup.submitter)
+        self.lanes.begin(setup.submitter)
         self.options = setup.actor
+        assert (setup.actor is not None) == (self.worker.actor is not None)
         self.kept = Fiber(self, None, Random(simulator.random.random()))
         if simulator.random.random() < simulator.settings.stillborn_share:
             self.die(1)
             return
         pid = 1_000 + len(simulator.processes)
-        hello = m.Hello(PROTOCOL_VERSION, PYTHON, "worker", pid, setup.submitter)
+        hello = m.Hello(PROTOCOL_VERSION, PYTHON, "worker", pid, setup.submitter, lanes=True)
+        self.node.listeners[self.worker.id] = self.called
         simulator.at(simulator.random.random() * 0.003, self.post, hello)
 
     def after_batch(self) -> None:
         """Begin what can begin; look after what waits behind a long task."""
-        while self.queue and (self.running is None or not self.in_order) and not self.dead:
-            self._begin(self.queue.popleft())
-        if self.exiting and not self.fibers and not self.queue:
-            self.flush()
-            self.die(0)
-        if self.queue and self.running is not None and self.options is None:
+        queue = self.server.queue
+        while queue and (self.running is None or not self.in_order) and not self.dead:
+            work = self.server.next()
+            self.called.flush()
+            if work is not None:
+                self._begin(work)
+        if self.dead:
+            return
+        if not queue and not self.fibers:
+            if self.exiting:
+                self.called.flush()
+                self.flush()
+                self.die(0)
+                return
+            self.called.rest()
+        if queue and self.running is not None and self.options is None:
             self._hand_back_later(self.running)
+
+    def _take_lanes(self) -> None:
+        super()._take_lanes()
+        self.called.take(self._outbox)
 
     # ------------------------------------------------------------------ hand-backs
 
@@ -101,7 +124,7 @@ class WorkerProcess(Process):
     def _hand_back_if_long(self) -> None:
         self._hand_back_due = False
         running = self.running
-        if self.dead or running is None or not self.queue:
+        if self.dead or running is None or not self.server.queue:
             return
         if self.simulator.now - running.began >= HAND_BACK_AFTER_S - 1e-9:
             self._hand_back()
@@ -109,9 +132,14 @@ class WorkerProcess(Process):
             self._hand_back_later(running)
 
     def _hand_back(self) -> None:
-        if self.queue:
-            self.post(m.HandBack([run.task_id for run in self.queue]))
-            self.queue.clear()
+        server = self.server
+        if self.running is not None and self.running.work is not None:
+            server.long(self.running.work, self.running.began)
+        server.hand_back()
+        self.called.flush()
+        if server.queue:
+            self.post(m.HandBack([work.run.task_id for work in server.queue]))
+            server.queue.clear()
             self.flush()
 
     def block(self, fiber: Running) -> None:
@@ -119,6 +147,7 @@ class WorkerProcess(Process):
         if fiber is self.running and self.in_order:
             fiber.blocked = True
             if self.options is None:
+                self.server.block()
                 self._hand_back()
             self.post(m.Blocked())
 
@@ -126,16 +155,18 @@ class WorkerProcess(Process):
         """It goes on."""
         if fiber.blocked:
             fiber.blocked = False
+            self.server.unblock()
             self.post(m.Unblocked())
 
     # ------------------------------------------------------------------ runs
 
-    def _begin(self, run: m.Run) -> None:
+    def _begin(self, work: Work) -> None:
         simulator = self.simulator
-        spec = self.templates[run.template]
+        run, spec = work.run, work.spec
         simulator.tell(self.name, "begins", run.task_id, run.attempt, spec.name)
         simulator.ledger.began(self, run.task_id, run.attempt, spec, self.in_order)
         fiber = Fiber(self, run, Random(simulator.random.random()))
+        fiber.work = work
         self.running = fiber
         settings = simulator.settings
         if simulator.random.random() < settings.death_share:
@@ -159,6 +190,7 @@ class WorkerProcess(Process):
                     value = m.Value(b"", offset, size)
                 else:
                     value = m.Value(payload(object_id, contains))
+                self.lanes.escape(contains)
                 results.append(m.Result(value, contains or None))
         except Failed as failed:
             error = FORMAT_ERROR + encode_error(ErrorRecord(failed.kind, "in a task"))
@@ -188,9 +220,14 @@ class WorkerProcess(Process):
             self.running = None
         assert isinstance(fiber, Fiber)
         fiber.drop_all()
-        if self.queue:
+        work = fiber.work
+        if work is not None and work.lane is not None:
+            self.server.outcome(work, result)
+            self.called.flush()
+        elif self.server.queue:
             self.post(result)
         else:
+            self._take_lanes()
             self._outbox.append(result)
             self.flush()
         self.simulator.at(0.0, self._next)
@@ -201,14 +238,22 @@ class WorkerProcess(Process):
 
     def leave(self, reason: str) -> None:
         """exit_actor()."""
+        self.server.leave()
+        self.say()
         self.post(m.Leaving(reason))
         self.exiting = True
-        self.queue.clear()
+
+    def check_lanes_idle(self) -> None:
+        """Nor on those where it is called."""
+        super().check_lanes_idle()
+        self.called.check_idle()
 
     def die(self, status: int) -> None:
         """The zygote reaps it, and says so by its own way."""
         if not self.dead:
             super().die(status)
+            self.node.listeners.pop(self.worker.id, None)
+            self.called.died()
             simulator = self.simulator
             delay = simulator.random.random() ** 3 * 0.02
             simulator.at(delay, self.node.worker_exited, self.worker, status)

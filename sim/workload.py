@@ -64,6 +64,7 @@ class Settings:
     """One run's machine, programs and faults, drawn from a seed."""
 
     is_cluster = False
+    has_lanes = False
     jobs_meet = False  # refs of one may come to another
     bytes_per_s = 1e9
     frozen: Container[Machine] = ()  # nodes that the GCS gives up though they live
@@ -347,11 +348,11 @@ def sample(random: Random, some: list[bytes], most: int) -> list[bytes]:
     return list(dict.fromkeys(random.choice(some) for _ in range(random.randrange(most + 1))))
 
 
-def run(seed: int, *, tell: bool = False) -> Cluster:
+def run(seed: int, *, tell: bool = False, kind: type[Settings] | None = None) -> Cluster:
     """One whole run: programs, idleness, farewell. AssertionError if anything that must hold does
     not; the simulator is in the exception's ``simulator`` attribute."""
     random = Random(seed)
-    settings = Settings(random)
+    settings = (kind or Settings)(random)
     simulator = Cluster(settings, seed, tell=tell)
     try:
         node = simulator.add_node()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from skate import messages as m
-from skate.config import LANE_LOST_GRACE_S, LANES_PER_PROCESS
+from skate.config import LANE_LOST_GRACE_S, LANE_VALUE_BYTES, LANES_PER_PROCESS
 from skate.error_records import ErrorRecord, decode_error, encode_error
 from skate.ids import return_id
 from skate.net.event_batch import TaskEvent, decode_events
@@ -716,7 +716,8 @@ def test_a_lost_call_whose_result_reached_the_node_is_over(published: str) -> No
     number = scene.opened()
     finished, lost = scene.on_lane(2)
     result = return_id(finished.task_id, 0)
-    answer = m.LaneResult(number, finished.task_id, m.Result(m.Value(b"\x03v")))
+    value = b"\x03" + bytes(LANE_VALUE_BYTES)  # it does not ride
+    answer = m.LaneResult(number, finished.task_id, m.Result(m.Value(value)))
     word = scene.back(number, m.LOST, [finished, lost])
     if published == "before the word":
         scene.node.say(scene.worker, answer)
@@ -726,7 +727,7 @@ def test_a_lost_call_whose_result_reached_the_node_is_over(published: str) -> No
     scene.lose()
     scene.worker = scene.born()
     assert ids_of(scene.node.said(scene.worker)) == [lost.task_id]
-    assert value_at(scene, scene.driver.peer, result) == b"\x03v"
+    assert value_at(scene, scene.driver.peer, result) == value
     scene.ends()
 
 

@@ -229,6 +229,11 @@ class ActorRouter:
         actor.gated[caller] = caller_id
         return line.heard
 
+    def came_back(self, actor: Actor, caller: Caller, sequence: int) -> None:
+        """A call that was lost with the process of its lane: its number is through here, too."""
+        line = self.line(actor, caller)
+        line.heard = max(line.heard, sequence + 1)
+
     def process_lost(self, actor: Actor) -> None:
         """The process is gone, and its order with it: hold what it had to bring into order."""
         for caller in actor.gated:

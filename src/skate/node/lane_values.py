@@ -12,6 +12,7 @@ task that makes it.
 from __future__ import annotations
 
 from skate import messages as m
+from skate.config import LANE_VALUE_BYTES
 from skate.ids import FIRST_RETURN
 from skate.node.clock import Clock
 from skate.node.error_payload import error_payload
@@ -95,7 +96,12 @@ class LaneValues:
         lane = self._lanes.get(message.lane)
         value = message.result.value
         if object_id not in self._store.objects:
-            if lane is None or not lane.caller.alive:
+            # What could ride its caller has had on the lane; so it was promoted. What was promoted
+            # and has no row any more has been let go by all.
+            rode = not (value.size or message.result.contains or len(value.data) > LANE_VALUE_BYTES)
+            if lane is None or not lane.caller.alive or rode or object_id in lane.promised:
+                if lane is not None:
+                    lane.promised.pop(object_id, None)
                 creation = self._store.creations.get(object_id)
                 if creation is not None:
                     self._store.abandon(creation)

@@ -214,6 +214,9 @@ class Lanes:
             return
         lane.begun.clear()
         self._free(lane)
+        if lane.state is EXPECTED:  # the worker is on its way out: the caller was not told
+            self._finish(lane)
+            return
         if lane.state is ORPHAN:
             if not lane.adopted:
                 self._finish(lane)
@@ -259,6 +262,8 @@ class Lanes:
         if task.state is not TASK_FAILED:
             task.missing += 1  # the burial
             lane.adopted.append(task)
+            if lane.actor is not None:
+                self._router.came_back(lane.actor, client, task.sequence)
         return False
 
     def actor_of(self, number: int) -> Actor | None:

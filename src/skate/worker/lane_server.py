@@ -342,23 +342,25 @@ class LaneServer:
         lane = work.lane
         assert lane is not None
         task_id = work.run.task_id
-        data = done.data
-        if done.results is None and len(data) <= config.LANE_VALUE_BYTES:
-            lane.kept[task_id] = data
-            if lane.publish and task_id in lane.publish:
-                self._publish(lane, work, done, m.Result(m.Value(data)))
-            answer = m.Outcome(task_id, data)
-        else:
-            result = m.Result(m.Value(data)) if done.results is None else done.results[0]
+        result = None if done.results is None else done.results[0]
+        data = done.data if result is None else result.value.data
+        is_large = len(data) > config.LANE_VALUE_BYTES
+        if is_large or (result is not None and (result.contains or result.value.size)):
             self._publish(lane, work, done, result)
             lane.owes_node = True
             answer = m.Outcome(task_id, b"", m.AT_NODE)
+        else:
+            lane.kept[task_id] = data
+            if lane.publish and task_id in lane.publish:
+                self._publish(lane, work, done, result)
+            answer = m.Outcome(task_id, data)
         self._last_ended = done.ended
         if work.spec.events:
             self._note(lane, work, done)
         self._settle(lane, work, answer)
 
-    def _publish(self, lane: CalleeLane, work: Work, done: m.Done, result: m.Result) -> None:
+    def _publish(self, lane: CalleeLane, work: Work, done: m.Done, result: m.Result | None) -> None:
+        result = m.Result(m.Value(done.data)) if result is None else result
         self.to_node.append(
             m.LaneResult(lane.number, work.run.task_id, result, done.failed, work.spec.name)
         )
