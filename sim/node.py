@@ -8,6 +8,7 @@ A machine that dies says nothing at all: everybody else finds its connections cl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -101,7 +102,7 @@ class SimulatedNode:
         self._turn_due = False
         self._since_events = 0.0
         self._transfers: dict[bytes, Transfer] = {}
-        self._pulls_are_armed = False
+        self._armed_for = math.inf
 
     def start(self) -> None:
         """Join the cluster, if there is one."""
@@ -233,7 +234,7 @@ class SimulatedNode:
                 neighbour.link.write(batch)
         self._forget_dead()
         self._write_gcs()
-        self._arm_pulls()
+        self._arm_deadline()
 
     def _forget_dead(self) -> None:
         for neighbour in self.core.take_dead():
@@ -357,17 +358,17 @@ class SimulatedNode:
         self.core.fetched(transfer.object_id, why, transfer.size, seconds)
         self.turn_soon()
 
-    def _arm_pulls(self) -> None:
-        due = self.core.pulls_due()
-        if due is not None and not self._pulls_are_armed:
-            self._pulls_are_armed = True
-            self.simulator.at(max(0.001, due - self.simulator.now), self._retry_pulls)
+    def _arm_deadline(self) -> None:
+        due = self.core.deadline()
+        if due is not None and due < self._armed_for:
+            self._armed_for = due
+            self.simulator.at(max(0.001, due - self.simulator.now), self._deadline_passed)
 
-    def _retry_pulls(self) -> None:
-        self._pulls_are_armed = False
+    def _deadline_passed(self) -> None:
+        self._armed_for = math.inf
         if not self.dead:
             self.core.begin(self.simulator.now)
-            self.core.retry_pulls()
+            self.core.deadline_passed()
             self._turn()
 
     # ------------------------------------------------------------------ the end

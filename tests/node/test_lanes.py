@@ -11,10 +11,16 @@ from typing import Any
 import pytest
 
 from skate import messages as m
-from skate.config import LANE_LOST_GRACE_S, LANE_VALUE_BYTES, LANES_PER_PROCESS
+from skate.config import (
+    ACTOR_WINDOW_CALLS,
+    LANE_LOST_GRACE_S,
+    LANE_VALUE_BYTES,
+    LANES_PER_PROCESS,
+)
 from skate.error_records import ErrorRecord, decode_error, encode_error
 from skate.ids import return_id
 from skate.net.event_batch import TaskEvent, decode_events
+from skate.node.actor_router import ActorRouter
 from skate.rows import Client
 from skate.spec import FORMAT_ERROR
 from skate.states import LaneState, TaskState
@@ -543,6 +549,52 @@ def test_a_process_that_lives_without_its_lane_is_killed() -> None:
     scene.ends()
 
 
+def test_what_a_caller_missed_of_a_lane_that_ended_well_is_judged_at_the_burial_too() -> None:
+    """The worker has run it all, and dies before its last outcomes are read."""
+    scene = Scene(max_restarts=1)
+    scene.retries = 1
+    number = scene.opened()
+    calls = scene.on_lane()
+    scene.node.say(scene.worker, m.LaneOver(number))
+    scene.node.say(scene.driver.peer, *scene.back(number, m.LOST, calls))
+    assert number in scene.lanes and not ids_of(scene.node.said(scene.worker))
+    scene.lose()
+    scene.worker = scene.born()
+    assert ids_of(scene.node.said(scene.worker)) == [calls[0].task_id]
+    assert not scene.lanes
+    scene.ends()
+
+
+def test_the_gate_is_told_that_a_caller_has_died_behind_what_waits_for_room() -> None:
+    scene = Scene(detached=True)
+    number = scene.opened()
+    results = [scene.call() for _ in range(ACTOR_WINDOW_CALLS + 1)]
+    scene.node.said(scene.worker)
+    scene.driver.peer.job = None  # its job goes on
+    scene.node.core.client_lost(scene.driver.peer)
+    scene.node.turn()
+    assert scene.node.said(scene.worker) == [m.LaneRevoke(number)]
+    scene.node.say(scene.worker, done(results[0]))
+    last, word = scene.node.said(scene.worker)
+    assert last.task_id == results[-1][:16] and word.sequence == -1
+
+
+def test_the_gate_is_told_of_a_call_that_fails_while_its_input_is_fetched() -> None:
+    skipped: list[tuple[bytes, int]] = []
+
+    def skip(actor: Any, caller_id: bytes, sequence: int) -> None:
+        skipped.append((caller_id, sequence))
+
+    router = ActorRouter(lambda actor, call: None, skip=skip)
+    scene = Scene()
+    scene.opened()
+    actor = scene.node.core.router.actors[scene.actor]
+    actor.window = 0  # it fetches
+    scene.call()
+    router.dropped(actor, actor.backlog[0])
+    assert skipped == [(scene.driver.peer.submitter, 2)] and not actor.backlog
+
+
 def test_a_process_that_dies_before_it_listens_leaves_nothing() -> None:
     scene = Scene(max_restarts=1)
     scene.expected()
@@ -611,6 +663,7 @@ def test_a_result_that_was_promised_to_others_comes_from_its_caller_or_the_worke
     assert not scene.node.said(third)
     if by != "worker":
         scene.node.say(scene.driver.peer, m.Fulfil(result, b"\x03v"))
+        assert not scene.node.said(scene.driver.peer), "it has read it"
     if by != "caller":
         published = m.LaneResult(number, call.task_id, m.Result(m.Value(b"\x03v")))
         scene.node.say(scene.worker, published)

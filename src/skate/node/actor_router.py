@@ -124,8 +124,6 @@ class ActorRouter:
             line = actor.lines.get(caller)
             if line is not None:
                 line.closed = True
-                if line.hold:
-                    self.let_go(actor, caller)
                 self._forget_if_over(actor, caller, line)
 
     def take_node(self, peer: Any) -> list[Task]:

@@ -126,8 +126,8 @@ class NodeCore:
         """The shell has fetched (or not) what it was asked to."""
         self.parts.pulls.fetched(object_id, why, size, seconds)
 
-    def retry_pulls(self) -> None:
-        """``pulls_due`` has come."""
+    def deadline_passed(self) -> None:
+        """``deadline`` has come: pulls are tried again; the end of the turn sees to leases."""
         self.parts.pulls.retry()
 
     def tick(self) -> None:
@@ -178,9 +178,11 @@ class NodeCore:
 
     # ------------------------------------------------------------------ what the shell asks
 
-    def pulls_due(self) -> float | None:
-        """When ``retry_pulls`` has something to do."""
-        return self.parts.pulls.deadline()
+    def deadline(self) -> float | None:
+        """When something has to be done though nothing happens (``deadline_passed``)."""
+        pulls = self.parts.pulls.deadline()
+        leases = self.parts.leases.deadline() if self.parts.leases.lent else None
+        return min((at for at in (pulls, leases) if at is not None), default=None)
 
     def take_dead(self) -> list[OtherNode]:
         """The nodes that have died since this was asked last: their lines have to be closed."""

@@ -65,6 +65,7 @@ class Leases:
         self.asks: dict[tuple[Client, SchedulingClass], Ask] = {}
         self.lent: dict[int, Lane] = {}  # in the order lent; those taken back stay until they come
         self._none_before = 0.0  # something had to wait: so long nothing is lent
+        self._turn_at = 0.0  # when ``turn`` looked last
         self._slow: dict[SchedulingClass, float] = {}  # whose tasks were too long, until then
 
     @property
@@ -99,6 +100,7 @@ class Leases:
 
     def turn(self, now: float) -> None:
         """After dispatch: take back what others wait for, or lend what nobody does."""
+        self._turn_at = now
         if self.lent:
             self._take_back(now)
         if self.asks:
@@ -106,10 +108,12 @@ class Leases:
 
     def deadline(self) -> float | None:
         """When a caller's own overflow will have been patient for long enough."""
-        if all(lane.is_revoked for lane in self.lent.values()):
-            return None
-        oldest = [queue.head().ready_at for queue in self._scheduler.ready if queue.count]
-        return min(oldest) + LEASE_PATIENCE_S if oldest else None
+        due = [
+            lane.queue.head().ready_at + LEASE_PATIENCE_S
+            for lane in self.lent.values()
+            if lane.queue is not None and lane.queue.count and not lane.is_revoked
+        ]
+        return min((at for at in due if at > self._turn_at), default=None)
 
     def _take_back(self, now: float) -> None:
         coming = dict(self._scheduler.available)

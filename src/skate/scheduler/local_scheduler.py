@@ -545,6 +545,7 @@ class LocalScheduler(Resources):
         for worker in self.workers.values():
             assert worker.lease is None or worker.id in worker.lease.leased
             assert worker.lane is None or not worker.tasks, "tasks at a worker that is lent"
+            assert worker.lane is None or worker.lease is worker.lane.queue
             for task in worker.tasks.values():
                 assert task.worker is worker and task.state is TASK_SENT
             if worker.lease is not None:

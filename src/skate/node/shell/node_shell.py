@@ -83,7 +83,8 @@ class NodeShell:
         self.lines: Lines | None = None  # to other machines, if there are to be any
         self.transfers: Transfers | None = None  # of objects, from and to them
         self.pulse: Pulse | None = None  # if the GCS judges life by what it hears
-        self._pulls_timer: asyncio.TimerHandle | None = None
+        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._deadline_at = 0.0
         self.is_cut_off = False  # from its head: it begins anew
         self.ending: asyncio.Future[str] | None = None
         self.ticker = Ticker(
@@ -203,7 +204,7 @@ class NodeShell:
         if self.lines is not None:
             self.lines.write_out()
             self.lines.forget_dead()
-            self._arm_pulls()
+            self._arm_deadline()
         if core.outbox.gcs and self.gcs_transport is not None:
             batch, core.outbox.gcs = core.outbox.gcs, []
             self.gcs_transport.writelines(frames(batch))
@@ -248,6 +249,8 @@ class NodeShell:
             return
         self.logs.died(worker)
         core.worker_exited(worker, status)
+        with contextlib.suppress(OSError):  # where it accepted lanes, unless it has ended well
+            os.unlink(os.path.join(core.me.lanes_dir, worker.id.hex()))
         # A child that the worker forked may still hold its end of the line: the EOF would never
         # come. What the worker itself said has been read by then.
         self.loop.call_later(0.2, self._cut, worker)
@@ -393,15 +396,22 @@ class NodeShell:
         if self.transfers is not None:
             self.transfers.cancel(object_id)
 
-    def _arm_pulls(self) -> None:
-        """Have pulls that were told "busy" tried again when it is time, not at the next tick."""
-        due = self.core.pulls_due()
-        if due is not None and self._pulls_timer is None:
-            self._pulls_timer = self.loop.call_later(max(0.001, due - self.clock()), self._retry)
+    def _arm_deadline(self) -> None:
+        """Have the core do what it has to when it is time, not at the next tick."""
+        due = self.core.deadline()
+        if due is None:
+            return
+        if self._deadline_timer is not None:
+            if due >= self._deadline_at:
+                return
+            self._deadline_timer.cancel()
+        self._deadline_at = due
+        wait_s = max(0.001, due - self.clock())
+        self._deadline_timer = self.loop.call_later(wait_s, self._deadline_passed)
 
-    def _retry(self) -> None:
-        self._pulls_timer = None
-        self.turn(self.core.parts.pulls.retry)
+    def _deadline_passed(self) -> None:
+        self._deadline_timer = None
+        self.turn(self.core.deadline_passed)
 
     def gcs_lost(self) -> None:
         """No node goes on without its GCS, which gives it up at the same time."""
