@@ -833,6 +833,11 @@ def test_what_ran_on_a_lane_is_in_the_event_log_and_long_calls_in_the_task_table
         m.TasksChanged([(call.task_id, "f", int(TaskState.SENT), core.me.node_id)], [])
     ]
     core.outbox.gcs.clear()
+    scene.node.say(scene.driver.peer, m.Ask(1, "lane", {"lane": number}), m.Ask(2, "status", {}))
+    one, all_of_them = (x.body for x in scene.told(m.Answer, scene.driver.peer))
+    assert one["worker_pid"] == scene.worker.pid and one["state"] == "OPEN"
+    assert one["running"] == [{"name": "f", "since": 1_000.0, "behind": 4}]
+    assert all_of_them["lanes"] == [one]
     row = m.LaneRow(call.task_id, "f", "method", 1_000.0, 1_002.5, 3, "", 20, 0)
     scene.node.say(scene.worker, m.LaneNotes(number, [row]))
     core.flush_events()

@@ -142,6 +142,25 @@ def test_nothing_is_lent_for_tasks_that_are_long_or_of_unknown_length() -> None:
     scene.ends()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_retries": 0},
+        {"max_calls": 1},
+        {"retry_exceptions": True},
+        {"num_returns": 2},
+        {"group": b"g" * 16},
+    ],
+)
+def test_nothing_is_lent_for_tasks_that_may_not_ride(options: dict[str, Any]) -> None:
+    scene = Scene()
+    number = scene.driver.number(**options)
+    scene.driver.peer.templates[number].average_s = 0.0001
+    scene.ask(**options)
+    assert not scene.expected()
+    scene.ends()
+
+
 def test_nothing_is_lent_while_something_waits() -> None:
     scene = Scene(cpus=1)
     running, waiting = scene.driver.submit(), scene.driver.submit(demand=demand_of({"CPU": 0.5}))

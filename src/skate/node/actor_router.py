@@ -43,6 +43,7 @@ class ActorRouter:
         self._deliver = deliver
         self._window = window_calls
         self._skip = skip
+        self._closing: dict[bytes, None] = {}  # actors with calls of a gone caller in their backlog
 
     def add(self, actor: Actor) -> None:
         """A new actor."""
@@ -173,6 +174,7 @@ class ActorRouter:
     def take_early(self, actor: Actor) -> list[Task]:
         """Calls that still wait for arguments or for earlier ones; their numbers are closed."""
         waiting = []
+        self._closing.pop(actor.id, None)
         for caller in actor.gated:
             actor.lines[caller].gated = False
         actor.gated.clear()
@@ -208,6 +210,7 @@ class ActorRouter:
             return
         if caller in actor.gated:
             if any(call.line is caller for call in actor.backlog):
+                self._closing[actor.id] = None
                 return  # what it called goes first
             self._tell_skipped(actor, caller, -1)
             del actor.gated[caller]
@@ -234,6 +237,7 @@ class ActorRouter:
 
     def process_lost(self, actor: Actor) -> None:
         """The process is gone, and its order with it: hold what it had to bring into order."""
+        self._closing.pop(actor.id, None)
         for caller in actor.gated:
             line = actor.lines[caller]
             line.gated = False
@@ -321,8 +325,10 @@ class ActorRouter:
             call = backlog.popleft()
             actor.in_flight[call.id] = call
             self._deliver(actor, call)
-        for caller in list(actor.gated):
-            self._forget_if_over(actor, caller, actor.lines[caller])
+        if actor.id in self._closing:
+            del self._closing[actor.id]
+            for caller in list(actor.gated):
+                self._forget_if_over(actor, caller, actor.lines[caller])
 
     def check(self) -> None:
         """Assert the invariants; for tests and the simulator."""

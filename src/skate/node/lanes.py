@@ -38,6 +38,7 @@ from skate.objects.object_store import PENDING, ObjectStore
 from skate.rows import Actor, Client, Lane, Task, Worker
 from skate.scheduler.leases import Ask, Leases
 from skate.scheduler.local_scheduler import LocalScheduler
+from skate.spec import CallTemplate
 from skate.states import (
     TASK_FAILED,
     TASK_FINISHED,
@@ -151,7 +152,7 @@ class Lanes:
     def on_wanted(self, client: Client, message: m.LaneWanted) -> None:
         """A caller has many tasks of a class: it may be lent a worker at the end of the turn."""
         template = client.templates[message.template]
-        if self._me.offers_lanes and template.spec.kind == "task" and template.is_plain:
+        if self._me.offers_lanes and template.is_plain and _may_ride(template.spec):
             self._leases.asked(client, message.template, template, message.have, self._clock.now)
 
     def lend(self, ask: Ask, worker: Worker, window: int) -> Lane:
@@ -406,3 +407,14 @@ class Lanes:
         for worker in self._scheduler.workers.values():
             if worker.lane is not None:
                 assert worker.lane.number in self._lanes and worker.lease is worker.lane.queue
+
+
+def _may_ride(spec: CallTemplate) -> bool:
+    # As the caller judges (decision 0012): else it would have no use for the worker.
+    return (
+        spec.kind == "task"
+        and spec.num_returns == 1
+        and spec.max_retries != 0
+        and not (spec.retry_exceptions or spec.max_calls or spec.group)
+        and all(name != "GPU" for name, _ in spec.demand)
+    )

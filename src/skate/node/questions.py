@@ -22,7 +22,7 @@ from skate.node.node_table import NodeTable
 from skate.node.outbox import Outbox
 from skate.node.world import Shell
 from skate.objects.object_store import ObjectStore
-from skate.rows import Client
+from skate.rows import Client, Lane
 from skate.scheduler.local_scheduler import LocalScheduler
 from skate.spec import Demand, resources_of, with_store
 
@@ -45,6 +45,7 @@ class Questions:
         asking: Asking,
         actor_names: ActorNames,
         actor_reports: ActorReports,
+        lanes: dict[int, Lane],
     ) -> None:
         self._outbox = outbox
         self._me = me
@@ -56,6 +57,7 @@ class Questions:
         self._asking = asking
         self._actor_names = actor_names
         self._actor_reports = actor_reports
+        self._lanes = lanes
 
     @hears(m.Ask, *CLIENTS, OBSERVER)
     def on_ask(self, client: Client, question: m.Ask) -> None:
@@ -89,6 +91,7 @@ class Questions:
                 "extents": len(self._store.arena),
             },
             "status": lambda body: self.status(),
+            "lane": lambda body: self._lane(self._lanes.get(body["lane"])),
         }
 
     def pending(self) -> list[m.Demanded]:
@@ -133,9 +136,27 @@ class Questions:
             "pending": pending,
             "actors": self._actor_reports.counts(),
             "workers": len(self._scheduler.workers),
+            "lanes": [self._lane(lane) for lane in self._lanes.values()],
             "object_store": {
                 "used_bytes": self._store.arena.used_bytes,
                 "capacity_bytes": self._store.arena.capacity_bytes,
                 "objects": len(self._store.objects),
             },
+        }
+
+    def _lane(self, lane: Lane | None) -> dict[str, Any] | None:
+        # For who waits on one: which process should answer, and what keeps it busy.
+        if lane is None:
+            return None
+        return {
+            "lane": lane.number,
+            "state": lane.state.name,
+            "caller_pid": lane.caller.pid,
+            "worker_pid": lane.worker.pid,
+            "actor_id": lane.actor.id.hex() if lane.actor is not None else "",
+            "is_revoked": lane.is_revoked,
+            "running": [
+                {"name": begun.name, "since": begun.started, "behind": begun.behind}
+                for begun in lane.begun.values()
+            ],
         }

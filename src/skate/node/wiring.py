@@ -201,6 +201,7 @@ class Parts:
             asking=self.asking,
             actor_names=self.actor_names,
             actor_reports=self.actor_reports,
+            lanes=t.lanes,
         )
         Load.__init__(
             self.load,
@@ -433,7 +434,6 @@ class Parts:
         )
 
     def _wire_actor_lives(self, t: Tables) -> None:
-        # How they go on.
         ActorLife.__init__(
             self.actor_life,
             outbox=t.outbox,
