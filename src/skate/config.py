@@ -58,6 +58,7 @@ ASYNC_ACTOR_CONCURRENCY = 1_000  # max_concurrency of an async actor (Ray's defa
 
 # -- lanes between processes (decision 0012) -----------------------------------------------------
 LANES = False  # whether the node offers any: not before every death has been simulated
+LANES_FOLDER = "lanes"  # in the session folder: where workers accept lanes
 LANE_VALUE_BYTES = 16 << 10  # arguments, one value, a result: larger ones gain nothing by a lane
 LANE_WINDOW_CALLS = 1_000  # unanswered on one lane: with the above it bounds what either end keeps
 LANE_BUDGET_S = 0.05  # of work at one lent worker (as SPILL_WAIT_S): what waits longer may move

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from skate.config import SESSIONS_KEPT
+from skate.config import LANES_FOLDER, SESSIONS_KEPT
 from skate.net import unix_socket
 from skate.node.shell.leftovers import kill_session
 
@@ -189,6 +189,7 @@ def clean(path: Path) -> None:
     for name in TRACES:
         with contextlib.suppress(OSError):
             (path / name).unlink()
+    unix_socket.remove_all(str(path / LANES_FOLDER))
 
 
 def has_traces(folder: Path) -> bool:

@@ -42,6 +42,15 @@ def connect(path: str, timeout_s: float | None = None) -> socket.socket:
     return sock
 
 
+def remove_all(folder: str) -> None:
+    """Remove the sockets in a folder, if it is there, and the folder."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(folder, name))
+        os.rmdir(folder)
+
+
 @contextlib.contextmanager
 def _address(path: str) -> Iterator[str]:
     """The path, or a shorter one for the same place that holds as long as the context does."""

@@ -8,7 +8,8 @@ import os
 
 import msgspec
 
-from skate.config import DRIVER_KEPT_S, HEAD_SILENT_S
+from skate.config import DRIVER_KEPT_S, HEAD_SILENT_S, LANES_FOLDER
+from skate.net import unix_socket
 
 
 class NodeConfig(msgspec.Struct):
@@ -85,3 +86,4 @@ def remove_files(cfg: NodeConfig, arena_path: str, *, keep_socket: bool = False)
     for path in paths:
         with contextlib.suppress(OSError):
             os.unlink(path)
+    unix_socket.remove_all(os.path.join(cfg.session_dir, LANES_FOLDER))

@@ -66,7 +66,7 @@ class NodeShell:
             config.PYTHON,
             is_cluster=not cfg.local,
         )
-        self.core.me.lanes_dir = os.path.join(cfg.session_dir, "lanes")
+        self.core.me.lanes_dir = os.path.join(cfg.session_dir, config.LANES_FOLDER)
         os.makedirs(self.core.me.lanes_dir, mode=0o700, exist_ok=True)
         if self.arena_warning:
             self.core.parts.hello.warnings.append(self.arena_warning)
