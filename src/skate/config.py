@@ -34,6 +34,7 @@ MAX_FUNCTION_BYTES = 60 << 20  # it travels in one frame; large data belongs in 
 
 # -- scheduling ----------------------------------------------------------------------------------
 RESOURCE_UNITS = 10_000  # fixed point: 0.0001 of a resource is the smallest share
+RESOURCE_LIMIT = 1e14  # the largest amount of a resource that a user may give
 PIPELINE_BUDGET_S = 0.004  # so much work, by the template's average, is sent ahead to a worker
 PIPELINE_MAX_TASKS = 64  # bounds what a worker may have to hand back
 PIPELINE_PAIR_S = 0.020  # up to this average, one task waits at the worker while another runs

@@ -10,7 +10,6 @@ import msgspec
 from skate.config import RESOURCE_UNITS
 
 BYTE_RESOURCES = ("memory", "object_store_memory")
-RESOURCE_LIMIT = 1e14  # the largest amount of a resource that a user may give
 Demand = tuple[tuple[str, int], ...]  # sorted pairs of resource name and fixed-point units
 
 

@@ -10,17 +10,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from skate.api.arguments import pack
+from skate.api.arity import Arity, Parameters
 from skate.api.connected import connected
 from skate.api.object_ref import ObjectRef
 from skate.api.options import check_actor_options, check_method_options, demand_from_options
 from skate.api.placement import placement_of
-from skate.api.remote_function import (
-    Arity,
-    Parameters,
-    pickle_by_value,
-    pickled_exceptions,
-    threads_for,
-)
+from skate.api.remote_function import Decorated
+from skate.api.submission import pickle_by_value, pickled_exceptions, threads_for
 from skate.client.runtime import Runtime
 from skate.client.templates import function_id_of
 from skate.config import ASYNC_ACTOR_CONCURRENCY
@@ -276,7 +272,7 @@ class _Description(NamedTuple):
     is_async: bool
 
 
-class ActorClass:
+class ActorClass(Decorated):
     """A class whose ``remote()`` creates an actor. Made by ``@remote``."""
 
     def __init__(self, cls: type, options: dict[str, Any]) -> None:

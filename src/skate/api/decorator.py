@@ -1,14 +1,26 @@
-"""``@remote``: on a function or a class, bare or with options."""
+"""``@remote``: on a function or a class, bare or with options.
+
+Loads little (remote_function.py says why); actors come with the first class.
+"""
 
 from __future__ import annotations
 
-import inspect
+import types
 from collections.abc import Callable
 from typing import Any
 
-from skate.api.actor_handle import ActorClass
 from skate.api.options import check_actor_options, check_task_options
-from skate.api.remote_function import RemoteFunction
+from skate.api.remote_function import Decorated, RemoteFunction
+
+_ROUTINES = (
+    types.FunctionType,
+    types.MethodType,
+    types.BuiltinFunctionType,
+    types.MethodDescriptorType,
+    types.ClassMethodDescriptorType,
+    types.WrapperDescriptorType,
+    types.MethodWrapperType,
+)
 
 
 def remote(*args: Any, **options: Any) -> Any:
@@ -17,7 +29,7 @@ def remote(*args: Any, **options: Any) -> Any:
     ``@remote`` or ``@remote(num_cpus=2, ...)``. ValueError or TypeError for wrong options, as the
     tables of api/options.py say. Ray: ``ray.remote``.
     """
-    if len(args) == 1 and not options and (callable(args[0]) or inspect.isclass(args[0])):
+    if len(args) == 1 and not options and callable(args[0]):
         return _decorate(args[0], {})
     if args or not options:
         raise TypeError(
@@ -33,12 +45,14 @@ def remote(*args: Any, **options: Any) -> Any:
 
 
 def _decorate(target: Any, options: dict[str, Any]) -> Any:
-    if isinstance(target, RemoteFunction | ActorClass):
+    if isinstance(target, Decorated):
         raise TypeError(f"{target!r} is decorated with @remote already")
-    if inspect.isclass(target):
+    if isinstance(target, type):
+        from skate.api.actor_handle import ActorClass
+
         check_actor_options(options)
         return ActorClass(target, options)
-    if inspect.isroutine(target) or hasattr(target, "func_code") or hasattr(target, "__code__"):
+    if isinstance(target, _ROUTINES) or hasattr(target, "__code__"):
         check_task_options(options, decorator=True)
         return RemoteFunction(target, options)
     raise TypeError(

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from skate.spec import RESOURCE_LIMIT
+from skate.config import RESOURCE_LIMIT
 
 RESOURCE_GRANULARITY = 0.0001
 

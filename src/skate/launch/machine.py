@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from skate.config import ARENA_MAX_BYTES, ARENA_MIN_BYTES, ARENA_SHARE
-from skate.spec import RESOURCE_LIMIT, demand_of
+from skate.config import ARENA_MAX_BYTES, ARENA_MIN_BYTES, ARENA_SHARE, RESOURCE_LIMIT
+from skate.spec import demand_of
 
 
 def cpu_count() -> int:
