@@ -354,7 +354,7 @@ def check_turn(core: NodeCore, *, full: bool) -> None:
         core.check()
         for worker in scheduler.workers.values():
             if worker.state is WorkerState.LEASED:
-                assert worker.tasks, "a lease without a task"
+                assert worker.tasks or worker.lane is not None, "a lease without a task"
             assert worker.state is not WorkerState.IDLE or not worker.tasks
 
 
