@@ -10,7 +10,7 @@ import traceback
 from sim.cluster import Cluster
 from sim.cluster_workload import ClusterSettings, CutSettings, run_cluster
 from sim.group_workload import GroupCutSettings, GroupSettings
-from sim.lane_workload import LaneSettings
+from sim.lane_workload import LaneSettings, LeaseSettings
 from sim.workload import Settings, run
 
 KINDS: dict[tuple[bool, bool], type[ClusterSettings]] = {  # with groups, with long cuts
@@ -28,15 +28,16 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=1, help="how many seeds, one after the other")
     parser.add_argument("--nodes", type=int, default=0, help="of a cluster; 0: one node alone")
     parser.add_argument("--groups", action="store_true", help="with placement groups, too")
-    parser.add_argument("--lanes", action="store_true", help="one node alone, with lanes")
+    parser.add_argument("--lanes", action="store_true", help="one node alone, actors by lanes")
+    parser.add_argument("--leases", action="store_true", help="the same, and tasks as well")
     parser.add_argument("--cuts", action="store_true", help="nodes that are cut off for long")
     parser.add_argument("--lines", type=int, default=120, help="of a failed run's story")
     parser.add_argument("--grep", default="", help="only lines of the story with this in it")
     parser.add_argument("--quiet", action="store_true", help="print only what fails")
     options = parser.parse_args()
     kind: type[Settings] = KINDS[options.groups, options.cuts]
-    if options.lanes:
-        kind, options.nodes = LaneSettings, 0
+    if options.lanes or options.leases:
+        kind, options.nodes = LeaseSettings if options.leases else LaneSettings, 0
     for seed in range(options.seed, options.seed + options.runs):
         began = time.perf_counter()
         try:
@@ -61,7 +62,7 @@ def one_run(seed: int, nodes: int, kind: type[Settings], *, tell: bool = False) 
     if nodes:
         assert issubclass(kind, ClusterSettings)
         return run_cluster(seed, nodes, tell=tell, kind=kind)
-    return run(seed, tell=tell, kind=kind if kind is LaneSettings else Settings)
+    return run(seed, tell=tell, kind=kind if issubclass(kind, LaneSettings) else Settings)
 
 
 def tell(seed: int, nodes: int, lines: int, grep: str, kind: type[Settings]) -> None:

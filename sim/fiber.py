@@ -60,8 +60,13 @@ class Fiber(Running):
         process = self.process
         number = process.template(spec)
         task_id = process.ids.next_task()
-        process.lanes.escape([*dependencies, *nested])
         refs = self._promise(task_id, spec)
+        if not nested and process.lanes.submit(
+            number, task_id, arguments, dependencies, self.depth + 1
+        ):
+            process.simulator.ledger.rode += 1
+            return refs
+        process.lanes.escape([*dependencies, *nested])
         process.post(
             m.Submit(
                 task_id, number, arguments, dependencies or None, nested or None, self.depth + 1

@@ -13,8 +13,9 @@ import msgspec
 from sim.fiber import Fiber
 from sim.roles import Program
 from sim.workload import Settings, sample
+from skate import messages as m
 from skate.config import ACTOR_LANE_IDLE_S
-from skate.spec import CallTemplate
+from skate.spec import CallTemplate, demand_of
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -23,6 +24,11 @@ METHODS = [
     CallTemplate("method", b"", "patient", max_retries=2),
     CallTemplate("method", b"", "stubborn", max_retries=2, retry_exceptions=True),
     CallTemplate("method", b"", "two", num_returns=2),
+]
+TASKS = [
+    CallTemplate("task", b"quick", "quick", demand_of({"CPU": 1.0}), max_retries=3),
+    CallTemplate("task", b"brisk", "brisk", demand_of({"CPU": 1.0}), max_retries=3),
+    CallTemplate("task", b"small", "small", demand_of({"CPU": 0.5}), max_retries=3),
 ]
 BURSTS = [1, 1, 2, 3, 8, 30]
 
@@ -79,3 +85,65 @@ class LaneSettings(Settings):
         elif chance < 0.6:
             while fiber.refs and fiber.refs[-1] in made:
                 fiber.drop(len(fiber.refs) - 1)
+
+
+class LeaseSettings(LaneSettings):
+    """Short tasks as well: one by one, in bursts, in chains, and of tasks that call tasks."""
+
+    def __init__(self, random: Random) -> None:
+        super().__init__(random)
+        self.actor_share = random.choice([0.0, 0.15])
+        self.drivers = random.choice([1, 1, 2])
+        self.delay_s = random.choice([5e-5, 5e-5, 2e-4])
+        self.quick_share = random.choice([0.5, 0.9])
+        self.task_s = random.choice([2e-5, 2e-4, 1e-3])
+        self.quick_left = random.randrange(100, 1_500)
+        self.tasks_left = random.randrange(10, 100)
+        self.long_share = random.choice([0.0, 0.01, 0.05])
+
+    def _duration(self, random: Random) -> float:
+        if random.random() < self.long_share:
+            return random.random() * 0.1
+        return self.task_s * random.random() * 3
+
+    def _step(self, fiber: Fiber, is_driver: bool) -> Program:
+        if fiber.random.random() < self.quick_share and (is_driver or fiber.depth < 2):
+            yield from self._quick(fiber, is_driver)
+        else:
+            yield from super()._step(fiber, is_driver)
+
+    def task(self, fiber: Fiber, run: m.Run, spec: CallTemplate) -> Program:
+        """Two classes of the quick ones call nothing."""
+        if spec not in TASKS[:2]:
+            return (yield from super().task(fiber, run, spec))
+        yield ("sleep", self._duration(fiber.random))
+        self._mishaps(fiber, spec)
+        size = self._size(fiber.random) if fiber.random.random() < 0.05 else 0
+        return [(size, self._contents(fiber, spec))]
+
+    def _quick(self, fiber: Fiber, is_driver: bool) -> Program:
+        random = fiber.random
+        spec = random.choice(TASKS)
+        made: list[bytes] = []
+        is_chain = random.random() < 0.2
+        one_by_one = random.random() < 0.5
+        for _ in range(random.choice([*BURSTS, 100]) if is_driver else random.choice([1, 1, 3])):
+            self.quick_left -= 1
+            if self.quick_left < 0:
+                return
+            dependencies = made[-1:] if is_chain else []
+            if random.random() < 0.1:
+                dependencies = sample(random, fiber.refs, 2)
+            made += fiber.submit(spec, _encode([]), dependencies, [])
+            if one_by_one and not is_chain:
+                yield from fiber.get(made[-1:])
+        chance = random.random()
+        if chance < 0.5:
+            yield from fiber.get(made)
+        elif chance < 0.6:
+            fiber.put(sample(random, made, 2))
+        elif chance < 0.8:
+            while fiber.refs and fiber.refs[-1] in made:
+                fiber.drop(len(fiber.refs) - 1)
+        if random.random() < 0.2:
+            yield ("sleep", random.random() * 0.06)  # leases end meanwhile

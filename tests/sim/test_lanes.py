@@ -1,6 +1,7 @@
 """Whole runs of the node with lanes in virtual time, and the proof that lanes are used in them.
 
-``python -m sim --lanes --seed N`` tells the story of a run that fails here.
+``python -m sim --lanes --seed N`` tells the story of a run that fails here, or ``--leases``, with
+which tasks go by lanes as well.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections import Counter
 
 import pytest
 
-from sim.lane_workload import LaneSettings
+from sim.lane_workload import LaneSettings, LeaseSettings
 from sim.workload import run
 
 CHUNK = 20
@@ -31,6 +32,15 @@ def test_no_run_with_lanes_breaks_a_rule(first: int) -> None:
             run(seed, kind=LaneSettings)
         except Exception as error:
             raise AssertionError(f"python -m sim --lanes --seed {seed}") from error
+
+
+@pytest.mark.parametrize("first", range(0, 45, 15))
+def test_no_run_with_leases_breaks_a_rule(first: int) -> None:
+    for seed in range(first, first + 15):
+        try:
+            run(seed, kind=LeaseSettings)
+        except Exception as error:
+            raise AssertionError(f"python -m sim --leases --seed {seed}") from error
 
 
 @pytest.mark.parametrize("seed", TELLING_SEEDS, ids=TELLING_SEEDS.get)
@@ -54,4 +64,24 @@ def test_runs_with_lanes_do_what_they_are_for() -> None:
         "LaneExpected", "LaneListening", "LaneOpen", "LaneHello", "Outcome", "LaneEnds",
         "LaneOver", "LaneRevoke", "LaneNotes", "LaneResult", "Promote", "Publish", "Fulfil",
         "CallSkipped", "how=1", "how=2",
+    }  # fmt: skip
+
+
+def test_runs_with_leases_do_what_they_are_for() -> None:
+    """Workers are lent, taken back and hand tasks back; tasks ride with values and in chains."""
+    said: Counter[str] = Counter()
+    rode = 0
+    for seed in range(20):
+        simulator = run(seed, kind=LeaseSettings, tell=True)
+        assert simulator.story is not None
+        rode += simulator.ledger.rode
+        for line in simulator.story:
+            said.update(re.findall(r"(LaneWanted|LaneRevoke|LaneBegun|Publish|Fulfil)\(", line))
+            said.update(re.findall(r"LaneClosed\(.*(how=\d)", line))
+            if "=> Call(" in line and "values=" in line:
+                said["a chain" if "b''" in line else "a value"] += 1
+    assert rode > 300
+    assert said.keys() >= {
+        "LaneWanted", "LaneRevoke", "LaneBegun", "Publish", "Fulfil", "how=0", "how=1", "how=2",
+        "a chain", "a value",
     }  # fmt: skip
