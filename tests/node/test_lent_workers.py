@@ -236,6 +236,19 @@ def test_another_job_has_a_worker_taken_back_at_once_and_gets_it_with_its_last_w
     scene.ends()
 
 
+def test_a_worker_that_is_taken_back_before_it_listens_is_not_offered() -> None:
+    scene = Scene(cpus=1)
+    scene.ask()
+    [(worker, number)] = scene.expected()
+    Program(scene.node).submit()
+    assert scene.told(m.LaneRevoke, worker) == [m.LaneRevoke(number)]
+    scene.node.say(worker, m.LaneListening(number))
+    assert not scene.told(m.LaneOpen, scene.driver.peer)
+    scene.node.say(worker, m.LaneOver(number))
+    assert scene.free == 1 and not scene.node.core.parts.tables.lanes
+    scene.ends()
+
+
 def test_an_actor_that_waits_for_a_place_has_a_worker_taken_back() -> None:
     scene = Scene(cpus=1)
     worker, number = scene.lent()

@@ -141,11 +141,12 @@ class LaneValues:
             stored = self._store.objects.get(object_id)
             if stored is None or stored.state is not PENDING:
                 continue
-            text = f"Object {object_id.hex()} was never made: its caller (pid {lane.caller.pid}) "
+            text = (
+                f"Object {object_id.hex()} has no value: its caller (pid {lane.caller.pid}) died "
+                "before the value, or the call for it, had left that process."
+            )
             if lane.obituary:
-                text += f"has died, and the process that was to make it as well. {lane.obituary}"
-            else:
-                text += "has died before the call had reached the process that was to make it."
+                text += f" The process that was to make it has died as well. {lane.obituary}"
             payload = error_payload("OwnerDiedError", text, object_ref_hex=object_id.hex())
             self._values.store_result(object_id, m.Value(payload), None)
 

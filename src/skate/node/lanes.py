@@ -175,10 +175,10 @@ class Lanes:
             lane.worker.listens = False  # nor for others
             self._free(lane)
             self._finish(lane)
-        elif lane.state is EXPECTED and lane.worker.state in (
-            WORKER_ACTOR,
-            WORKER_LEASED,
-            WORKER_BLOCKED,
+        elif (
+            lane.state is EXPECTED
+            and not lane.is_revoked  # else its last word comes at once
+            and lane.worker.state in (WORKER_ACTOR, WORKER_LEASED, WORKER_BLOCKED)
         ):
             lane.move(OPEN)
             actor_id = lane.actor.id if lane.actor is not None else b""
