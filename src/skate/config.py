@@ -58,7 +58,7 @@ ACTOR_WINDOW_CALLS = 1_000  # delivered and unanswered per actor: the rest waits
 ASYNC_ACTOR_CONCURRENCY = 1_000  # max_concurrency of an async actor (Ray's default)
 
 # -- lanes between processes (decision 0012) -----------------------------------------------------
-LANES = False  # whether the node offers any: not before every death has been simulated
+LANES = True  # whether nodes offer any; without them all calls go by the switch
 LANES_FOLDER = "lanes"  # in the session folder: where workers accept lanes
 LANE_VALUE_BYTES = 16 << 10  # arguments, one value, a result: larger ones gain nothing by a lane
 LANE_WINDOW_CALLS = 1_000  # unanswered on one lane: with the above it bounds what either end keeps
