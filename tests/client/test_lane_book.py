@@ -414,7 +414,19 @@ def test_a_handle_goes_after_the_last_answer() -> None:
     caller.call(lane, ONE, sequence=0)
     assert caller.drop(handle_id(ACTOR)) == []
     caller.answer(lane, ONE)
-    assert caller.told() == [m.Release([handle_id(ACTOR)])]
+    assert caller.told() == [] and caller.drop() == [handle_id(ACTOR)]
+
+
+def test_a_handle_that_comes_back_after_the_last_answer_is_still_held() -> None:
+    caller = Caller()
+    lane = caller.open_actor()
+    caller.references.born_here(handle_id(ACTOR))
+    caller.call(lane, ONE, sequence=0)
+    caller.drop(handle_id(ACTOR))
+    caller.answer(lane, ONE)
+    caller.references.journal.append((handle_id(ACTOR),))
+    assert caller.references.drain() == ([], [])
+    assert caller.drop(handle_id(ACTOR)) == [handle_id(ACTOR)]
 
 
 def test_a_handle_that_comes_back_is_still_held() -> None:
@@ -436,8 +448,8 @@ def test_a_handle_goes_behind_the_calls_that_are_handed_over() -> None:
     caller.call(lane, ONE, sequence=0)
     caller.drop(handle_id(ACTOR))
     caller.book.on_eof(lane)
-    last = caller.told()[-1]
-    assert last == m.Release([handle_id(ACTOR)])
+    assert [type(each).__name__ for each in caller.told()] == ["LaneClosed", "CallActor"]
+    assert caller.drop() == [handle_id(ACTOR)]
 
 
 # ---------------------------------------------------------------------------------- interrupts

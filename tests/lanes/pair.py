@@ -57,6 +57,8 @@ class Pair:
         self.caller_dead = self.worker_dead = False
         self.calls: dict[bytes, int] = {}  # number of each call that the caller made
         self.sequence = 0
+        self.has_dropped_handle = False  # and calls the actor no more
+        self.read_order: list[bytes] = []  # tasks whose outcomes the caller has read
         self.refs: list[bytes] = []
         # At the worker.
         self.callee: CalleeLane | None = None
@@ -107,6 +109,8 @@ class Pair:
 
     def call(self, dependencies: list[bytes] | None = None) -> bytes:
         """A call, by the lane if it may ride; its object."""
+        if self.has_dropped_handle:
+            return b""
         book = self.book
         dependencies = dependencies or None
         lane = book.actor_lane(ACTOR) if self.is_actor else book.task_lane(self.task_class)
@@ -138,6 +142,8 @@ class Pair:
         return task_id, sequence
 
     def call_by_switch(self, dependencies: list[bytes] | None = None) -> bytes:
+        if self.has_dropped_handle:
+            return b""
         for object_id in dependencies or ():
             self.book.escape(object_id)
         self.book.take(self.caller_outbox)
@@ -159,6 +165,7 @@ class Pair:
         self.references.journal.append(object_id)
 
     def drop_handle(self) -> None:
+        self.has_dropped_handle = True
         self.references.journal.append(handle_id(ACTOR))
 
     def flush_caller_node_line(self) -> None:
@@ -170,6 +177,10 @@ class Pair:
         self.caller_outbox = []
         if gone:
             outbox.append(m.Release(gone))
+        if any(
+            isinstance(each, m.Release) and handle_id(ACTOR) in each.object_ids for each in outbox
+        ):
+            assert self.lane is None or not self.lane.unanswered, "the actor may end too early"
         for object_id in list(self.values.here):
             if object_id not in self.references.counts:
                 del self.values.here[object_id]
@@ -180,6 +191,10 @@ class Pair:
     def flush_caller_lane(self) -> None:
         lane = self.lane
         if lane is not None:
+            due = [each.object_id[:16] for each in self.caller_outbox if isinstance(each, m.Fulfil)]
+            for message in lane.out:
+                if isinstance(message, m.Call):
+                    assert not set(self.read_order[: message.seen]) & set(due), "C5"
             if not self.worker_dead:
                 self.lines["lane>"].extend(lane.out)
             lane.out = []
@@ -197,6 +212,7 @@ class Pair:
         elif isinstance(message, m.LaneEnds):
             self.book.on_end(lane, message.taken)
         else:
+            self.read_order.append(message.task_id)
             ready = self.book.on_outcome(lane, message)
             if ready is not None and ready.object_id in self.references.counts:
                 self.values.here[ready.object_id] = ready.data

@@ -199,7 +199,7 @@ class Walk:
                 (4, lambda: pair.drop(pick.choice(pair.refs))),
             ]
         handle = handle_id(ACTOR)
-        if handle in pair.references.counts and handle not in pair.references.journal:
+        if handle in pair.references.counts and not pair.has_dropped_handle:
             moves.append((0.2, pair.drop_handle))
         if self.has_faults:
             moves.append((0.3, pair.kill_caller))

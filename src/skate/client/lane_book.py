@@ -336,17 +336,16 @@ class LaneBook:
             self._references.journal.extend(call.dependencies)
 
     def _all_answered(self, lane: CallerLane) -> None:
-        words: list[Any] = []
-        is_over = lane.state is ENDED
-        if is_over:
-            words.append(m.LaneClosed(lane.number, m.OVER, 0))
         if lane.handle_due:
-            words.append(m.Release([lane.handle_due]))
-        if is_over:
+            # As if its last ref went now; if one has come back meanwhile, nothing is to be said.
+            self._references.counts[lane.handle_due] = 1
+            handle_due, lane.handle_due = lane.handle_due, b""
+            self._references.journal.append(handle_due)
+        if lane.state is ENDED:
             self._forget(lane)
-        lane.state = GONE if is_over else lane.state
-        lane.handle_due = b""
-        self.to_node.extend(words)
+            word = m.LaneClosed(lane.number, m.OVER, 0)
+            lane.state = GONE
+            self.to_node.append(word)
 
     def ready_from_node(self, object_id: bytes) -> None:
         """The node has sent the value of a lane call: it knows the object, and holds it for us."""
@@ -459,8 +458,6 @@ class LaneBook:
         messages: list[Any] = [*words, *(self._by_switch(lane, call) for call in calls)]
         # A call makes its caller hold its result, also one that was promised and released before.
         unheld = [each for each in ids if each not in self._references.counts]
-        if lane.handle_due and state is GONE:
-            unheld.append(lane.handle_due)
         if unheld:
             messages.append(m.Release(unheld))
         if state is GONE:
@@ -478,14 +475,18 @@ class LaneBook:
             else:
                 kept += call.dependencies or ()
         out: list[Any] = lane.out if state is OPEN else []
-        handle_due = b"" if state is GONE else lane.handle_due
+        handle_due = lane.handle_due
+        if handle_due and state is GONE:
+            kept.append(handle_due)
         # All in one: from here to the C call below no interrupt can come.
         self.to_node = joined
         self.local = local
         self.promised = promised
         lane.unanswered = rest
         lane.out = out
-        lane.handle_due = handle_due
+        if handle_due and state is GONE:  # as in _all_answered
+            self._references.counts[handle_due] = 1
+            lane.handle_due = b""
         lane.state = state
         self._references.journal.extend(kept)
 
