@@ -216,6 +216,17 @@ class CallerLanes:
         here, local = self.values.here, self.book.local
         return all(object_id in here or object_id in local for object_id in object_ids)
 
+    def not_riding(self, object_ids: list[bytes]) -> list[bytes]:
+        """Those that the node can be asked for; the lock is held. The others are here, or come by
+        lanes, and it does not know them. (While another thread takes one in, the table of values
+        has it neither as promised nor as here.)"""
+        local = self.book.local
+        return (
+            [object_id for object_id in object_ids if object_id not in local]
+            if local
+            else (object_ids)
+        )
+
     # ------------------------------------------------------------------ refs
 
     def escape(self, object_ids: Sequence[bytes]) -> None:

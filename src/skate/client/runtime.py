@@ -269,8 +269,11 @@ class Runtime:
             with self.connection.lock:
                 # The holds of refs just unpickled have to be counted before their values come.
                 self.connection.flush_locked()
-                self.values.asked(missing)
-                self.connection.append_locked(m.Want(missing))
+                if self.lanes is not None:  # a value that just comes by a lane: nobody else has it
+                    missing = self.lanes.not_riding(missing)
+                if missing:
+                    self.values.asked(missing)
+                    self.connection.append_locked(m.Want(missing))
 
     def get(self, object_ids: Sequence[bytes], timeout_s: float | None) -> list[Any]:
         """The values, in order; the first error that is found is raised at once."""
