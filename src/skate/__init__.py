@@ -29,7 +29,8 @@ if TYPE_CHECKING:
         nodes,
         timeline,
     )
-    from skate.api.session import init, is_initialized, shutdown
+    from skate.api.session import is_initialized, shutdown
+    from skate.api.start import init
     from skate.version import __version__
 
 _HOMES = {
@@ -44,7 +45,7 @@ _HOMES = {
     "get_actor": "skate.api.actor_handle",
     "get_gpu_ids": "skate.api.runtime_context",
     "get_runtime_context": "skate.api.runtime_context",
-    "init": "skate.api.session",
+    "init": "skate.api.start",
     "is_initialized": "skate.api.session",
     "kill": "skate.api.actor_handle",
     "method": "skate.api.actor_handle",

@@ -23,9 +23,9 @@ def _start() -> Runtime:
             "this process was forked from one that uses skate, and cannot use its connection: "
             "let the parent make the calls, or call init() here for a session of its own"
         )
-    from skate.api import session
+    from skate.api import start
 
-    session.init(ignore_reinit_error=True)  # another thread may be quicker
+    start.init(ignore_reinit_error=True)  # another thread may be quicker
     runtime = runtime_module.current()
     assert runtime is not None
     return runtime

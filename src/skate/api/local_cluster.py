@@ -20,6 +20,7 @@ from typing import Any
 
 from skate import config
 from skate.api import session as session_module
+from skate.api import start
 from skate.errors import SkateError
 from skate.launch.addresses import join_address
 from skate.launch.daemons import Daemons
@@ -148,7 +149,7 @@ class Cluster:
         """Make this process a driver of the cluster, on its head's node."""
         if self.head_node is None:
             raise RuntimeError("this cluster has no head to connect to: call add_node() first")
-        session_module.init(address=self.head_node.address, namespace=namespace)
+        start.init(address=self.head_node.address, namespace=namespace)
         self.connected = True
 
     # ------------------------------------------------------------------ nodes

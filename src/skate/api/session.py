@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
 import os
 import sys
 import threading
@@ -27,6 +28,7 @@ from skate.client.runtime import Runtime
 from skate.errors import GetTimeoutError, LocalNodeDiedError, RuntimeClosedError, SystemFailureError
 from skate.launch import joining, machine
 from skate.launch.daemons import Daemons, JoinedNode, NodeHost, NodeSettings
+from skate.launch.head_start import HeadStart
 from skate.launch.session_folder import (
     Description,
     LiveSession,
@@ -38,6 +40,9 @@ from skate.spec import JobConfig
 from skate.version import __version__
 
 ADDRESS = "127.0.0.1"  # of a node of this process's own: nobody else comes to it
+
+# What the first call needs: loaded while the node still loads what it needs itself.
+NEXT_MODULES = ("skate.api.submission", "skate.api.objects", "skate.objects.by_value")
 
 _lock = threading.RLock()
 _session: Session | None = None
@@ -279,37 +284,18 @@ class Session:
 # ---------------------------------------------------------------------------- public functions
 
 
-def init(
-    address: str | None = None,
+def start(
+    address: str | None,
+    of_a_node: dict[str, Any],
     *,
-    num_cpus: float | None = None,
-    num_gpus: float | None = None,
-    resources: dict[str, float] | None = None,
-    labels: dict[str, str] | None = None,
-    object_store_memory: float | None = None,
-    local_mode: bool = False,
-    ignore_reinit_error: bool = False,
-    namespace: str | None = None,
-    log_to_driver: bool | None = None,
-    **others: Any,
+    local_mode: bool,
+    ignore_reinit_error: bool,
+    namespace: str | None,
+    log_to_driver: bool | None,
+    others: dict[str, Any],
+    begun: HeadStart | None,
 ) -> SkateContext:
-    """Connect to a cluster, or start skate on this machine and connect to that.
-
-    ``address``: "HOST:PORT" of a cluster that this machine has a node of; "auto" for the one that
-    `skate start` runs here; "local" for a session of this program's own; "skate://HOST:PORT" (or
-    "ray://...") of a node of a cluster that this machine is no part of (launch/remote_node.py). By
-    default SKATE_ADDRESS or RAY_ADDRESS says it, or what runs here is joined, or else a session is
-    started.
-
-    Of a session of its own: ``num_cpus``, ``num_gpus``: what tasks may use (default: what the
-    machine has; fractions are fine). ``resources``: custom ones, name to amount. ``labels`` of the
-    node. ``object_store_memory``: bytes (default 30 % of the memory, at least 75 MiB). A cluster
-    has what its nodes were started with: ValueError.
-
-    ``namespace``: where named actors are looked up (default: one of its own). ``log_to_driver``:
-    whether prints of tasks appear here (default True).
-    Raises RuntimeError on a second call, unless ``ignore_reinit_error``. Ray: ``ray.init``.
-    """
+    """``init()``, whose parameters api/start.py explains; ``of_a_node`` are those of a node."""
     global _session
     with _lock:
         runtime = runtime_module.current()
@@ -318,23 +304,15 @@ def init(
                 raise RuntimeError(_TWICE if runtime.is_driver else _INSIDE)
             return _context_of(runtime)
         _check_others(local_mode, others)
-        _check_strings(resources, labels, namespace)
+        _check_strings(of_a_node["resources"], of_a_node["labels"], namespace)
         wanted = joining.wanted(address)
-        of_a_node = {
-            "num_cpus": num_cpus,
-            "num_gpus": num_gpus,
-            "resources": resources,
-            "labels": labels,
-            "object_store_memory": object_store_memory,
-            "_system_config": others.get("_system_config"),
-            "_node_name": others.get("_node_name"),
-        }
+        of_a_node.update({name: others.get(name) for name in ("_system_config", "_node_name")})
         found = None if wanted.is_remote else joining.find(wanted)
         if found is not None:
             joining.refuse_settings(found, **of_a_node)
         _forget_ended()
         job = _job_config(namespace, log_to_driver)
-        _session = Session(job, _host_of(wanted, found, of_a_node))
+        _session = Session(job, _host_of(wanted, found, of_a_node, begun))
         runtime_module.set_current(_session.runtime)
         return _session.context()
 
@@ -351,14 +329,17 @@ def _context_of(runtime: Runtime) -> SkateContext:
 
 
 def _host_of(
-    wanted: joining.Wanted, found: LiveSession | None, of_a_node: dict[str, Any]
+    wanted: joining.Wanted,
+    found: LiveSession | None,
+    of_a_node: dict[str, Any],
+    begun: HeadStart | None,
 ) -> NodeHost:
     """The node to connect to: on another machine, one that was found here, or one of our own."""
     if wanted.is_remote:
         return _connect_remote(wanted, of_a_node)
     if found is not None:
         return JoinedNode(found)
-    return _start_daemons(_settings_of(of_a_node))
+    return _start_daemons(_settings_of(of_a_node), begun)
 
 
 def _settings_of(given: dict[str, Any]) -> NodeSettings:
@@ -370,10 +351,16 @@ def _settings_of(given: dict[str, Any]) -> NodeSettings:
     return NodeSettings(total, store, ADDRESS, dict(given["labels"] or {}))
 
 
-def _start_daemons(settings: NodeSettings) -> Daemons:
-    daemons = Daemons(SessionFolder())
+def _start_daemons(settings: NodeSettings, begun: HeadStart | None) -> Daemons:
+    if begun is None:
+        daemons = Daemons(SessionFolder())
+    else:
+        daemons = Daemons(SessionFolder(begun.folder), node=begun.node)
+        begun.is_taken = True
     try:
         daemons.start(settings)
+        for module in NEXT_MODULES:
+            importlib.import_module(module)
     except BaseException:
         daemons.stop(time.monotonic() + config.STOP_TIMEOUT_S)
         raise

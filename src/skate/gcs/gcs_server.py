@@ -358,6 +358,7 @@ def main(argv: list[str]) -> int:
         options.local,
         options.parent,
     )
+    gc.freeze()  # what is loaded stays: no collection need look at it
     gc.enable()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serving)

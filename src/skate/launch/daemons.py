@@ -18,11 +18,9 @@ which might shadow one of the standard library, and no cluster token.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +30,7 @@ import msgspec
 
 from skate import config
 from skate.errors import SystemFailureError
+from skate.launch.head_start import NodeProcess, start_daemon, start_node
 from skate.launch.session_folder import (
     BY_INIT,
     Description,
@@ -51,8 +50,6 @@ LOG_LINES_QUOTED = 15
 """Of a daemon that did not start, in the error: enough for a traceback."""
 
 _NAMES = {"node": "the node daemon", "gcs": "the GCS"}
-_NEEDED = ("skate", "msgspec", "uvloop", "cloudpickle")
-_NOT_FOR_DAEMONS = frozenset({"PYTHONPATH", "SKATE_TOKEN"})
 
 
 class NodeHost(Protocol):
@@ -111,12 +108,20 @@ class Daemons:
     """See the module's docstring. ``detached``: they outlive this process."""
 
     def __init__(
-        self, folder: SessionFolder, *, started_by: str = BY_INIT, detached: bool = False
+        self,
+        folder: SessionFolder,
+        *,
+        started_by: str = BY_INIT,
+        detached: bool = False,
+        node: NodeProcess | None = None,
     ) -> None:
         self._folder = folder
         self._started_by = started_by
         self._detached = detached
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._node = node  # if its process runs already
+        if node is not None:
+            self._processes["node"] = node.process
         self._lifelines: list[int] = []
         self._gcs_listener: socket.socket | None = None  # until the GCS has it
         self.path = folder.path
@@ -144,9 +149,7 @@ class Daemons:
                 self._gcs_listener = unix_socket.listen(self.gcs_socket)
                 if tcp is not None:
                     gcs_lifeline = _held_by_node(cfg, stack)
-            self._spawn(
-                "node", cfg.inherited_fds(), ["--config", msgspec.json.encode(cfg).decode()]
-            )
+            self._tell_node(cfg)
             self.description = Description(
                 self.node_socket,
                 session=self._folder.name,
@@ -164,6 +167,13 @@ class Daemons:
                 self._start_gcs(gcs_lifeline)
                 self._folder.write_description(self.description)
 
+    def _tell_node(self, cfg: NodeConfig) -> None:
+        """Let the node's process, which is started if need be, know what it is."""
+        node = self._node or start_node(self._folder.name, str(self._folder.logs))
+        self._processes["node"] = node.process
+        with node.line as line, contextlib.suppress(BrokenPipeError):  # it has died: seen later
+            socket.send_fds(line, [msgspec.json.encode(cfg)], cfg.inherited_fds())
+
     def welcomed(self) -> None:
         """The node has let the driver in: start what its first task can do without."""
         with contextlib.ExitStack() as stack:
@@ -176,13 +186,16 @@ class Daemons:
             return  # it is on another machine
         with listener:
             fd = listener.fileno()
-            self._spawn("gcs", [fd, lifeline], [
+            arguments = [
                 "--session-dir", str(self.path),
                 "--listen-fd", str(fd),
                 "--lifeline-fd", str(lifeline),
                 "--parent", str(os.getpid()),
                 *flags,
-            ])  # fmt: skip
+            ]  # fmt: skip
+            self._processes["gcs"] = start_daemon(
+                "gcs", self._folder.name, str(self._folder.logs), arguments, [fd, lifeline]
+            )
         self.description.gcs_pid = self._processes["gcs"].pid
 
     def _node_config(
@@ -215,26 +228,6 @@ class Daemons:
         self._lifelines.append(write_end)
         stack.callback(os.close, read_end)
         return read_end
-
-    def _spawn(self, role: str, fds: list[int], arguments: list[str]) -> None:
-        logs = self._folder.logs
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        out = os.open(logs / f"{role}.out", flags, 0o600)
-        err = os.open(logs / f"{role}.err", flags, 0o600)
-        try:
-            self._processes[role] = subprocess.Popen(
-                [*_interpreter(), role, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                pass_fds=fds,
-                env=_environment(self._folder.name),
-                cwd="/",
-                start_new_session=True,  # the terminal's Ctrl-C is for who started them alone
-            )
-        finally:
-            os.close(out)
-            os.close(err)
 
     def connect(self) -> socket.socket:
         """A connection for the driver. OSError if nobody listens."""
@@ -319,6 +312,8 @@ class Daemons:
     def stop(self, deadline: float) -> None:
         """End all and their processes: by themselves until the deadline, then by force."""
         self.abandon()
+        if self._node is not None:
+            self._node.line.close()  # if it was told nothing, it ends by that
         if self._detached:
             for process in self._processes.values():
                 process.terminate()
@@ -428,27 +423,6 @@ def _held_by_node(cfg: NodeConfig, stack: contextlib.ExitStack) -> int:
 def _address(host: str, listener: socket.socket) -> str:
     port = listener.getsockname()[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _interpreter() -> list[str]:
-    """This process's interpreter and its flags, about to run this very skate."""
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    # -P: neither the folder of what it runs nor the current one becomes a place of modules.
-    return [sys.executable, *flags, "-P", str(Path(__file__).resolve().parents[1] / "__main__.py")]
-
-
-def _environment(session: str) -> dict[str, str]:
-    """This process's, but for its modules: those that skate needs are named one by one."""
-    environ = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_DAEMONS}
-    folders: dict[str, None] = {}
-    for name in _NEEDED:
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.origin is not None:
-            origin = Path(spec.origin).resolve()
-            is_package = spec.submodule_search_locations is not None
-            folders[str(origin.parents[1 if is_package else 0])] = None
-    environ.update(SKATE_SESSION=session, SKATE_PATH=os.pathsep.join(folders), PYTHONUNBUFFERED="1")
-    return environ
 
 
 def _how(status: int) -> str:

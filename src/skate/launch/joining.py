@@ -19,6 +19,7 @@ import os
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from skate.launch.head_start import ADDRESS_VARIABLES
 from skate.launch.session_folder import (
     BY_START,
     LiveSession,
@@ -27,8 +28,6 @@ from skate.launch.session_folder import (
     sessions_root,
     sweep,
 )
-
-VARIABLES = ("SKATE_ADDRESS", "RAY_ADDRESS")
 
 
 class Wanted(NamedTuple):
@@ -48,7 +47,7 @@ def wanted(address: str | None) -> Wanted:
     if address is not None and not isinstance(address, str):
         raise TypeError(f"address has to be a string, not {address!r}")
     if address in (None, "", "auto"):
-        for variable in VARIABLES:
+        for variable in ADDRESS_VARIABLES:
             if os.environ.get(variable):
                 return Wanted(os.environ[variable], variable)
     return Wanted(address or "", "init(address=...)")

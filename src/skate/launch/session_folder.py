@@ -11,8 +11,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,8 @@ from pathlib import Path
 import msgspec
 
 from skate.config import LANES_FOLDER, SESSIONS_KEPT
+from skate.launch import head_start
+from skate.launch.head_start import NewFolder
 from skate.net import unix_socket
 from skate.node.shell.leftovers import kill_session
 
@@ -86,48 +86,20 @@ class LiveSession:
 
 def sessions_root() -> Path:
     """This user's folder of sessions: $SKATE_TEMP_DIR or <temp>/skate-<uid>; 0700."""
-    given = os.environ.get("SKATE_TEMP_DIR")
-    root = Path(given) if given else Path(tempfile.gettempdir()) / f"skate-{os.getuid()}"
-    try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise _no_folder(root, error) from None
-    if root.stat().st_uid != os.getuid():
-        raise PermissionError(
-            f"{root} belongs to another user; set SKATE_TEMP_DIR to a folder of your own"
-        )
-    return root
-
-
-def _no_folder(path: Path, error: OSError) -> OSError:
-    return OSError(
-        error.errno,
-        f"the folder for sessions, {path}, cannot be made: {error.strerror}. Set SKATE_TEMP_DIR to "
-        "one that can",
-    )
+    root = head_start.root_path()
+    head_start.make_root(root)
+    return Path(root)
 
 
 class SessionFolder:
     """One session's folder; its lock is held by the process that made it, and by its heirs."""
 
-    def __init__(self) -> None:
+    def __init__(self, made: NewFolder | None = None) -> None:
         root = sessions_root()
         sweep(root)
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        for attempt in range(1000):
-            self.name = f"session_{stamp}_{os.getpid()}" + (f"_{attempt}" if attempt else "")
-            self.path = root / self.name
-            try:
-                self.path.mkdir(mode=0o700)
-                break
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise _no_folder(self.path, error) from None
+        path, self.name, self._lock = made or head_start.make_folder(str(root))
+        self.path = Path(path)
         self.logs = self.path / "logs"
-        self.logs.mkdir(mode=0o700)
-        self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)  # a sweep may look in at this very moment
 
     @property
     def lock(self) -> int:

@@ -13,7 +13,7 @@ from skate.net import unix_socket
 
 
 class NodeConfig(msgspec.Struct):
-    """What a node is started with; passed as JSON on its command line.
+    """What a node is started with; it comes as JSON.
 
     Without ``head_address`` the GCS is on this machine, behind ``gcs_socket``; with it (HOST:PORT
     of the head's node) the GCS is reached through that node. ``held_fds`` are descriptors that
@@ -47,6 +47,14 @@ class NodeConfig(msgspec.Struct):
         """The descriptors that came with the process and are for the daemon alone."""
         fds = [self.listen_fd, self.tcp_fd, self.lifeline_fd, *self.held_fds]
         return [fd for fd in fds if fd >= 0]
+
+    def renumber(self, fds: list[int]) -> None:
+        """The same descriptors, in the order of ``inherited_fds``, have other numbers here."""
+        here = dict(zip(self.inherited_fds(), fds, strict=True))
+        self.listen_fd = here[self.listen_fd]
+        self.tcp_fd = here.get(self.tcp_fd, -1)
+        self.lifeline_fd = here.get(self.lifeline_fd, -1)
+        self.held_fds = [here[fd] for fd in self.held_fds]
 
 
 def arena_file(cfg: NodeConfig) -> tuple[str, str]:

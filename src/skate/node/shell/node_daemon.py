@@ -1,10 +1,10 @@
 """The node daemon's process: sockets, the zygote, the arena file, log tailing around the core.
 
-``python -m skate node --config JSON``. It forks its zygote first, while nothing is loaded but what
-node and workers have in common; the two load their own at the same time. Then it starts the event
-loop. All decisions are the core's (node_core); this module moves bytes, forks, kills, and cleans
-up: when it ends, by whatever way it can notice, no process, socket or shared-memory file of its
-session is left.
+``python -m skate node``. It forks its zygote first, while nothing is loaded but what node and
+workers have in common; the two load their own at the same time. Then it is told what it is to be,
+over its standard input (launch/head_start.py), and starts the event loop. All decisions are the
+core's (node_core); this module moves bytes, forks, kills, and cleans up: when it ends, by whatever
+way it can notice, no process, socket or shared-memory file of its session is left.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ import msgspec
 import skate.messages  # noqa: F401 - what node and workers have in common
 from skate.node.shell import linux, zygote
 from skate.node.shell.node_config import NodeConfig
+
+CONFIG_MAX_BYTES = 256 << 10  # as much as a datagram holds
+DESCRIPTORS_MAX = 16  # at most five are used
 
 # What every worker needs, or its user's code will touch: loaded once, shared by all workers.
 WARM_MODULES = (
@@ -41,23 +44,49 @@ def _run_worker(line: socket.socket) -> None:
     worker_main(line)
 
 
-def _fork_zygote(cfg: NodeConfig) -> tuple[socket.socket, int]:
-    fds = cfg.inherited_fds()
-    for fd in fds:
+def _starter() -> socket.socket:
+    """The socket that came as standard input; nobody after us reads from that."""
+    line = socket.socket(fileno=os.dup(0))
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return line
+
+
+def _told(line: socket.socket) -> NodeConfig | None:
+    """What this node is to be; None if whoever started it has thought better of it, or died."""
+    with line:
+        data, fds, _, _ = socket.recv_fds(line, CONFIG_MAX_BYTES, DESCRIPTORS_MAX)
+    if not data:
+        return None
+    cfg = msgspec.json.decode(data, type=NodeConfig)
+    cfg.renumber(fds)
+    return cfg
+
+
+def _inherited(argv: list[str]) -> NodeConfig:
+    """What this node is, and its descriptors, if it has begun anew (rejoin.py)."""
+    cfg = msgspec.json.decode(argv[argv.index("--config") + 1], type=NodeConfig)
+    for fd in cfg.inherited_fds():
         os.set_inheritable(fd, False)
-    return zygote.start(_run_worker, fds, WARM_MODULES)
+    return cfg
 
 
 def main(argv: list[str]) -> None:
     """Entry of the role."""
-    cfg = msgspec.json.decode(argv[argv.index("--config") + 1], type=NodeConfig)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cfg = _inherited(argv) if "--config" in argv else None
+    starter = _starter() if cfg is None else None
+    fds = [starter.fileno()] if starter is not None else cfg.inherited_fds() if cfg else []
     linux.adopt_orphans()
-    zygote_line, zygote_pid = _fork_zygote(cfg)
+    zygote_line, zygote_pid = zygote.start(_run_worker, fds, WARM_MODULES)
     linux.set_process_name("skate:node")
     warnings.simplefilter("ignore")  # that they be errors is meant for the user's own code
     # Only now: the event loop's modules are not the workers' business.
     from skate.node.shell.node_shell import run
 
+    if starter is not None:
+        cfg = _told(starter)
+    gc.freeze()  # what is loaded stays: no collection need look at it
     gc.enable()
-    sys.exit(run(cfg, zygote_line, zygote_pid))
+    sys.exit(run(cfg, zygote_line, zygote_pid) if cfg is not None else 0)

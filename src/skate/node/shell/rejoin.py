@@ -41,7 +41,9 @@ def begin_anew(cfg: NodeConfig) -> None:
     for fd in cfg.inherited_fds():
         os.set_inheritable(fd, True)
     arguments = list(sys.orig_argv)
-    arguments[arguments.index("--config") + 1] = msgspec.json.encode(cfg).decode()
+    if "--config" in arguments:  # it has begun anew before
+        del arguments[arguments.index("--config") :]
+    arguments += ["--config", msgspec.json.encode(cfg).decode()]
     # As its starter had it (skate/__main__.py), which has taken it out of the environment.
     os.environ["SKATE_PATH"] = os.pathsep.join(sys.path)
     log.info("the head is back: this node joins anew, as %s", cfg.node_id)
