@@ -23,6 +23,7 @@ FLUSH_BYTES = 64 << 10  # a socket buffer takes it in one write
 FLUSH_DELAY_S = 0.001  # nothing submitted waits longer than this for company
 LINE_IDLE_S = 0.0005  # a line that was silent for this long is flushed at once
 SPIN_S = 0.0001  # a waiting process looks for its answer so long before it sleeps
+SPIN_LONG_S = 0.0004  # and so long while its waits are shorter: three may take turns on two cores
 SLEEP_AT_MOST_S = 0.5  # a signal that came just before a sleep is seen after it, not in it
 LONGEST_SLEEP_S = 8.0  # each sleep of a wait is twice as long as the one before, up to this
 COURIER_TICK_S = 0.1  # how often a process that is not in the API reads what is at hand (logs, EOF)

@@ -81,6 +81,7 @@ class Connection:
         self.hint: Source | None = None  # where the next answer is expected, if not from the node
         self.is_calling: Callable[[], bool] = lambda: False  # whether a source owes an answer
         self._queued: dict[Source, None] = {}  # those with something that is not flushed yet
+        self._waits_s = 0.01  # how long waits took of late, on average
         self._backlog: dict[Source, None] = {}  # those whose sockets have not taken all
         self._parts = PartReader(m.decode_to_client)
         self._leader = threading.Lock()
@@ -265,8 +266,10 @@ class Connection:
 
     def _lead(self, ready: Callable[[], Any], deadline: float | None) -> bool:
         nap_s = config.SLEEP_AT_MOST_S
+        began = time.monotonic()
         while True:
             if ready():
+                self._waits_s += 0.125 * (min(time.monotonic() - began, 0.01) - self._waits_s)
                 return True
             if self.closed:
                 self.raise_closed()
@@ -297,7 +300,8 @@ class Connection:
         a second one by one without this, 13,000 with it). The yield gives the core to whoever has
         something to do, so on a busy machine this costs next to nothing.
         """
-        until = time.monotonic() + config.SPIN_S
+        is_short = self._waits_s < config.SPIN_LONG_S
+        until = time.monotonic() + (config.SPIN_LONG_S if is_short else config.SPIN_S)
         looks = 0
         while time.monotonic() < until and not self.closed:
             hint = self.hint
@@ -358,6 +362,21 @@ class Connection:
             if self._followers:
                 self._notify()
         return found
+
+    def look(self) -> bool:
+        """Look once where the next message is expected, without blocking; whether one was there.
+
+        For an event loop that looks before it sleeps, as ``wait_for`` does.
+        """
+        hint = self.hint
+        if hint is None or not self._leader.acquire(blocking=False):
+            return False
+        try:
+            return hint.read()
+        finally:
+            self._leader.release()
+            if self._followers:
+                self._notify()
 
     # ------------------------------------------------------------------ the courier
 

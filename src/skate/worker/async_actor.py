@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import threading
 import time
 from collections import deque
@@ -16,12 +17,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from skate import config
 from skate import messages as m
 from skate.client.connection import Connection
 from skate.client.runtime import Runtime, current_call
 from skate.worker.executor import Executor
 from skate.worker.inbox import Inbox
 from skate.worker.lane_server import Work
+
+
+LOOKS = 8
+"""In one step of a loop that has nothing else to do: some ten microseconds."""
 
 
 class AsyncLoop:
@@ -45,6 +51,8 @@ class AsyncLoop:
         self._flush_due = False
         self._reading = False  # the loop is
         self._woken = False
+        self._is_looking = False
+        self._look_until = 0.0
         self._read: set[int] = set()  # descriptors of lanes
         self._resting: asyncio.TimerHandle | None = None
         self._thread = 0
@@ -115,6 +123,34 @@ class AsyncLoop:
         self._reading = True
         self._connection.try_read()
         self._reading = False
+        self._take_in()
+
+    def _look(self) -> None:
+        """Look for the next call for a moment before the loop sleeps: to wake it takes longer."""
+        look = self._connection.look
+        self._reading = True
+        found = look()
+        for _ in range(0 if found or self._tasks else LOOKS):  # nothing else wants the loop
+            os.sched_yield()
+            if look():
+                found = True
+                break
+        self._reading = False
+        if found:
+            self._take_in()
+        if found or time.monotonic() < self._look_until:
+            os.sched_yield()
+            self._loop.call_soon(self._look)
+        else:
+            self._is_looking = False
+
+    def _look_for_a_while(self) -> None:
+        self._look_until = time.monotonic() + config.SPIN_LONG_S
+        if not self._is_looking:
+            self._is_looking = True
+            self._loop.call_soon(self._look)
+
+    def _take_in(self) -> None:
         while (work := self._inbox.next()) is not None:
             if work.spec.kind == "actor":
                 self._executor.execute(work.run, work.spec, partial(self._finish, work))
@@ -167,12 +203,16 @@ class AsyncLoop:
             self._connection.append(done, len(done.data))
         else:
             self._inbox.answer_later(work, done)
-        if not self._flush_due:
+        if len(self._tasks) < 2 and not self._waiting:  # no other answer could share the frame
+            self._flush()
+        elif not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flush_due = False
         self._connection.flush()
+        if self._inbox.expect():
+            self._look_for_a_while()
         if self._inbox.queue or self._inbox.exit_reason:
             self._on_readable()

@@ -110,12 +110,18 @@ class Inbox:
             self._server.outcome(work, done)
             self._door.queue_locked(work.lane)
 
+    def expect(self) -> bool:
+        """The next call will come the way the last did; False if that was not by a lane."""
+        self._connection.hint = self._door.last
+        return self._door.last is not None
+
     def rest(self) -> float | None:
         """There is nothing to run: end what is idle; seconds to the next look, if there is one.
 
         To be called again when that time is over, or ``is_restless``.
         """
         self.is_restless = False
+        self.expect()
         if not self._server.lanes:
             return None
         with self._connection.lock:

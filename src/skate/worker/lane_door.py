@@ -99,7 +99,7 @@ class CalleeSocket:
             door.server.on_call(lane, call)
             if lane.out and door.server.is_blocked:
                 door.flush_locked()
-        door.connection.hint = self
+        door.last = self
         door.on_work()
 
     def _on_eof(self, reason: str) -> None:
@@ -115,6 +115,8 @@ class CalleeSocket:
         self._door.connection.remove_source(self)
         if self.lane is not None:
             self._door.sockets.pop(self.lane.number, None)
+        if self._door.last is self:
+            self._door.last = None
         self.stream.sock.close()
 
     def abandon(self) -> None:
@@ -141,6 +143,7 @@ class LaneDoor:
         self._path = os.path.join(setup.lanes_dir, setup.worker_id.hex())
         self._listener: socket.socket | None = None
         self._flushed_at = 0.0
+        self.last: CalleeSocket | None = None  # by whom the last call came
         connection.handlers.update(
             {
                 m.LaneExpected: self._on_expected,
