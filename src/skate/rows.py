@@ -204,12 +204,17 @@ class Template:
         self.is_warned = False  # the driver has been told that no node meets its rules
         self.average_s = -1.0  # exponentially averaged run time; below 0: not known yet
 
-    def ran(self, seconds: float) -> None:
-        """A task of this template took so long."""
+    def ran(self, seconds: float, count: int = 1) -> None:
+        """So many tasks of this template took so long each."""
         if self.average_s < 0:
             self.average_s = seconds
         else:
-            self.average_s += AVERAGE_WEIGHT * (seconds - self.average_s)
+            self.average_s += weight_of(count) * (seconds - self.average_s)
+
+
+def weight_of(count: int) -> float:
+    """Of so many new values in an exponential average, if they are the same."""
+    return AVERAGE_WEIGHT if count == 1 else 1.0 - (1.0 - AVERAGE_WEIGHT) ** count
 
 
 def _rules_of(strategy: Strategy | None) -> Strategy | None:

@@ -9,26 +9,30 @@ forms, with times in seconds of the wall clock (0.0: did not happen) and ids as 
           one attempt of a task; `state` is a TaskState, `kind` is "task", "actor" or "method".
           `stored` is when its one small result was stored, and `delivered` whether it was sent to
           the submitter at once; such results have no events of their own, but rows like those of
+    ("L", worker_pid, worker_id, node_id, submitter_pid, rows)
+          calls of one lane, as their worker has told (`messages.LaneRow`): as many "T" of the first
+          attempt, submitted, ready, sent and begun at one time
     ("O", object_id, what, size, at, pid, node_id)
           `what` is "PUT", "STORED" (in the node's own memory), "SEALED" (in the arena), "WANTED",
           "DELIVERED", "FREED" or "PULLED"; size in bytes
     ("S", kind, id, state, at, text, pid)
           `kind` is "node", "job", "actor", "worker", "function" or "placement_group"
 
-Invariant: a batch holds at most `max_events` events; those that do not fit are counted.
+Invariant: a batch that holds `max_events` events takes no more; those that come are counted.
 
 This module gives events no meaning: the GCS makes rows and timelines of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 
 from skate.config import EVENT_BACKLOG
-from skate.messages import Events
+from skate.ids import job_of
+from skate.messages import Events, LaneRow
 
 
 class TaskEvent(msgspec.Struct, array_like=True, tag="T", gc=False):
@@ -53,6 +57,26 @@ class TaskEvent(msgspec.Struct, array_like=True, tag="T", gc=False):
     stored: float = 0.0
     result_bytes: int = 0
     delivered: bool = False
+
+
+class LaneEvent(msgspec.Struct, array_like=True, tag="L", gc=False):
+    """Calls of one lane."""
+
+    worker_pid: int
+    worker_id: bytes
+    node_id: bytes
+    submitter_pid: int
+    rows: list[LaneRow]
+
+    def tasks(self) -> Iterator[TaskEvent]:
+        """Each as the event of a task."""
+        for row in self.rows:
+            at = row.started
+            yield TaskEvent(
+                row.task_id, 0, row.name, job_of(row.task_id), self.worker_pid, self.worker_id,
+                at, at, at, at, row.ended, row.state, row.error_type, self.node_id, row.kind,
+                self.submitter_pid, row.ended, row.result_bytes, True,
+            )  # fmt: skip
 
 
 class ObjectEvent(msgspec.Struct, array_like=True, tag="O", gc=False):
@@ -80,34 +104,51 @@ class StateEvent(msgspec.Struct, array_like=True, tag="S", gc=False):
 Event = TaskEvent | ObjectEvent | StateEvent
 
 encode_events: Callable[[list[tuple[Any, ...]]], bytes] = msgspec.msgpack.Encoder().encode
-decode_events: Callable[[bytes], list[Event]] = msgspec.msgpack.Decoder(list[Event]).decode
+_decode = msgspec.msgpack.Decoder(list[Event | LaneEvent]).decode
+
+
+def decode_events(batch: bytes) -> list[Event]:
+    """The events of a batch, in order."""
+    events: list[Event] = []
+    for event in _decode(batch):
+        if isinstance(event, LaneEvent):
+            events += event.tasks()
+        else:
+            events.append(event)
+    return events
 
 
 class EventBatch:
     """A node's events that the GCS does not have yet; at most `max_events`, later ones dropped."""
 
-    __slots__ = ("_dropped", "_events", "_max_events")
+    __slots__ = ("_count", "_dropped", "_events", "_max_events")
 
     def __init__(self, max_events: int = EVENT_BACKLOG) -> None:
         self._events: list[tuple[Any, ...]] = []
         self._max_events = max_events
+        self._count = 0
         self._dropped = 0
 
     def __len__(self) -> int:
-        return len(self._events)
+        return self._count
 
-    def add(self, event: tuple[Any, ...]) -> None:
-        """Keep an event, in one of the tuple forms above, or count it as dropped."""
-        if len(self._events) < self._max_events:
+    def add(self, event: tuple[Any, ...], count: int = 1) -> None:
+        """Keep an event, in one of the tuple forms above, or count it as dropped.
+
+        ``count``: of so many, if it is an "L".
+        """
+        if self._count < self._max_events:
             self._events.append(event)
+            self._count += count
         else:
-            self._dropped += 1
+            self._dropped += count
 
     def take(self) -> Events | None:
         """All of it as a message to the GCS, and start afresh; None if nothing has happened."""
         if not self._events and not self._dropped:
             return None
-        message = Events(len(self._events), encode_events(self._events), self._dropped)
+        message = Events(self._count, encode_events(self._events), self._dropped)
         self._events = []
+        self._count = 0
         self._dropped = 0
         return message

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Protocol
 
 from skate import messages as m
-from skate.ids import job_of
 from skate.net.event_batch import EventBatch
 from skate.node.clock import Clock
 from skate.node.identity import Identity
@@ -88,33 +87,11 @@ class EventNotes:
             )
         )
 
-    def lane_call(self, row: m.LaneRow, lane: Lane) -> None:
-        """The same of a call on a lane, which was submitted, sent and begun at one time."""
-        at = row.started
-        self.batch.add(
-            (
-                "T",
-                row.task_id,
-                0,
-                row.name,
-                job_of(row.task_id),
-                lane.worker.pid,
-                lane.worker.id,
-                at,
-                at,
-                at,
-                at,
-                row.ended,
-                row.state,
-                row.error_type,
-                self._me.node_id,
-                row.kind,
-                lane.caller.pid,
-                row.ended,
-                row.result_bytes,
-                True,
-            )
-        )
+    def lane_calls(self, rows: list[m.LaneRow], lane: Lane) -> None:
+        """Calls of a lane that have run: one row for all of them."""
+        worker = lane.worker
+        row = ("L", worker.pid, worker.id, self._me.node_id, lane.caller.pid, rows)
+        self.batch.add(row, len(rows))
 
     def object(self, object_id: bytes, what: str, size: int, pid: int) -> None:
         """An object's life, for the event log."""

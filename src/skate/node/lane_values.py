@@ -158,15 +158,20 @@ class LaneValues:
         lane = self._lanes.get(message.lane)
         if lane is None:
             return
-        for row in message.rows:
-            lane.begun.pop(row.task_id, None)
-            template = self._template_of(lane, row.name, row.kind)
-            seconds = row.ended - row.started
-            if row.kind == "task":
-                self._scheduler.ran(template, seconds)
-                self._leases.ran(lane, seconds, self._clock.now)
-            if template is None or template.spec.events:
-                self._notes.lane_call(row, lane)
+        rows = message.rows
+        self._notes.lane_calls(rows, lane)
+        if lane.begun:
+            for row in rows:
+                lane.begun.pop(row.task_id, None)
+        if lane.queue is None:  # an actor's
+            return
+        ran: dict[str, list[float]] = {}
+        for row in rows:
+            ran.setdefault(row.name, []).append(row.ended - row.started)
+        for name, each in ran.items():
+            average_s, count = sum(each) / len(each), len(each)
+            self._scheduler.ran(self._template_of(lane, name, "task"), average_s, count)
+            self._leases.ran(lane, average_s, count, self._clock.now)
 
     def _template_of(self, lane: Lane, name: str, kind: str) -> Template | None:
         # By its name: its caller has registered it with the node, if it ever went that way.

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from skate.config import (
-    AVERAGE_WEIGHT,
     LANE_BUDGET_S,
     LANE_WINDOW_CALLS,
     LEASE_AGAIN_S,
@@ -30,7 +29,7 @@ from skate.config import (
     LEASE_SLOW_S,
     RESOURCE_UNITS,
 )
-from skate.rows import Client, Lane, SchedulingClass, Task, Template, Worker
+from skate.rows import Client, Lane, SchedulingClass, Task, Template, Worker, weight_of
 from skate.scheduler.group_names import is_cpu
 from skate.scheduler.local_scheduler import LocalScheduler
 from skate.spec import Demand
@@ -86,12 +85,12 @@ class Leases:
         for key in [key for key in self.asks if key[0] is caller]:
             del self.asks[key]
 
-    def ran(self, lane: Lane, seconds: float, now: float) -> None:
-        """A task of a lane has run for so long: if they are long, others should share the class."""
+    def ran(self, lane: Lane, seconds: float, count: int, now: float) -> None:
+        """So many tasks of a lane ran for so long each: if long, others should share the class."""
         if lane.average_s < 0:
             lane.average_s = seconds
         else:
-            lane.average_s += AVERAGE_WEIGHT * (seconds - lane.average_s)
+            lane.average_s += weight_of(count) * (seconds - lane.average_s)
         if lane.average_s > LEASE_MAX_TASK_S and lane.queue is not None and not lane.is_revoked:
             self._slow[lane.queue] = now + LEASE_SLOW_S
             self._revoke(lane)

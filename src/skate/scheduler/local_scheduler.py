@@ -26,14 +26,13 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from skate.config import (
-    AVERAGE_WEIGHT,
     MAX_WORKER_STARTS,
     PIPELINE_BUDGET_S,
     PIPELINE_MAX_TASKS,
     PIPELINE_PAIR_S,
     RESOURCE_PATIENCE_S,
 )
-from skate.rows import Lane, Pool, SchedulingClass, Task, Template, Worker
+from skate.rows import Lane, Pool, SchedulingClass, Task, Template, Worker, weight_of
 from skate.scheduler.group_names import is_cpu, parse_name
 from skate.scheduler.patience import is_owed
 from skate.scheduler.resources import Resources
@@ -258,11 +257,11 @@ class LocalScheduler(Resources):
         self.ran(template, seconds)
         return task
 
-    def ran(self, template: Template | None, seconds: float) -> None:
-        """A task has run for so long."""
+    def ran(self, template: Template | None, seconds: float, count: int = 1) -> None:
+        """So many tasks have run for so long each."""
         if template is not None:
-            template.ran(seconds)
-        self.average_task_s += AVERAGE_WEIGHT * (seconds - self.average_task_s)
+            template.ran(seconds, count)
+        self.average_task_s += weight_of(count) * (seconds - self.average_task_s)
 
     # ------------------------------------------------------------------ dispatch
 

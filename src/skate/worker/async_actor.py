@@ -25,7 +25,6 @@ from skate.worker.executor import Executor
 from skate.worker.inbox import Inbox
 from skate.worker.lane_server import Work
 
-
 LOOKS = 8
 """In one step of a loop that has nothing else to do: some ten microseconds."""
 
