@@ -410,6 +410,7 @@ class Connection:
     def _carry(self, tick_s: float | None) -> None:
         wait_s: float | None = tick_s
         is_quiet = False
+        read_at = 0.0
         writable, events = select.poll(), select.poll()  # two threads must not use one at a time
         writable.register(self.sock, select.POLLOUT)
         if tick_s is not None:
@@ -435,8 +436,11 @@ class Connection:
                 with self.lock:
                     if self._unsent:
                         self.arm()
-            if tick_s is not None:
+            is_quiet = False
+            if tick_s is not None and (not armed or time.monotonic() - read_at > tick_s):
+                # In a burst the program's own threads read; in between, nobody else might.
                 is_quiet = not self.try_read() and not armed
+                read_at = time.monotonic()
             next_s = self.on_tick()
             wait_s = next_s if next_s is not None else tick_s
             if tick_s is not None and self.sources and self.is_calling():
