@@ -7,9 +7,11 @@ they are first used, so that ``import skate`` costs nothing and daemons load onl
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # module typing is not needed before the first call, and takes a while
 if TYPE_CHECKING:
+    from typing import Any
+
     from skate import exceptions, util
     from skate.api.actor_handle import (
         ActorClass,

@@ -15,7 +15,7 @@ def main() -> None:
     """Run the role named by the first argument."""
     role = sys.argv[1] if len(sys.argv) > 1 else ""
     if role in ("node", "gcs"):
-        gc.disable()  # until it runs: nothing that is loaded for good is garbage
+        _become_daemon()
     if role == "node":
         from skate.node.shell.node_daemon import main as node_main
 
@@ -28,6 +28,13 @@ def main() -> None:
         from skate.cli.main import main as cli_main
 
         cli_main()
+
+
+def _become_daemon() -> None:
+    gc.disable()  # until it runs: nothing that is loaded for good is garbage
+    os.chdir("/")
+    if os.getpgrp() != os.getpid():  # else whoever started it has seen to it
+        os.setsid()
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ Loads little (remote_function.py says why); actors come with the first class.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
-from typing import Any
 
-from skate.api.options import check_actor_options, check_task_options
 from skate.api.remote_function import Decorated, RemoteFunction
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 _ROUTINES = (
     types.FunctionType,
@@ -49,11 +51,15 @@ def _decorate(target: Any, options: dict[str, Any]) -> Any:
         raise TypeError(f"{target!r} is decorated with @remote already")
     if isinstance(target, type):
         from skate.api.actor_handle import ActorClass
+        from skate.api.options import check_actor_options
 
         check_actor_options(options)
         return ActorClass(target, options)
     if isinstance(target, _ROUTINES) or hasattr(target, "__code__"):
-        check_task_options(options, decorator=True)
+        if options:
+            from skate.api.options import check_task_options
+
+            check_task_options(options, decorator=True)
         return RemoteFunction(target, options)
     raise TypeError(
         f"The @remote decorator must be applied to either a function or a class, not {target!r}."

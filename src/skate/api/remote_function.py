@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
-from skate.api.options import check_task_options
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from skate.api.submission import Submission
 
 # Of a code object's flags, as module inspect names them.
@@ -59,6 +59,8 @@ class RemoteFunction(Decorated):
 
     def options(self, **options: Any) -> RemoteFunction:
         """The same function with other options for the calls made through it."""
+        from skate.api.options import check_task_options
+
         check_task_options(options, decorator=False)
         merged = {**self._options, **options}
         check_task_options(merged, decorator=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from pathlib import Path
 from typing import Any
 
 from skate.api.actor_handle import ActorHandle
@@ -198,9 +197,9 @@ class RuntimeContext:
     @property
     def gcs_address(self) -> str:
         """The address of the cluster; where the GCS listens, in a session of one's own."""
-        from skate.launch.session_folder import read_description
+        from skate.launch.session_folder import read_description, sessions_root
 
-        folder = Path(self.get_temp_dir(), self._runtime.session)
+        folder = sessions_root() / self._runtime.session
         with contextlib.suppress(OSError, ValueError):
             if address := read_description(folder).cluster_address:
                 return address

@@ -6,11 +6,13 @@ It loads little, so that the node's interpreter runs before this one loads the s
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
 
 from skate.launch import head_start
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from skate.api.session import SkateContext
 
 

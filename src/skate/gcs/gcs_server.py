@@ -346,6 +346,7 @@ def main(argv: list[str]) -> int:
     # Told, as it may have died before we could ask.
     parser.add_argument("--parent", type=int, default=os.getppid(), help="who started it: a pid")
     options = parser.parse_args(argv)
+    linux.close_all_but((options.listen_fd, options.lifeline_fd))
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.INFO,

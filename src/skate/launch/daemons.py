@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
-import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ import msgspec
 
 from skate import config
 from skate.errors import SystemFailureError
+from skate.launch.child import Child
 from skate.launch.head_start import NodeProcess, start_daemon, start_node
 from skate.launch.session_folder import (
     BY_INIT,
@@ -118,10 +119,10 @@ class Daemons:
         self._folder = folder
         self._started_by = started_by
         self._detached = detached
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, Child] = {}
         self._node = node  # if its process runs already
         if node is not None:
-            self._processes["node"] = node.process
+            self._processes["node"] = Child(node.pid)
         self._lifelines: list[int] = []
         self._gcs_listener: socket.socket | None = None  # until the GCS has it
         self.path = folder.path
@@ -169,9 +170,13 @@ class Daemons:
 
     def _tell_node(self, cfg: NodeConfig) -> None:
         """Let the node's process, which is started if need be, know what it is."""
-        node = self._node or start_node(self._folder.name, str(self._folder.logs))
-        self._processes["node"] = node.process
-        with node.line as line, contextlib.suppress(BrokenPipeError):  # it has died: seen later
+        node = self._node
+        if node is None:
+            node = start_node(self._folder.name, str(self._folder.logs))
+            self._processes["node"] = Child(node.pid)
+        self._node = None
+        # If it has died by now, that is seen later.
+        with socket.socket(fileno=node.line) as line, contextlib.suppress(BrokenPipeError):
             socket.send_fds(line, [msgspec.json.encode(cfg)], cfg.inherited_fds())
 
     def welcomed(self) -> None:
@@ -193,9 +198,12 @@ class Daemons:
                 "--parent", str(os.getpid()),
                 *flags,
             ]  # fmt: skip
-            self._processes["gcs"] = start_daemon(
-                "gcs", self._folder.name, str(self._folder.logs), arguments, [fd, lifeline]
+            for inherited in (fd, lifeline):
+                os.set_inheritable(inherited, True)
+            self._processes["gcs"] = Child(
+                start_daemon("gcs", self._folder.name, str(self._folder.logs), arguments)
             )
+            os.set_inheritable(lifeline, False)
         self.description.gcs_pid = self._processes["gcs"].pid
 
     def _node_config(
@@ -236,9 +244,9 @@ class Daemons:
     def check_started(self, deadline: float) -> None:
         """While they start: SystemFailureError, with its log, if one has died or takes too long."""
         for role, process in self._processes.items():
-            if process.poll() is not None:
+            if (status := process.poll()) is not None:
                 raise SystemFailureError(
-                    f"{_NAMES[role]} ended while it started: {_how(process.returncode)}\n"
+                    f"{_NAMES[role]} ended while it started: {_how(status)}\n"
                     + self._log_tail(role)
                 )
         if time.monotonic() > deadline:
@@ -313,14 +321,13 @@ class Daemons:
         """End all and their processes: by themselves until the deadline, then by force."""
         self.abandon()
         if self._node is not None:
-            self._node.line.close()  # if it was told nothing, it ends by that
+            os.close(self._node.line)  # it was told nothing: it ends by that
+            self._node = None
         if self._detached:
             for process in self._processes.values():
-                process.terminate()
+                process.send(signal.SIGTERM)
         for process in self._processes.values():
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
+            if process.wait(max(0.0, deadline - time.monotonic())) is None:
                 process.kill()
                 process.wait()
         failed = any(process.returncode for process in self._processes.values())

@@ -10,36 +10,44 @@ Called by api/start.py, and by session_folder.py and daemons.py for every other 
 
 from __future__ import annotations
 
-import contextlib
+import _socket  # the half of module socket that is loaded in no time
 import fcntl
-import importlib.util
 import os
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Iterable
-from typing import NamedTuple
+
+TYPE_CHECKING = False  # module typing takes as long to load as a node's interpreter to be started
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 ADDRESS_VARIABLES = ("SKATE_ADDRESS", "RAY_ADDRESS")
 
 _NEEDED = ("skate", "msgspec", "uvloop", "cloudpickle")
+_FLAGS = (  # that stand on a command line
+    "bytes_warning", "debug", "dev_mode", "dont_write_bytecode", "ignore_environment", "isolated",
+    "no_site", "no_user_site", "optimize", "quiet", "safe_path", "verbose",
+)  # fmt: skip
 _NOT_FOR_DAEMONS = frozenset({"PYTHONPATH", "SKATE_TOKEN"})
 
 
-class NewFolder(NamedTuple):
+class NewFolder:
     """A session's folder, just made, with its folder of logs; ``lock`` is held."""
 
-    path: str
-    name: str
-    lock: int
+    def __init__(self, path: str, name: str, lock: int) -> None:
+        self.path = path
+        self.name = name
+        self.lock = lock
 
 
-class NodeProcess(NamedTuple):
-    """A node daemon's process that does not know yet what it is to be."""
+class NodeProcess:
+    """A node daemon's process that does not know yet what it is to be.
 
-    process: subprocess.Popen[bytes]
-    line: socket.socket
+    ``line`` is our end, a descriptor, of the socket that will tell it.
+    """
+
+    def __init__(self, pid: int, line: int) -> None:
+        self.pid = pid
+        self.line = line
 
 
 class HeadStart:
@@ -55,10 +63,11 @@ class HeadStart:
         if self.is_taken:
             return
         import shutil
+        import signal
 
-        self.node.line.close()
-        self.node.process.kill()
-        self.node.process.wait()
+        os.close(self.node.line)
+        os.kill(self.node.pid, signal.SIGKILL)
+        os.waitpid(self.node.pid, 0)
         os.close(self.folder.lock)
         shutil.rmtree(self.folder.path, ignore_errors=True)
 
@@ -68,28 +77,30 @@ def begin(address: str | None) -> HeadStart | None:
 
     None if it is not, or if anything is in the way: whoever starts it then says what.
     """
-    if address != "local":
-        if address or any(os.environ.get(name) for name in ADDRESS_VARIABLES):
-            return None
-        if _may_join(root_path()):
-            return None
+    if address != "local" and (address or any(map(os.environ.get, ADDRESS_VARIABLES))):
+        return None
     try:
+        if address != "local" and _may_join(root_path()):
+            return None
         return HeadStart(make_folder(root_path()))
     except OSError:
         return None
 
 
 def _may_join(root: str) -> bool:
-    """Whether a session is here that is not its driver's alone."""
-    with contextlib.suppress(OSError):
-        for name in os.listdir(root):
-            folder = os.path.join(root, name)
-            if os.path.lexists(os.path.join(folder, "node.sock")):
+    """Whether a session may be here that is not its driver's alone."""
+    if not os.path.isdir(root):
+        return False
+    for name in os.listdir(root):
+        folder = os.path.join(root, name)
+        if os.path.lexists(os.path.join(folder, "node.sock")):
+            try:
                 with open(os.path.join(folder, "session.json"), "rb") as file:
                     if b'"started_by":"init"' not in file.read():
                         return True
-        return False
-    return True
+            except FileNotFoundError:  # it is being started, or being swept away
+                continue
+    return False
 
 
 # ---------------------------------------------------------------------------- folders
@@ -153,46 +164,46 @@ def _not_made(path: str, error: OSError) -> OSError:
 
 def start_node(session: str, logs: str) -> NodeProcess:
     """Start a node daemon, and the socket that will tell it what it is to be."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        try:
-            return NodeProcess(start_daemon("node", session, logs, stdin=theirs.fileno()), ours)
-        except BaseException:
-            ours.close()
-            raise
+    pair = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    ours, theirs = (end.detach() for end in pair)
+    try:
+        return NodeProcess(start_daemon("node", session, logs, stdin=theirs), ours)
+    except BaseException:
+        os.close(ours)
+        raise
+    finally:
+        os.close(theirs)
 
 
 def start_daemon(
-    role: str,
-    session: str,
-    logs: str,
-    arguments: Iterable[str] = (),
-    fds: Iterable[int] = (),
-    stdin: int = subprocess.DEVNULL,
-) -> subprocess.Popen[bytes]:
-    """Run a role of this skate under this interpreter; what it prints goes to a log."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-    out = os.open(os.path.join(logs, f"{role}.out"), flags, 0o600)
-    err = os.open(os.path.join(logs, f"{role}.err"), flags, 0o600)
-    try:
-        return subprocess.Popen(
-            [*_interpreter(), role, *arguments],
-            stdin=stdin,
-            stdout=out,
-            stderr=err,
-            pass_fds=tuple(fds),
-            env=_environment(session),
-            cwd="/",
-            start_new_session=True,  # the terminal's Ctrl-C is for who started them alone
-        )
-    finally:
-        os.close(out)
-        os.close(err)
+    role: str, session: str, logs: str, arguments: Iterable[str] = (), stdin: int = -1
+) -> int:
+    """Run a role of this skate under this interpreter; what it prints goes to a log. Its pid.
+
+    It inherits what is inheritable, and closes what is not its own (skate/__main__.py).
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    files: list[tuple[object, ...]] = [
+        (os.POSIX_SPAWN_OPEN, 1, os.path.join(logs, f"{role}.out"), flags, 0o600),
+        (os.POSIX_SPAWN_OPEN, 2, os.path.join(logs, f"{role}.err"), flags, 0o600),
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+        if stdin < 0
+        else (os.POSIX_SPAWN_DUP2, stdin, 0),
+    ]
+    command, environ = [*_interpreter(), role, *arguments], _environment(session)
+    try:  # the terminal's Ctrl-C is for who started it alone
+        return os.posix_spawn(command[0], command, environ, file_actions=files, setsid=True)
+    except NotImplementedError:  # it sees to it itself, a moment later
+        return os.posix_spawn(command[0], command, environ, file_actions=files)
 
 
 def _interpreter() -> list[str]:
     """This process's interpreter and its flags, about to run this very skate."""
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    flags: list[str] = []
+    if sys.warnoptions or sys._xoptions or any(getattr(sys.flags, name) for name in _FLAGS):
+        import subprocess
+
+        flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     package = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
     # -P: neither the folder of what it runs nor the current one becomes a place of modules.
     return [sys.executable, *flags, "-P", os.path.join(package, "__main__.py")]
@@ -203,7 +214,8 @@ def _environment(session: str) -> dict[str, str]:
     environ = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_DAEMONS}
     folders: dict[str, None] = {}
     for name in _NEEDED:
-        spec = importlib.util.find_spec(name)
+        specs = (finder.find_spec(name, None) for finder in sys.meta_path)
+        spec = next(filter(None, specs), None)
         if spec is not None and spec.origin is not None:
             folder = os.path.dirname(os.path.realpath(spec.origin))
             is_package = spec.submodule_search_locations is not None

@@ -97,8 +97,9 @@ class SessionFolder:
     def __init__(self, made: NewFolder | None = None) -> None:
         root = sessions_root()
         sweep(root)
-        path, self.name, self._lock = made or head_start.make_folder(str(root))
-        self.path = Path(path)
+        made = made or head_start.make_folder(str(root))
+        self.name, self._lock = made.name, made.lock
+        self.path = Path(made.path)
         self.logs = self.path / "logs"
 
     @property

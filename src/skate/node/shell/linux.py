@@ -1,6 +1,6 @@
-"""The three things that Linux does for process hygiene and Python has no call for: prctl.
+"""Process hygiene: three things that Linux does and Python has no call for (prctl), and others.
 
-On other systems they do nothing: daemons still end on the EOF of their lifeline pipe.
+On other systems those three do nothing: daemons still end on the EOF of their lifeline pipe.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Iterable
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -47,3 +48,12 @@ def children(pid: int) -> list[int]:
     except OSError:
         pass
     return found
+
+
+def close_all_but(kept: Iterable[int]) -> None:
+    """Close the descriptors that this process has inherited and has no use for."""
+    below = 3
+    for fd in sorted(fd for fd in kept if fd >= below):
+        os.closerange(below, fd)
+        below = fd + 1
+    os.closerange(below, os.sysconf("SC_OPEN_MAX"))

@@ -10,6 +10,7 @@ way it can notice, no process, socket or shared-memory file of its session is le
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import signal
 import socket
@@ -18,12 +19,14 @@ import warnings
 
 import msgspec
 
-import skate.messages  # noqa: F401 - what node and workers have in common
 from skate.node.shell import linux, zygote
 from skate.node.shell.node_config import NodeConfig
 
 CONFIG_MAX_BYTES = 256 << 10  # as much as a datagram holds
 DESCRIPTORS_MAX = 16  # at most five are used
+
+# What both the node and its workers need, as far as it takes time: loaded before they part.
+COMMON_MODULES = ("skate.messages", "inspect", "logging", "pickle", "threading")
 
 # What every worker needs, or its user's code will touch: loaded once, shared by all workers.
 WARM_MODULES = (
@@ -33,7 +36,6 @@ WARM_MODULES = (
     "skate.api.runtime_context",
     "skate.api.decorator",
     "skate.api.objects",
-    "skate.api.session",
     "skate.exceptions",
 )
 
@@ -76,9 +78,12 @@ def main(argv: list[str]) -> None:
     """Entry of the role."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cfg = _inherited(argv) if "--config" in argv else None
+    linux.close_all_but(cfg.inherited_fds() if cfg is not None else ())
     starter = _starter() if cfg is None else None
     fds = [starter.fileno()] if starter is not None else cfg.inherited_fds() if cfg else []
     linux.adopt_orphans()
+    for module in COMMON_MODULES:
+        importlib.import_module(module)
     zygote_line, zygote_pid = zygote.start(_run_worker, fds, WARM_MODULES)
     linux.set_process_name("skate:node")
     warnings.simplefilter("ignore")  # that they be errors is meant for the user's own code
