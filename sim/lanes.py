@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, Protocol
 
 from skate import messages as m
-from skate.client.lane_book import CallerLane, LaneBook
+from skate.client.lane_book import CallerLane, LaneBook, values_of
 from skate.client.value_table import ValueTable
 from skate.objects.reference_counter import ReferenceCounter
 from skate.spec import CallTemplate
@@ -267,9 +267,8 @@ class CallerEnd:
                 if isinstance(message, m.LaneEnds):
                     book.on_end(lane, message.taken)
                 else:
-                    ready = book.on_outcome(lane, message)
-                    if ready is not None:
-                        self._values.on_ready(ready)
+                    self._values.on_all_ready(values_of([message]))
+                    book.on_outcomes(lane, [message])
         book.check()
         self._host.say()
         self._host.look_around()
@@ -333,7 +332,7 @@ class CalleeEnd:
             if isinstance(message, m.RegisterTemplate):
                 server.on_template(socket.lane, message)
             elif isinstance(message, m.Call):
-                server.on_call(socket.lane, message)
+                server.on_calls(socket.lane, [message])
         server.check()
 
     def read_all(self) -> None:

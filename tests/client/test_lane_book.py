@@ -13,7 +13,7 @@ import pytest
 from skate import config
 from skate import messages as m
 from skate.client import lane_book
-from skate.client.lane_book import CallerLane, LaneBook, rides
+from skate.client.lane_book import CallerLane, LaneBook, rides, values_of
 from skate.ids import FIRST_RETURN, handle_id
 from skate.objects.reference_counter import ReferenceCounter
 from skate.spec import FORMAT_PICKLE, CallTemplate
@@ -66,9 +66,11 @@ class Caller:
         return ref(task_id)
 
     def answer(self, lane: CallerLane, task_id: bytes, data: bytes = DATA, kind: int = 0) -> None:
-        ready = self.book.on_outcome(lane, m.Outcome(task_id, data, kind))
-        if ready is not None and ready.object_id in self.references.counts:
-            self.values.here[ready.object_id] = ready.data
+        outcomes = [m.Outcome(task_id, data, kind)]
+        for ready in values_of(outcomes):
+            if ready.object_id in self.references.counts:
+                self.values.here[ready.object_id] = ready.data
+        self.book.on_outcomes(lane, outcomes)
 
     def drop(self, *ids: bytes) -> list[bytes]:
         """The last refs go; what is released at once."""
@@ -511,6 +513,9 @@ STEPS: dict[str, Callable[[Caller, CallerLane], object]] = {
     "at node": lambda caller, lane: caller.answer(lane, THREE, b"", m.AT_NODE),
     "refused": lambda caller, lane: caller.answer(lane, THREE, b"", m.REFUSED),
     "dropped": lambda caller, lane: caller.answer(lane, FOUR),
+    "several": lambda caller, lane: caller.book.on_outcomes(
+        lane, [m.Outcome(THREE, DATA), m.Outcome(FOUR, DATA)]
+    ),
     "ready": lambda caller, lane: caller.book.ready_from_node(ref(FOUR)),
     "escape": lambda caller, lane: caller.book.escape(ref(ONE)),
 }

@@ -7,7 +7,7 @@ from collections import Counter, deque
 from typing import Any
 
 from skate import messages as m
-from skate.client.lane_book import CallerLane, LaneBook
+from skate.client.lane_book import CallerLane, LaneBook, values_of
 from skate.ids import FIRST_RETURN, TaskIdCounter, handle_id
 from skate.objects.reference_counter import ReferenceCounter
 from skate.spec import FORMAT_PICKLE, CallTemplate
@@ -213,9 +213,10 @@ class Pair:
             self.book.on_end(lane, message.taken)
         else:
             self.read_order.append(message.task_id)
-            ready = self.book.on_outcome(lane, message)
-            if ready is not None and ready.object_id in self.references.counts:
-                self.values.here[ready.object_id] = ready.data
+            for ready in values_of([message]):
+                if ready.object_id in self.references.counts:
+                    self.values.here[ready.object_id] = ready.data
+            self.book.on_outcomes(lane, [message])
         self.book.take(self.caller_outbox)
 
     def _caller_reads_node(self, message: Any) -> None:
@@ -312,7 +313,7 @@ class Pair:
             elif isinstance(message, m.RegisterTemplate):
                 server.on_template(self.callee, message)
             elif isinstance(message, m.Call):
-                server.on_call(self.callee, message)
+                server.on_calls(self.callee, [message])
         self._worker_told()
 
     def _worker_reads_node(self, message: Any) -> None:

@@ -41,7 +41,7 @@ class Callee:
 
     def call(self, lane: CalleeLane, task_id: bytes, sequence: int = -1, **more: Any) -> None:
         more.setdefault("seen", 0)
-        self.server.on_call(lane, m.Call(task_id, sequence, 0, b"", **more))
+        self.server.on_calls(lane, [m.Call(task_id, sequence, 0, b"", **more)])
         self.server.check()
 
     def run(self, data: bytes = DATA, **more: Any) -> bytes:

@@ -18,7 +18,7 @@ from typing import Any
 from skate import config
 from skate import messages as m
 from skate.client.connection import Connection
-from skate.client.lane_book import GONE, CallerLane, LaneBook
+from skate.client.lane_book import GONE, CallerLane, LaneBook, values_of
 from skate.client.stream import Stream
 from skate.client.value_table import ValueTable
 from skate.ids import FIRST_RETURN, TaskIdCounter
@@ -41,10 +41,13 @@ class LaneSocket:
         self._connection = connection
         self.lane = lane
         handlers: dict[type, Callable[[Any], None]] = {
-            m.Outcome: self._on_outcome,
+            m.Outcome: lambda outcome: self._on_outcomes([outcome]),
             m.LaneEnds: self._on_ends,
         }
-        self.stream = Stream(sock, m.decode_to_caller, handlers, self._on_eof, "the worker")
+        self.stream = Stream(
+            sock, m.decode_to_caller, handlers, self._on_eof, "the worker",
+            m.Outcome, self._on_outcomes,
+        )  # fmt: skip
 
     def fileno(self) -> int:
         """The descriptor to poll."""
@@ -68,13 +71,12 @@ class LaneSocket:
             stream.outbox, lane.out = lane.out, []
         return stream.flush()
 
-    def _on_outcome(self, outcome: m.Outcome) -> None:
+    def _on_outcomes(self, outcomes: list[m.Outcome]) -> None:
         lanes, lane = self._lanes, self.lane
-        if outcome.kind == m.DATA:
-            # First: whoever finds the book to have it ("ours") takes it from the table.
-            lanes.values.on_ready(m.Ready(outcome.task_id + FIRST_RETURN, outcome.data))
+        # First: whoever finds the book to have one ("ours") takes it from the table.
+        lanes.values.on_all_ready(values_of(outcomes))
         with self._connection.lock:
-            lanes.book.on_outcome(lane, outcome)
+            lanes.book.on_outcomes(lane, outcomes)
             if lanes.book.to_node:
                 lanes.tell_node()
                 self._connection.flush_locked()

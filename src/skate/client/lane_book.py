@@ -300,20 +300,29 @@ class LaneBook:
         lane.out.append(introduction)
         lane.templates.add(template)
 
-    def on_outcome(self, lane: CallerLane, outcome: m.Outcome) -> m.Ready | None:
-        """What a call came to; the value, if it is one that this process now has."""
-        task_id = outcome.task_id
-        object_id = task_id + FIRST_RETURN
-        kind = outcome.kind
-        call = lane.unanswered.get(task_id)
-        if call is not None:
-            if kind == m.REFUSED:
+    def on_outcomes(self, lane: CallerLane, outcomes: Sequence[m.Outcome]) -> None:
+        """What calls came to. Their values (``values_of``) are in this process already."""
+        local, unanswered, counts = self.local, lane.unanswered, self._references.counts
+        for outcome in outcomes:
+            task_id = outcome.task_id
+            call = unanswered.get(task_id)
+            if call is None:
+                continue
+            object_id = task_id + FIRST_RETURN
+            if outcome.kind == m.DATA and object_id in local and not call.dependencies:
+                # Nearly always. As in _answered.
+                if object_id in counts:
+                    local[object_id] = None
+                else:
+                    del local[object_id]
+                del unanswered[task_id]
+            elif outcome.kind == m.REFUSED:
                 self._hand_over(lane, lane.state, [call], ())
+                local, unanswered = self.local, lane.unanswered
             else:
                 self._answered(lane, call, object_id, outcome)
-            if not lane.unanswered and (lane.handle_due or lane.state is ENDED):
-                self._all_answered(lane)
-        return m.Ready(object_id, outcome.data) if kind == m.DATA else None
+        if not unanswered and (lane.handle_due or lane.state is ENDED):
+            self._all_answered(lane)
 
     def _answered(
         self, lane: CallerLane, call: m.Call, object_id: bytes, outcome: m.Outcome
@@ -540,6 +549,15 @@ class LaneBook:
             assert object_id not in self.local
             assert object_id[:TASK_ID_BYTES] in maker.unanswered
         assert all(object_id in self.local for object_id in self.due)
+
+
+def values_of(outcomes: Sequence[m.Outcome]) -> list[m.Ready]:
+    """The values among what calls came to, for the table of values."""
+    return [
+        m.Ready(outcome.task_id + FIRST_RETURN, outcome.data)
+        for outcome in outcomes
+        if outcome.kind == m.DATA
+    ]
 
 
 _load: Callable[[CallerLane], int] = lambda lane: len(lane.unanswered)  # noqa: E731

@@ -27,12 +27,14 @@ class Stream:
     """See the module's docstring.
 
     ``handlers`` maps message types to what a reader does with them; ``on_end`` is told, in words,
-    why nothing more will come: ``who`` is at the other side.
+    why nothing more will come: ``who`` is at the other side. ``many`` is a type of which a lane is
+    full: messages that are all of this type go to ``on_many`` at once, others one by one.
     """
 
     __slots__ = (
-        "_decode", "_frame", "_frames", "_message", "_messages", "_need", "_offset", "_on_end",
-        "_raw", "_rest", "_sent", "_who", "handlers", "outbox", "sock", "staged",
+        "_decode", "_frame", "_frames", "_many", "_message", "_messages", "_need", "_offset",
+        "_on_end", "_on_many", "_raw", "_rest", "_sent", "_who", "handlers", "outbox", "sock",
+        "staged",
     )  # fmt: skip
 
     def __init__(
@@ -42,12 +44,16 @@ class Stream:
         handlers: Handlers,
         on_end: Callable[[str], None],
         who: str,
+        many: type | None = None,
+        on_many: Callable[[list[Any]], None] = lambda messages: None,
     ) -> None:
         self.sock = sock
         self.handlers = handlers
         self._decode = decode
         self._on_end = on_end
         self._who = who
+        self._many = {many}
+        self._on_many = on_many
         self.outbox: list[Any] = []
         # Out: the frame that was just cut, those not sent, which of them is next, from which byte,
         # and what the last send took.
@@ -132,6 +138,9 @@ class Stream:
         handlers = self.handlers
         while True:
             messages = self._messages
+            if not self._message and set(map(type, messages)) == self._many:
+                self._on_many(messages)
+                self._message = len(messages)
             while self._message < len(messages):
                 message = messages[self._message]
                 handler = handlers.get(type(message))

@@ -36,6 +36,7 @@ from typing import Any
 
 from skate import messages as m
 from skate.config import LANE_VALUE_BYTES
+from skate.messages import ELSEWHERE, TROUBLE
 from skate.spec import FORMAT_ERROR
 
 UNANSWERED_KEPT = 1_000
@@ -167,32 +168,40 @@ class ValueTable:
 
     def on_ready(self, ready: m.Ready) -> None:
         """A value, its error, its place, or that it is on another node."""
-        object_id = ready.object_id
-        self.promised.discard(object_id)
-        if ready.offset == m.ELSEWHERE:
-            self._on_elsewhere(object_id)
-            return
-        if object_id in self.unanswered and self._is_old(ready):
-            return
-        if self.wanted:
-            self.wanted.discard(object_id)
-        if object_id not in self.counts:
-            return  # the last ref went while it was under way
-        if ready.offset == m.TROUBLE:
-            self.troubled.add(object_id)
-        elif self.troubled:
-            self.troubled.discard(object_id)
-        if self.elsewhere:
-            self.elsewhere.discard(object_id)
-        self.here[object_id] = ready
-        if object_id not in self.counts:  # it went in the meantime
-            self.here.pop(object_id, None)
-            return
-        data = ready.data
-        if data and data[0] == _ERROR_TAG:
-            self.errors_seen += 1
-        if self.watched and object_id in self.watched:
-            self.on_watched(object_id)
+        self.on_all_ready((ready,))
+
+    def on_all_ready(self, readies: Sequence[m.Ready]) -> None:
+        """The same of several, in turn."""
+        here, counts, promised, wanted = self.here, self.counts, self.promised, self.wanted
+        elsewhere, troubled = self.elsewhere, self.troubled
+        for ready in readies:
+            object_id = ready.object_id
+            promised.discard(object_id)
+            offset = ready.offset
+            if offset == ELSEWHERE:
+                self._on_elsewhere(object_id)
+                continue
+            if object_id in self.unanswered and self._is_old(ready):
+                continue
+            if wanted:
+                wanted.discard(object_id)
+            if object_id not in counts:
+                continue  # the last ref went while it was under way
+            if offset == TROUBLE:
+                troubled.add(object_id)
+            elif troubled:
+                troubled.discard(object_id)
+            if elsewhere:
+                elsewhere.discard(object_id)
+            here[object_id] = ready
+            if object_id not in counts:  # it went in the meantime
+                here.pop(object_id, None)
+                continue
+            data = ready.data
+            if data and data[0] == _ERROR_TAG:
+                self.errors_seen += 1
+            if self.watched and object_id in self.watched:
+                self.on_watched(object_id)
 
     def _is_old(self, ready: m.Ready) -> bool:
         # Its last ref went before this came, and one has come back since: the node may have sent

@@ -39,9 +39,11 @@ class CalleeSocket:
             m.LaneHello: self._on_hello,
             m.RegisterFunction: door.on_function,
             m.RegisterTemplate: self._on_template,
-            m.Call: self._on_call,
+            m.Call: lambda call: self._on_calls([call]),
         }
-        self.stream = Stream(sock, m.decode_to_callee, handlers, self._on_eof, "the caller")
+        self.stream = Stream(
+            sock, m.decode_to_callee, handlers, self._on_eof, "the caller", m.Call, self._on_calls
+        )
 
     def fileno(self) -> int:
         """The descriptor to poll."""
@@ -90,13 +92,13 @@ class CalleeSocket:
         if self.lane is not None:
             self._door.server.on_template(self.lane, message)
 
-    def _on_call(self, call: m.Call) -> None:
+    def _on_calls(self, calls: list[m.Call]) -> None:
         lane, door = self.lane, self._door
         if lane is None:
             self._on_eof("a call before the hello")
             return
         with door.connection.lock:
-            door.server.on_call(lane, call)
+            door.server.on_calls(lane, calls)
             if lane.out and door.server.is_blocked:
                 door.flush_locked()
         door.last = self

@@ -24,9 +24,12 @@ releases the numbers of its caller ascending, and holds none for ever.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from enum import Enum
 from itertools import repeat
 from typing import Any
+
+import msgspec
 
 from skate import config
 from skate import messages as m
@@ -50,19 +53,14 @@ class CalleeState(Enum):
 EXPECTED, OPEN, DRAINING, OVER = CalleeState
 
 
-class Work:
+class Work(msgspec.Struct, eq=False):
     """One thing to run, whichever way it came: by a lane, or (None) from the node."""
 
-    __slots__ = ("is_told", "lane", "run", "seen", "spec")
-
-    def __init__(
-        self, run: m.Run, spec: CallTemplate, lane: CalleeLane | None = None, seen: int = 0
-    ) -> None:
-        self.run = run
-        self.spec = spec
-        self.lane = lane
-        self.seen = seen
-        self.is_told = False  # the node was told that it runs, as it takes its time
+    run: m.Run
+    spec: CallTemplate
+    lane: CalleeLane | None = None
+    seen: int = 0
+    is_told: bool = False  # the node was told that it runs, as it takes its time
 
 
 class CalleeLane:
@@ -226,38 +224,41 @@ class LaneServer:
         """The caller's number of a template."""
         lane.templates[message.number] = message.template
 
-    def on_call(self, lane: CalleeLane, call: m.Call) -> None:
-        """A call has come; it is queued, unless it has crossed the end of the lane.
+    def on_calls(self, lane: CalleeLane, calls: Sequence[m.Call]) -> None:
+        """Calls have come; they are queued, unless they have crossed the end of the lane.
 
-        KeyError if its template is not registered: the caller breaks the protocol.
+        KeyError if the template of one is not registered: the caller breaks the protocol.
         """
-        if lane.state is not OPEN:
-            return
-        spec = lane.templates[call.template]
-        task_id = call.task_id
-        given = call.values
-        values = None if given is None else [m.Value(data) for data in given]
-        run = m.Run(
-            task_id, 0, call.template, call.arguments, call.dependencies, values, call.depth
-        )
-        work = Work(run, spec, lane, call.seen)
-        lane.received += 1
-        lane.youngest = task_id
-        if not self._is_actor:
-            if self.is_blocked:
+        templates, unanswered, queue = lane.templates, lane.unanswered, self.queue
+        gate = self.gates.get(lane.caller)
+        for call in calls:
+            if lane.state is not OPEN:
+                return
+            task_id = call.task_id
+            given = call.values
+            run = m.Run(
+                task_id,
+                0,
+                call.template,
+                call.arguments,
+                call.dependencies,
+                None if given is None else [m.Value(data) for data in given],
+                call.depth,
+            )
+            work = Work(run, templates[call.template], lane, call.seen)
+            lane.received += 1
+            lane.youngest = task_id
+            if self._is_actor:
+                lane.taken += 1
+                self._drop_seen(lane, call.seen)
+            elif self.is_blocked:
                 self.end(lane)
                 return
-            lane.unanswered[task_id] = work
-            self.queue.append(work)
-            return
-        lane.taken += 1
-        lane.unanswered[task_id] = work
-        self._drop_seen(lane, call.seen)
-        gate = self.gates.get(lane.caller)
-        if gate is None:
-            self.queue.append(work)
-        else:
-            self._at_gate(lane.caller, gate, call.sequence, work)
+            unanswered[task_id] = work
+            if gate is None:
+                queue.append(work)
+            else:
+                self._at_gate(lane.caller, gate, call.sequence, work)
 
     def on_eof(self, lane: CalleeLane) -> None:
         """The caller is dead, or the stream broke: run what it sent. The node says the rest."""
