@@ -13,9 +13,9 @@ from typing import Protocol
 from skate import messages as m
 from skate.config import (
     OFFER_TASKS_MAX,
-    SPILL_LOOK_S,
-    SPILL_RETRY_MAX_S,
-    SPILL_WAIT_S,
+    REBALANCE_LOOK_S,
+    REBALANCE_RETRY_MAX_S,
+    REBALANCE_WAIT_S,
     UNKNOWN_TASK_S,
 )
 from skate.node.clock import Clock
@@ -107,18 +107,18 @@ class Rebalancing:
     # ------------------------------------------------------------------ queues
 
     def _offer_what_waits(self) -> None:
-        self._look_at = self._clock.now + SPILL_LOOK_S
+        self._look_at = self._clock.now + REBALANCE_LOOK_S
         for queue in self._scheduler.ready:
-            due, pause = self._due.get(queue, (0.0, SPILL_WAIT_S))
-            if not queue.count or self._clock.now < due or self._wait_s(queue) <= SPILL_WAIT_S:
+            due, pause = self._due.get(queue, (0.0, REBALANCE_WAIT_S))
+            if not queue.count or self._clock.now < due or self._wait_s(queue) <= REBALANCE_WAIT_S:
                 continue
-            if self._clock.now - due > SPILL_RETRY_MAX_S:
+            if self._clock.now - due > REBALANCE_RETRY_MAX_S:
                 # It has grown of late, as those of other nodes may have: first all say so, or each
                 # would take the others for idle.
-                self._due[queue] = (self._clock.now + SPILL_LOOK_S, SPILL_WAIT_S)
+                self._due[queue] = (self._clock.now + REBALANCE_LOOK_S, REBALANCE_WAIT_S)
                 self._tell_load()
                 continue
-            self._due[queue] = (self._clock.now + pause, min(2 * pause, SPILL_RETRY_MAX_S))
+            self._due[queue] = (self._clock.now + pause, min(2 * pause, REBALANCE_RETRY_MAX_S))
             self._tell_load()
             self._offer_queue(queue)
 
@@ -178,7 +178,7 @@ class Rebalancing:
             host = self._nodes.by_id.get(node_id)
             if host is None or not queue.count:
                 continue
-            self._due[queue] = (self._clock.now + SPILL_WAIT_S, SPILL_WAIT_S)
+            self._due[queue] = (self._clock.now + REBALANCE_WAIT_S, REBALANCE_WAIT_S)
             for task in queue.take_back(count, rules):
                 if task.owner.node_id:
                     self._guests.give_back(task, "another node has room for it", node_id)
@@ -239,7 +239,7 @@ class Rebalancing:
         is_free = may_leave(task)
         if task.owner.node_id:
             is_free = task.template.may_move and not self._actor_guests.is_called_here(task)
-        return is_free and waited_s > SPILL_WAIT_S
+        return is_free and waited_s > REBALANCE_WAIT_S
 
 
 def _kind_of(task: Task) -> _Kind:
