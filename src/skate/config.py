@@ -73,6 +73,7 @@ LEASE_AFTER_TASKS = 8  # a caller without a lease asks for one after this many t
 LEASE_ASK_AGAIN_S = 0.02  # the node remembers an ask for this long; then the caller repeats it
 LEASE_MAX_TASK_S = 0.005  # longer tasks, by the average, gain nothing: the node takes 0.3 ms
 LEASE_PATIENCE_S = 0.02  # a caller's lease ends when its tasks in the node have waited this long
+LEASE_LONG_PATIENCE_S = 0.25  # or this long, while as many others serve them as are lent
 LEASE_AGAIN_S = 0.05  # no worker is lent for this long after a demand had to take one back
 LEASE_SLOW_S = 1.0  # a class whose tasks were too long for a lane gets no lease for this long
 LANE_LOAD_TASKS = 32  # unanswered on each lane of a class: one more worker would help

@@ -11,6 +11,7 @@ import pytest
 from skate import messages as m
 from skate.client.connection import Connection
 from skate.client.runtime import Runtime
+from skate.config import FLUSH_CALLS
 from skate.net import unix_socket
 from skate.spec import FORMAT_RAW, CallTemplate
 from tests.client.test_connection import Node
@@ -76,3 +77,10 @@ def test_the_node_is_not_asked_for_a_value_that_another_thread_takes_in(ends: En
     while not isinstance(heard[-1], m.Unblocked):
         heard = ends.node.read(len(heard) + 1)
     assert not any(isinstance(message, m.Want) for message in heard)
+
+
+def test_a_burst_that_never_waits_sees_that_a_lane_was_opened(ends: Ends) -> None:
+    assert not ends.rides(ends.submit())
+    ends.node.send(LANE)
+    refs = [ends.submit() for _ in range(FLUSH_CALLS)]
+    assert not ends.rides(refs[0]) and ends.rides(refs[-1])

@@ -11,6 +11,7 @@ from skate.config import (
     LANE_WINDOW_CALLS,
     LEASE_AGAIN_S,
     LEASE_ASK_AGAIN_S,
+    LEASE_LONG_PATIENCE_S,
     LEASE_MAX_TASK_S,
     LEASE_PATIENCE_S,
     LEASE_SLOW_S,
@@ -272,6 +273,38 @@ def test_the_callers_own_overflow_is_patient_for_a_moment() -> None:
     assert scene.told(m.LaneRevoke, worker) == [m.LaneRevoke(number)]
     scene.node.say(worker, m.LaneOver(number))
     assert ids(scene.node.said(worker)) == [result[:16]]
+    scene.ends()
+
+
+def burst(scene: Scene) -> tuple[Client, int]:
+    """More tasks than workers take; one ends all of its own. Who is lent, and the lane."""
+    while not scene.node.core.scheduler.queued():
+        scene.driver.submit()
+    for _ in range(100):
+        scene.driver.submit()
+    scene.ask()
+    assert not scene.expected(), "all are busy"
+    worker = scene.workers[0]
+    tasks = list(worker.worker.tasks)
+    scene.node.say(worker, *(m.Done(x, 0, 1.0, 1.0 + scene.seconds, b"\x03value") for x in tasks))
+    [(lent, number)] = scene.expected()
+    return lent, number
+
+
+def test_a_burst_gets_a_worker_though_its_own_tasks_wait_and_others_serve_them() -> None:
+    """Else a burst that is quicker than the node would never ride: no worker is ever idle."""
+    scene = Scene(cpus=3)
+    lent, number = burst(scene)
+    scene.node.say(lent, m.LaneListening(number))
+    assert scene.told(m.LaneOpen, scene.driver.peer)
+    scene.ask(have=1)
+    assert not scene.expected(), "at least as many serve those that wait"
+    scene.pass_time(LEASE_PATIENCE_S)
+    scene.node.turn()
+    assert not scene.told(m.LaneRevoke, lent)
+    scene.pass_time(LEASE_LONG_PATIENCE_S)
+    scene.node.turn()
+    assert scene.told(m.LaneRevoke, lent) == [m.LaneRevoke(number)]
     scene.ends()
 
 

@@ -68,7 +68,10 @@ class World:
         self.placed.append(task)
 
     def lend(self, ask: Ask, worker: Worker, window: int) -> Lane:
-        assert not self.scheduler.ready and not self.scheduler.placing, "something waits"
+        assert not self.scheduler.placing, "an actor waits"
+        for queue in self.scheduler.ready:
+            assert queue is ask.template.queue, "another class waits"
+            assert queue.head().owner is ask.caller, "another caller waits"
         self.count += 1
         lane = Lane(self.count, ask.caller, worker, None)
         lane.queue = ask.template.queue
@@ -113,6 +116,7 @@ class World:
         self.leases.asked(client, template.number, template, have, self.now)
 
     def turn(self) -> None:
+        self.leases.before_dispatch(self.now)
         self.scheduler.dispatch(self.now)
         self.leases.turn(self.now)
         held: dict[str, int] = {}

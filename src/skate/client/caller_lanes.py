@@ -128,6 +128,7 @@ class CallerLanes:
         self.values = values
         self.book = LaneBook(submitter, references, values)
         self.sockets: dict[int, LaneSocket] = {}
+        self._overflow = 0  # tasks that might ride, and found no room, since ``look``
         connection.handlers[m.LaneOpen] = self._on_open
         connection.handlers[m.Ready] = self._on_ready
         connection.is_calling = self._is_calling
@@ -157,9 +158,17 @@ class CallerLanes:
         if lane is None:
             book.ask(task_class, template, monotonic())
             self.tell_node()
+            self._overflow += 1
             return None
         task_id = self._ids.next_task()
         return self._send(lane, task_id, template, arguments, -1, depth, dependencies, values)
+
+    def look(self) -> None:
+        """A burst goes by the switch: has a lane been opened, or one got room again? The lock is
+        not held. Else a program that only submits would not see it before it waits."""
+        if self._overflow >= config.FLUSH_CALLS:
+            self._overflow = 0
+            self._connection.try_read()
 
     def ride_call(
         self,

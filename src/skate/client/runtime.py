@@ -148,6 +148,8 @@ class Runtime:
             self.connection.append_locked(
                 m.Submit(task_id, template, arguments, dependencies, nested, depth), len(arguments)
             )
+        if self.lanes is not None:
+            self.lanes.look()
         return object_ids
 
     def _promise(self, task_id: bytes, returns: int) -> list[bytes]:

@@ -161,6 +161,8 @@ class NodeCore:
             parts.puts.revoke()
         # Groups take back and set aside before tasks are given what is free.
         parts.groups.settle()
+        if parts.leases.is_active:
+            parts.leases.before_dispatch(self.clock.now)
         self.scheduler.dispatch(self.clock.now)
         if parts.leases.is_active:
             parts.leases.turn(self.clock.now)

@@ -1,14 +1,16 @@
 """Workers that are lent to callers, who send them tasks themselves; and when they are taken back.
 
 Pure; beside the local scheduler, whose resources and queues it reads. A caller of many short tasks
-asks for a worker (``asked``). It gets an idle one if nothing waits: no task, no actor, no group. As
-soon as something waits that a lent worker's resources could serve, ``turn`` has workers taken back,
-the last lent first, until what they hold is enough: at once, unless it is the caller's own overflow
-of the same class, which is patient for a moment. So with contention there are no leases, and all
-that the local scheduler promises (turns, patience, claims) holds as without them.
+asks for a worker (``asked``). It gets an idle one if nothing waits: no task, no actor, no group; or
+(``before_dispatch``) one that has just become free, if only its own tasks of the class wait and as
+many others as are lent go on serving those. As soon as something waits that a lent worker's
+resources could serve, ``turn`` has workers taken back, the last lent first, until what they hold is
+enough: at once, unless it is the caller's own overflow of the same class, which is patient for a
+moment, longer if it is served. So with contention between callers there are no leases, and all that
+the local scheduler promises (turns, patience, claims) holds as without them.
 
-Invariants: a worker is lent only while nothing waits; none is asked back twice; a caller has at
-most as many as there are CPUs.
+Invariants: a worker is lent only while nothing of others waits; none is asked back twice; a caller
+has at most as many as there are CPUs.
 What it does not do: talk to workers (``lend`` and ``revoke`` of node/lanes.py do), or free what a
 worker holds: its last word does, or its burial.
 """
@@ -23,6 +25,7 @@ from skate.config import (
     LANE_WINDOW_CALLS,
     LEASE_AGAIN_S,
     LEASE_ASK_AGAIN_S,
+    LEASE_LONG_PATIENCE_S,
     LEASE_MAX_TASK_S,
     LEASE_PATIENCE_S,
     LEASE_PIPELINE_S,
@@ -97,6 +100,13 @@ class Leases:
 
     # ------------------------------------------------------------------ each turn
 
+    def before_dispatch(self, now: float) -> None:
+        """A worker that has just become free may be lent before more of its borrower's own tasks
+        fill it: a burst that is quicker than the node would never leave an idle one behind."""
+        if self.asks:
+            self._scheduler.release_emptied(now)
+            self._grant(now)
+
     def turn(self, now: float) -> None:
         """After dispatch: take back what others wait for, or lend what nobody does."""
         self._turn_at = now
@@ -108,8 +118,9 @@ class Leases:
     def deadline(self) -> float | None:
         """When a caller's own overflow will have been patient for long enough."""
         due = [
-            lane.queue.head().ready_at + LEASE_PATIENCE_S
+            lane.queue.head().ready_at + patience_s
             for lane in self.lent.values()
+            for patience_s in (LEASE_PATIENCE_S, LEASE_LONG_PATIENCE_S)
             if lane.queue is not None and lane.queue.count and not lane.is_revoked
         ]
         return min((at for at in due if at > self._turn_at), default=None)
@@ -166,7 +177,20 @@ class Leases:
     def _may_take(self, lane: Lane, head: Task | None, now: float) -> bool:
         if head is None or head.owner is not lane.caller or head.template.queue is not lane.queue:
             return True
-        return now >= head.ready_at + LEASE_PATIENCE_S
+        others, lent = self._serving(head.template.queue, lane.caller)
+        return now >= head.ready_at + (
+            LEASE_LONG_PATIENCE_S if others >= lent else LEASE_PATIENCE_S
+        )
+
+    def _serving(self, queue: SchedulingClass, caller: Client) -> tuple[int, int]:
+        # Workers of a class that the node sends tasks to, and those that are lent.
+        others = lent = 0
+        for worker in queue.leased.values():
+            if worker.lane is not None:
+                lent += not worker.lane.is_revoked
+            elif worker.state is WORKER_LEASED and worker.client is not caller:
+                others += 1
+        return others, lent
 
     def _gain(self, lane: Lane) -> Demand:
         # What comes back with its worker. One that is lost frees it too, only not for being asked.
@@ -178,16 +202,28 @@ class Leases:
         return worker.lease.demand
 
     def _grant(self, now: float) -> None:
-        scheduler = self._scheduler
-        is_busy = scheduler.ready or scheduler.placing or scheduler.claimed
         for key, ask in list(self.asks.items()):
             if now - ask.at > LEASE_ASK_AGAIN_S:
                 del self.asks[key]
-            elif not is_busy and now >= self._none_before and self._may_have(ask, now):
+            elif now >= self._none_before and self._may_have(ask, now) and not self._waits(ask):
                 del self.asks[key]
                 worker = ask.template.queue.pool.idle[-1]
                 lane = self._lend(ask, worker, window_of(ask.template.average_s))
                 self.lent[lane.number] = lane
+
+    def _waits(self, ask: Ask) -> bool:
+        # Whether somebody waits who would be served by this worker. The caller's own tasks are, as
+        # long as others serve them that are at least as many as are lent.
+        scheduler, queue = self._scheduler, ask.template.queue
+        if scheduler.placing or scheduler.claimed:
+            return True
+        for other in scheduler.ready:
+            if other.count and (other is not queue or other.head().owner is not ask.caller):
+                return True
+        if not queue.count:
+            return False
+        others, lent = self._serving(queue, ask.caller)
+        return others + _room(queue.demand, scheduler.available) - 1 < lent + 1
 
     def _may_have(self, ask: Ask, now: float) -> bool:
         queue, average_s = ask.template.queue, ask.template.average_s
@@ -226,6 +262,10 @@ def window_of(average_s: float) -> int:
     if average_s * LANE_WINDOW_CALLS <= LANE_BUDGET_S:
         return LANE_WINDOW_CALLS
     return int(LANE_BUDGET_S / average_s)
+
+
+def _room(demand: Demand, free: dict[str, int]) -> int:
+    return min((free.get(name, 0) // units for name, units in demand if units), default=1_000)
 
 
 def _fits(demand: Demand, free: dict[str, int]) -> bool:
