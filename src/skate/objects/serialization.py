@@ -14,6 +14,7 @@ from __future__ import annotations
 import pickle
 import struct
 import threading
+from pickle import loads
 from typing import Any
 
 from skate.error_records import decode_error, raise_form
@@ -25,10 +26,12 @@ _HEADER = len(FORMAT_PICKLE) + _COUNT.size
 ALIGNMENT_BYTES = 64
 _SMALL_ALIGNMENT = 16  # of a buffer that would lie mostly in its padding otherwise
 _LARGE_BUFFER_BYTES = 256
+_LARGE_PICKLE_BYTES = 4096
 
 # Types whose plain pickle is complete and loads anywhere: no class of the user's can hide inside.
 ATOMS = frozenset({int, float, bool, str, bytes, type(None), complex})
 NO_BUFFERS = FORMAT_PICKLE + _COUNT.pack(0)
+NONE = NO_BUFFERS + pickle.dumps(None, 5)  # the payload of most results
 NO_ARGUMENTS = b""  # of a call without arguments, or whose arguments are its last dependency
 
 
@@ -150,8 +153,12 @@ def _serialize_any(value: Any) -> Serialized:
 def deserialize(payload: Any) -> Any:
     """The value of a payload (bytes or memoryview) that is not an error."""
     if isinstance(payload, bytes):
+        if payload == NONE:
+            return None
         if payload.startswith(NO_BUFFERS):
-            return pickle.loads(memoryview(payload)[_HEADER:])
+            # A copy of what is small costs less than a view of it.
+            is_small = len(payload) < _LARGE_PICKLE_BYTES
+            return loads(payload[_HEADER:] if is_small else memoryview(payload)[_HEADER:])
         if payload[:1] == FORMAT_RAW:
             return payload[1:]
         payload = memoryview(payload)

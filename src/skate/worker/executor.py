@@ -13,19 +13,22 @@ import os
 import pickle
 import time
 from collections.abc import Callable
+from pickle import dumps
 from typing import Any, NoReturn
 
-from skate import config
 from skate import messages as m
 from skate.client.runtime import Runtime, current_call
+from skate.config import INLINE_MAX_BYTES
 from skate.error_records import ErrorRecord, encode_error, record_task_error
 from skate.errors import TaskError, UserCodeException
 from skate.ids import return_id
+from skate.messages import Done
 from skate.objects.culprit import explain_failure
 from skate.objects.serialization import (
     ATOMS,
     NO_ARGUMENTS,
     NO_BUFFERS,
+    NONE,
     Placeholder,
     deserialize,
     serialize,
@@ -54,6 +57,7 @@ class Executor:
         self.actor_name = setup.actor.class_name if setup.actor is not None else ""
         self.actor_template: CallTemplate | None = None
         self.restarted = False
+        self.ended_at = 0.0  # when the last call ended
         self._actor_repr: str | None = None
         self._gpus: list[int] | None = None  # by index among the node's
         self._visible_gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -62,13 +66,22 @@ class Executor:
         """The code of a function or class; it is unpickled by the first call that needs it."""
         self.pickled[message.function_id] = message
 
-    def execute(self, run: m.Run, spec: CallTemplate, answer: Callable[[m.Done], None]) -> None:
+    def execute(
+        self,
+        run: m.Run,
+        spec: CallTemplate,
+        answer: Callable[[m.Done], None],
+        started: float | None = None,
+    ) -> None:
         """Run a task, a constructor or a call, and ``answer``; user code's errors are answers too.
+
+        ``started`` is the time, if it is known.
 
         The arguments are let go before the answer leaves, but a value with refs inside after it:
         until the node has heard of the container, nobody else may hold those.
         """
-        started = time.monotonic()
+        if started is None:
+            started = time.monotonic()
         token = current_call.set((run, spec))
         function = arguments = keywords = value = None
         try:
@@ -160,9 +173,11 @@ class Executor:
         """The Done of a task that returned ``value``."""
         count = spec.num_returns
         if count == 1:
+            if value is None:
+                return self._done(run, started, NONE)
             if type(value) in ATOMS and type(value) is not bytes:
-                data = NO_BUFFERS + pickle.dumps(value, 5)
-                if len(data) <= config.INLINE_MAX_BYTES:
+                data = NO_BUFFERS + dumps(value, 5)
+                if len(data) <= INLINE_MAX_BYTES:
                     return self._done(run, started, data)
             values: Any = (value,)
         elif count == 0:
@@ -188,16 +203,11 @@ class Executor:
         retry: bool = False,
     ) -> m.Done:
         offset = self._clock_offset
-        return m.Done(
-            run.task_id,
-            run.attempt,
-            started + offset,
-            time.monotonic() + offset,
-            data,
-            results,
-            failed,
+        self.ended_at = ended = time.monotonic()
+        return Done(
+            run.task_id, run.attempt, started + offset, ended + offset, data, results, failed,
             retry,
-        )
+        )  # fmt: skip
 
     def _several(self, value: Any, count: int, name: str) -> list[Any]:
         try:
@@ -219,7 +229,7 @@ class Executor:
             serialized = serialize(value)
         except Exception as error:
             raise explain_failure(error, f"the result of {name}", value) from error
-        if serialized.size <= config.INLINE_MAX_BYTES:
+        if serialized.size <= INLINE_MAX_BYTES:
             return m.Result(m.Value(serialized.to_bytes()), serialized.contains)
         return m.Result(self._runtime.extents.write(object_id, serialized), serialized.contains)
 

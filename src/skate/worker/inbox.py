@@ -96,13 +96,30 @@ class Inbox:
         if work.lane is not None:
             with connection.lock:
                 self._server.outcome(work, done)
-                self._door.answered_locked(work.lane)
+                self._door.answered_locked(work.lane, time.monotonic())
         elif self.queue:
             connection.append(done, len(done.data))
         else:
             with connection.lock:
                 connection.outbox.append(done)
                 connection.flush_locked()
+
+    def answer_and_next(self, work: Work, done: m.Done, now: float) -> Work | None:
+        """Both, in one step: what a call came to, and what is to run behind it."""
+        lane = work.lane
+        if lane is None:
+            self.answer(work, done)
+            return self.next()
+        server, door = self._server, self._door
+        with self._connection.lock:
+            server.outcome(work, done)
+            door.answered_locked(lane, now)
+            if not self.queue:
+                return None
+            following = server.next()
+            if following is None:
+                door.flush_locked()
+        return following
 
     def answer_later(self, work: Work, done: m.Done) -> None:
         """What a call of a lane came to; the next flush of the connection sends it."""

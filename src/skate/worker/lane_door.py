@@ -10,7 +10,6 @@ import contextlib
 import os
 import socket
 import struct
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -241,15 +240,15 @@ class LaneDoor:
 
     # ------------------------------------------------------------------ answers
 
-    def answered_locked(self, lane: CalleeLane) -> None:
+    def answered_locked(self, lane: CalleeLane, now: float) -> None:
         """A call has an outcome: send it, unless others may soon share its frame."""
-        self.tell_node()
+        if self.server.to_node:
+            self.tell_node()
         source = self.sockets.get(lane.number)
         if source is None:
             return
         is_last = not self.server.queue
         if not is_last and len(lane.out) < config.FLUSH_CALLS:
-            now = time.monotonic()
             if now - self._flushed_at < FLUSH_AFTER_S:
                 self.connection.queue_source(source)
                 return

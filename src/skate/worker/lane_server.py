@@ -33,11 +33,14 @@ import msgspec
 
 from skate import config
 from skate import messages as m
+from skate.config import LANE_NOTES, LANE_VALUE_BYTES
 from skate.error_records import decode_error, encode_error, with_dependant
 from skate.ids import TASK_ID_BYTES
+from skate.messages import LaneRow, Outcome, Run
 from skate.spec import FORMAT_ERROR, CallTemplate
 from skate.states import TaskState
 
+_FINISHED, _FAILED = int(TaskState.FINISHED), int(TaskState.FAILED)
 _ERROR_TAG = FORMAT_ERROR[0]
 
 
@@ -236,7 +239,7 @@ class LaneServer:
                 return
             task_id = call.task_id
             given = call.values
-            run = m.Run(
+            run = Run(
                 task_id,
                 0,
                 call.template,
@@ -250,7 +253,8 @@ class LaneServer:
             lane.youngest = task_id
             if self._is_actor:
                 lane.taken += 1
-                self._drop_seen(lane, call.seen)
+                if lane.seen < call.seen:
+                    self._drop_seen(lane, call.seen)
             elif self.is_blocked:
                 self.end(lane)
                 return
@@ -309,7 +313,8 @@ class LaneServer:
                     continue
                 lane.taken += 1
             if work.run.values is None or self._fill_in(lane, work, work.run.values):
-                self._drop_seen(lane, work.seen)
+                if lane.seen < work.seen:
+                    self._drop_seen(lane, work.seen)
                 return work
             self._drop_seen(lane, work.seen)
         return None
@@ -343,18 +348,19 @@ class LaneServer:
         lane = work.lane
         assert lane is not None
         task_id = work.run.task_id
-        result = None if done.results is None else done.results[0]
+        results = done.results
+        result = None if results is None else results[0]
         data = done.data if result is None else result.value.data
-        is_large = len(data) > config.LANE_VALUE_BYTES
+        is_large = len(data) > LANE_VALUE_BYTES
         if is_large or (result is not None and (result.contains or result.value.size)):
             self._publish(lane, work, done, result)
             lane.owes_node = True
-            answer = m.Outcome(task_id, b"", m.AT_NODE)
+            answer = Outcome(task_id, b"", m.AT_NODE)
         else:
             lane.kept[task_id] = data
             if lane.publish and task_id in lane.publish:
                 self._publish(lane, work, done, result)
-            answer = m.Outcome(task_id, data)
+            answer = Outcome(task_id, data)
         self._last_ended = done.ended
         if work.spec.events:
             self._note(lane, work, done)
@@ -368,22 +374,22 @@ class LaneServer:
 
     def _note(self, lane: CalleeLane, work: Work, done: m.Done) -> None:
         spec = work.spec
-        state, error_type, size = TaskState.FINISHED, "", len(done.data)
+        state, error_type, size = _FINISHED, "", len(done.data)
         if done.failed:
             record = decode_error(done.data[1:])
-            state = TaskState.FAILED
+            state = _FAILED
             error_type = str(record.fields.get("cause_type", record.kind))
         elif done.results is not None:
             value = done.results[0].value
             size = value.size or len(value.data)
         run = work.run
         lane.notes.append(
-            m.LaneRow(
-                run.task_id, spec.name, spec.kind, done.started, done.ended, int(state),
+            LaneRow(
+                run.task_id, spec.name, spec.kind, done.started, done.ended, state,
                 error_type, size, run.depth,
             )
         )  # fmt: skip
-        if len(lane.notes) >= config.LANE_NOTES:
+        if len(lane.notes) >= LANE_NOTES:
             self._tell_notes(lane)
 
     def _settle(self, lane: CalleeLane, work: Work, answer: m.Outcome) -> None:

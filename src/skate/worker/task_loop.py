@@ -41,7 +41,7 @@ class TaskLoop:
         self._is_blocked = False  # the main thread's task waits in get/wait
         self._courier_is_awake = False
         self._last_active = 0.0
-        self._last_end = 0.0  # about when the last call ended: when it began
+        self._next: Work | None = None  # what is to run next; it counts as begun
         self._main_thread = threading.get_ident()
         self._running: Work | None = None
         inbox.on_work = self._on_work
@@ -54,7 +54,8 @@ class TaskLoop:
 
     def run(self) -> None:
         """Run tasks (or calls), one by one, until asked to end."""
-        inbox, connection, execute = self._inbox, self._connection, self._executor.execute
+        inbox, connection, executor = self._inbox, self._connection, self._executor
+        execute = executor.execute
         queue = inbox.queue
         looked_at = 0.0
 
@@ -63,30 +64,30 @@ class TaskLoop:
 
         while True:
             connection.wait_for(is_due, inbox.rest())
-            while True:
-                work = inbox.next()
-                if work is None:  # nothing, or the courier has handed it back
-                    break
+            work = inbox.next()
+            now = time.monotonic()
+            while work is not None:  # else there is nothing, or the courier has handed it back
                 self._running = work
-                self._begun_at = time.monotonic()
+                self._begun_at = now
                 if not self._courier_is_awake:
                     self._courier_is_awake = True
-                    self._last_active = self._begun_at  # or it would sleep again, if this is short
+                    self._last_active = now  # or it would sleep again, if this is short
                     with connection.lock:
                         connection.arm()
-                execute(work.run, work.spec, self._answer)
-                if connection.sources and self._last_end - looked_at > config.LANE_LOOK_S:
-                    looked_at = self._last_end  # while there is work, nobody else looks
-                    connection.try_read()
+                execute(work.run, work.spec, self._answer, now)
+                now = executor.ended_at  # about when the next begins
+                if now - looked_at > config.LANE_LOOK_S and connection.sources:
+                    connection.try_read()  # while there is work, nobody else looks
+                    looked_at = now = time.monotonic()
+                work = self._next
             if inbox.exit_reason:
                 return
 
     def _answer(self, done: m.Done) -> None:
-        self._last_end = self._begun_at
         self._begun_at = 0.0
         work, self._running = self._running, None
         assert work is not None
-        self._inbox.answer(work, done)
+        self._next = self._inbox.answer_and_next(work, done, self._executor.ended_at)
 
     def _hand_back(self) -> None:
         if self._hands_back:
