@@ -131,7 +131,7 @@ class ActorCalls:
             self._router.arrived(actor, client, task)
 
     def call_early(self, actor: Actor, call: Task) -> None:
-        """A call that came before its actor: the actor is here now."""
+        """A call overtook its actor's creation; the actor is here now."""
         call.actor = actor
         if call.state is not TaskState.WAITING:
             self._router.failed_before_delivery(actor, call.line, call.sequence)
@@ -183,13 +183,13 @@ class ActorCalls:
         client.outbox.append(run)
 
     def skip(self, actor: Actor, caller_id: bytes, sequence: int) -> None:
-        """The process waits for a call that will not come."""
+        """Tell the process not to wait for this call: it will not come."""
         if actor.worker is not None:
             self._outbox.send(actor.worker.client, m.CallSkipped(caller_id, sequence))
 
     def _fetch_first(self, actor: Actor, call: Task) -> bool:
-        # Inputs of a call that waited while the actor lived elsewhere may lie elsewhere too, or
-        # have been lost with that node. The calls behind it wait as well.
+        # The call waited while the actor lived elsewhere: its inputs may lie elsewhere too, or
+        # be lost with that node. The calls behind it wait as well.
         objects = self._store.objects
         inputs = [objects[i] for i in call.dependencies or ()]
         failed = next((stored.data for stored in inputs if stored.is_error), None)
@@ -245,7 +245,7 @@ class ActorCalls:
             self._actor_life.end_if_drained(actor)
 
     def undelivered_lost(self, calls: list[Task]) -> None:
-        """These were taken out, as nobody waits for them."""
+        """Calls that no client waits for were taken out of the router."""
         for actor in {call.actor.id: call.actor for call in calls}.values():
             if actor.fetching in calls:
                 self._go_on(actor)
@@ -253,7 +253,7 @@ class ActorCalls:
                 self._actor_life.end_if_drained(actor)
 
     def task_failed(self, task: Task, payload: bytes, was_waiting: bool) -> None:
-        """A call (or a constructor) failed before it ran: arguments failed, or the actor died."""
+        """A call or a constructor failed before it ran: an argument failed, or the actor died."""
         actor: Actor = task.actor
         if task is actor.creation:
             record = read_error(payload)
@@ -277,7 +277,7 @@ class ActorCalls:
                 self._actor_life.end_if_drained(actor)
 
     def resubmit(self, actor: Actor, calls: list[Task], why: str) -> None:
-        """Calls that were in flight when their process was lost: again, if that is allowed."""
+        """Make calls again, if they may be, that were in flight when their process was lost."""
         again = []
         for call in calls:
             if self._guests.is_orphan(call):

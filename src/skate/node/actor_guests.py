@@ -103,7 +103,7 @@ class ActorGuests:
         self._placing.take(task)
 
     def _replace_older(self, actor: Actor) -> None:
-        # A proxy, for callers of this node; or an older life, whose home had lost sight of it.
+        # The older actor is a proxy for callers here, or a former life that its home lost.
         router = self._router
         old = router.actors.get(actor.id)
         if old is not None and not old.is_proxy and old.state is not DEAD:
@@ -112,14 +112,14 @@ class ActorGuests:
         if old is None or not old.is_proxy:
             return
         self._actor_proxies.unknown.pop(actor.id, None)
-        self._store.watched.discard(handle_id(actor.id))  # its home counts handles, and says
+        self._store.watched.discard(handle_id(actor.id))  # its home counts the handles
         self._outbox.to_gcs(m.WatchActor(actor.id, False))
         actor.lines, actor.backlog = old.lines, old.backlog
         for line in actor.lines.values():
             for early in line.early.values():
                 if early is not None:
                     early.actor = actor
-        # Those in flight at its former host come back from there, or are lost with it.
+        # Calls in flight at the former host come back from there, or are lost with it.
         for call in [*actor.backlog, *self._actor_proxies.away(old)]:
             call.actor = actor
         lost = self._actor_proxies.limbo.pop(actor.id, [])
@@ -128,8 +128,8 @@ class ActorGuests:
         self._actor_calls.resubmit(actor, lost, "The node that hosted the actor is lost.")
 
     def is_called_here(self, creation: Task) -> bool:
-        """Whether other nodes take this one for the actor's host: it has lived here, or has been
-        called from there, as it had lived here before its home placed it anew."""
+        """Whether other nodes take this one for the actor's host: it has lived here, or other nodes
+        called it here in an earlier life, before its home placed it anew."""
         actor: Actor = creation.actor
         return (
             actor.state is ActorState.RESTARTING
@@ -138,8 +138,8 @@ class ActorGuests:
         )
 
     def give_back(self, task: Task, node_id: bytes) -> None:
-        """An actor of another home waits here for room, and that node has it: its home sends it
-        there. What is called from here goes to it as before it came."""
+        """A guest waits here for room, and another node has it: its home sends the actor there.
+        Calls from here go to that node, as before the actor came."""
         actor: Actor = task.actor
         self._outbox.send(
             actor.creator, m.GivenBack([task.id], "another node has room for it", node_id)
@@ -150,7 +150,7 @@ class ActorGuests:
         self._leave_proxy(actor)
 
     def _leave_proxy(self, actor: Actor) -> Actor | None:
-        """The actor has left: what is called from here goes to where it will be, in order."""
+        """The actor has left: calls from here follow it to its next host, in order."""
         calls = [*actor.backlog, *actor.in_flight.values(), *self._actor_proxies.away(actor)]
         calls += [c for line in actor.lines.values() for c in line.early.values() if c]
         if not actor.lines and not calls:
@@ -205,8 +205,8 @@ class ActorGuests:
             self._router.arrived(actor, task.line, task)
 
     def _refuse_call(self, client: Client, message: m.ForwardCall) -> None:
-        # The job of its caller has ended here, before the caller's node has heard of that: the
-        # numbers stay gapless.
+        # The caller's job has ended here, and the caller's node does not know yet: close the
+        # number, so that the numbers stay gapless.
         router = self._router
         actor = router.actors.get(message.actor_id)
         if actor is not None and not actor.is_proxy:
@@ -215,14 +215,14 @@ class ActorGuests:
 
     @hears(m.EndActor, NODE)
     def on_end_actor(self, client: Client, message: m.EndActor) -> None:
-        """Its home tells that no handle is left."""
+        """The home of an actor says that no handle is left."""
         actor = self._router.actors.get(message.actor_id)
         if actor is not None and actor.creator is client:
             actor.has_handles = False
             self._actor_life.end_if_drained(actor)
 
     def home_lost(self, client: Client) -> None:
-        """The home of hosted actors is dead, or has given this node up and restarts them."""
+        """A home is dead, or has given this node up: its actors here end; it restarts them."""
         for actor in list(self._router.actors.values()):
             if actor.creator is client and not actor.is_proxy:
                 is_alive = client.node_id in self._nodes.by_id
@@ -235,7 +235,7 @@ class ActorGuests:
                     self._actor_calls.resubmit(proxy, list(own.in_flight.values()), why)
 
     def _take_own_calls(self, actor: Actor) -> Actor:
-        # As an actor that has been called from here only.
+        # The copy is an actor that was called from here only.
         own = Actor(actor.creation, actor.options, actor.creator)
         for call in self._actor_proxies.away(actor):
             call.actor = own

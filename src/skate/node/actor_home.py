@@ -74,7 +74,7 @@ class ActorHome:
             self._outbox.send_node(host, m.EndActor(actor.id))
 
     def given_back(self, host: OtherNode, task_id: bytes, life: int) -> Task | None:
-        """The construction that a node was to host and will not, if there is still to be one.
+        """The construction that a node refuses to host, if the actor still needs one.
 
         A call is sent again, if it was to an older ``life`` of the actor; else it fails, and the
         host has closed its number.
@@ -95,7 +95,7 @@ class ActorHome:
         return actor.creation
 
     def _call_again(self, host: OtherNode, call: Task, life: int) -> None:
-        # The actor was placed anew, maybe on the same node, and this node reads of it first here.
+        # The actor was placed anew, maybe on the same node; this node learns of it here first.
         actor: Actor = call.actor
         actor.in_flight.pop(call.id, None)
         call.state = TASK_READY
@@ -129,7 +129,7 @@ class ActorHome:
             if not actor.has_handles:
                 self._actor_life.end_if_drained(actor)
         elif state is DEAD:
-            for call in actor.in_flight.values():  # what has run it has returned before its news
+            for call in actor.in_flight.values():  # calls that ran came back before the news
                 host.calls.pop(call.id, None)
             self._actor_life.die(actor, message.cause)
         else:  # restarted in place: its host keeps the calls

@@ -104,19 +104,19 @@ class ActorLife:
             self._actor_proxies.forget_if_unused(actor)
             return
         if actor.is_guest:
-            return  # it was a proxy before it moved here: its home counts, and says (EndActor)
+            return  # a former proxy that moved here: its home counts and sends EndActor
         actor.has_handles = False
         self.end_if_drained(actor)
 
     def end_if_drained(self, actor: Actor) -> None:
-        """It has no handle: end it, unless calls are under way or still to be made."""
+        """The actor has no handle: end it, unless calls are under way or still to be made."""
         if actor.state is DEAD:
             if actor.host is not None:
                 self._outbox.send_node(actor.host, m.EndActor(actor.id))
             self._router.actors.pop(actor.id, None)
-            if actor.options.name:  # who got it by its name may ask, and is not counted
+            if actor.options.name:  # a client that got it by its name is not counted, and may ask
                 self._actor_names.note_death(actor.id, actor.cause)
-            if actor.options.detached:  # of others the lines go with their job
+            if actor.options.detached:  # lines of other actors go with their job
                 self._actor_proxies.forget_lines(actor)
         elif actor.leaving or not actor.is_drained():
             return
@@ -132,7 +132,7 @@ class ActorLife:
             self._scheduler.placing
         ):
             missing = self._scheduler.missing(actor.creation.template.spec.demand)
-            if missing:  # it could never have started
+            if missing:  # the actor could never have started
                 self.die(
                     actor,
                     self._actor_reports.cause_of_death(
@@ -150,7 +150,7 @@ class ActorLife:
         actor.cause = self._actor_reports.cause_of_death(actor, reason)
         if actor.worker.state is WorkerState.ACTOR:
             self._scheduler.end_worker(actor.worker)
-        # Wakes the process's reader, if it was another thread that called exit_actor.
+        # exit_actor came from another thread: wake the process's reader.
         self._outbox.send(actor.worker.client, m.Exit(reason))
 
     @hears(m.KillActor, *CLIENTS, NODE)
@@ -206,7 +206,7 @@ class ActorLife:
         left = actor.options.max_restarts - actor.restarts
         if actor.leaving or not actor.has_handles:
             self.die(actor, cause)
-        elif actor.state is ActorState.PENDING_CREATION:  # it has never lived: place it anew
+        elif actor.state is ActorState.PENDING_CREATION:  # the actor has never lived: place it anew
             task = actor.creation
             task.host = None
             task.is_bound = False
@@ -262,15 +262,14 @@ class ActorLife:
             self._endings.actor_ended(actor.id, actor.creation.template.job_id)
 
     def is_own_job(self, actor: Actor | None) -> bool:
-        """Whether the actor is detached, and so its job's driver, as it were."""
+        """Whether the actor is detached: its job ends with it, as others do with their driver."""
         return actor is not None and actor.options.detached and self._me.is_cluster
 
     def end_job(self, job: Job) -> tuple[list[Task], list[Task]]:
         """The job is over: forget its actors (the core kills their processes) and its calls.
 
-        Of proxies, only its calls go: what becomes of an actor elsewhere its home will say. Returns
-        the constructions and calls that will not run, and the calls of other jobs, which have to
-        fail.
+        Of a proxy, only the job's calls go: the home tells of the actor itself. Returns the
+        constructions and calls that will not run, and the calls of other jobs, which have to fail.
         """
         tasks: list[Task] = []
         calls: list[Task] = []

@@ -1,7 +1,7 @@
-"""Actors that are named ahead of their creation, and why dead ones died. Pure.
+"""Actors that are named before their creation, and why dead actors died. Pure.
 
-The GCS gives a name to an actor before its ``CreateActor`` comes: from then on others may find and
-call it. Calls that overtake the creation wait here for it.
+The GCS gives an actor its name before its ``CreateActor`` comes: from then on other clients may
+find and call it. Calls that overtake the creation wait here for it.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class ActorNames:
     ) -> None:
         self._asking = asking
         self._running = running
-        self.unborn: dict[bytes, UnbornActor] = {}  # they have their name, and no CreateActor yet
-        self.dead_by_name: dict[bytes, bytes] = {}  # why the newest of these died
+        self.unborn: dict[bytes, UnbornActor] = {}  # named actors without a CreateActor yet
+        self.dead_by_name: dict[bytes, bytes] = {}  # why the newest dead named actors died
 
     def on_reserved(self, client: Client, asked: dict[str, Any], answer: m.Answer) -> None:
-        """The GCS has given a name to an actor, or not; from now on others may find and call it.
+        """The GCS has named an actor, or refused; named, other clients may find and call it.
 
         Its CreateActor is still to come: calls that overtake it wait for it.
         """
@@ -55,7 +55,7 @@ class ActorNames:
                 self.creator_gone(client)
 
     def creator_gone(self, client: Client) -> None:
-        """A process has ended: what it has named and not created, it will not create."""
+        """A process has ended: the actors that it named and did not create will never come."""
         for actor_id in [i for i, unborn in self.unborn.items() if unborn.creator is client]:
             unborn = self.unborn.pop(actor_id)
             body = {"name": unborn.name, "namespace": unborn.namespace, "actor_id": actor_id}
@@ -65,13 +65,13 @@ class ActorNames:
                     self._running.fail(call, self.unknown(actor_id))
 
     def note_death(self, actor_id: bytes, cause: bytes) -> None:
-        """A named actor is forgotten: who got it by its name may still ask why it died."""
+        """A named actor is forgotten: clients that got it by its name may still ask why it died."""
         self.dead_by_name[actor_id] = cause
         if len(self.dead_by_name) > DEAD_ACTORS_KEPT:
             del self.dead_by_name[next(iter(self.dead_by_name))]
 
     def unknown(self, actor_id: bytes) -> bytes:
-        """The cause of death of an actor that nobody knows any more."""
+        """The cause of death of an actor that this node has forgotten."""
         if actor_id in self.dead_by_name:
             return self.dead_by_name[actor_id]
         record = ErrorRecord(

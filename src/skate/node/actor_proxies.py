@@ -59,7 +59,7 @@ class ActorProxies:
         self._actor_names = actor_names
         self._actor_life = actor_life
         self._actor_calls = actor_calls
-        self.unknown: dict[bytes, float] = {}  # proxies that nothing is known of, since when
+        self.unknown: dict[bytes, float] = {}  # proxies without news of their actor, since when
         self.limbo: dict[bytes, list[Task]] = {}  # calls that were in flight at a lost host
 
     def proxy(self, actor_id: bytes, call: Task, in_order: bool) -> Actor | None:
@@ -75,20 +75,20 @@ class ActorProxies:
         actor = Actor(creation, ActorOptions(in_order=in_order), owner)
         actor.is_proxy = True
         self._router.add(actor)
-        self._store.watched.add(handle_id(actor_id))  # from its first call on it is held here
+        self._store.watched.add(handle_id(actor_id))  # this node holds it from its first call on
         self.unknown[actor_id] = self._clock.now
         self._outbox.to_gcs(m.WatchActor(actor_id))
         return actor
 
     def hold_handle(self, call: Task, actor: Actor) -> None:
-        """While a call is under way the actor has a handle: its home must not end it before."""
+        """A call under way holds a handle, so that the home does not end the actor before."""
         if actor.is_proxy:
             self._store.hold(handle_id(actor.id))
             call.holds_handle = True
 
     @hears(m.ActorChanged, GCS)
     def on_actor_changed(self, message: m.ActorChanged) -> None:
-        """The GCS tells what has become of an actor that is called from here."""
+        """The GCS tells the new state of an actor that is called from here."""
         actor = self._router.actors.get(message.actor_id)
         if actor is None or not actor.is_proxy or actor.state is DEAD:
             return
@@ -105,7 +105,7 @@ class ActorProxies:
                 self.hosted_at(actor, host, message.life)
 
     def hosted_at(self, actor: Actor, host: OtherNode, life: int) -> None:
-        """The actor is alive there: what waits for it may go."""
+        """The actor is alive at this host: calls that wait for it may go."""
         is_same = actor.host is host and actor.life == life
         if is_same and actor.state is ALIVE:
             return
@@ -119,7 +119,7 @@ class ActorProxies:
         self._router.now_alive(actor)
 
     def _leave_limbo(self, actor: Actor) -> None:
-        # The host that had them is lost; the actor lives again elsewhere.
+        # The host of these calls is lost; the actor lives again elsewhere.
         calls = self.limbo.pop(actor.id, [])
         self._actor_calls.resubmit(
             actor, calls, f"The node that hosted actor {actor.id.hex()} is lost."
@@ -132,7 +132,7 @@ class ActorProxies:
         router = self._router
         in_flight, waiting = router.take_all(actor)
         calls = [*self.limbo.pop(actor.id, []), *waiting, *router.take_early(actor)]
-        # Those in flight come back from the host, with its own words, unless it is lost too.
+        # Calls in flight come back from the host with its own error, unless it is lost too.
         for call in in_flight:
             actor.in_flight[call.id] = call
         for call in calls:
@@ -170,7 +170,7 @@ class ActorProxies:
         )
 
     def call_returned(self, host: OtherNode, message: m.Returned) -> bool:
-        """A call has been answered by the actor's host; False if it is not known (any more)."""
+        """The actor's host has answered a call; False if this node does not know the call."""
         call = host.calls.pop(message.task_id, None)
         if call is None:
             return False
@@ -186,14 +186,14 @@ class ActorProxies:
         return True
 
     def away(self, actor: Actor) -> list[Task]:
-        """Its calls from here that are at hosts, be they former ones."""
+        """The actor's calls from here that are at hosts, former ones included."""
         neighbours = self._nodes.by_id.values()
         return [call for host in neighbours for call in host.calls.values() if call.actor is actor]
 
     # ------------------------------------------------------------------ ends
 
     def node_lost(self, host: OtherNode, calls: dict[bytes, Task], why: str) -> None:
-        """A host is gone: the home places its actors anew, callers wait to hear of that."""
+        """A host is gone: homes place its actors anew; the callers' calls wait for the news."""
         text = f"node {host.node_id.hex()} ({host.address}), which hosted it, is lost: {why}"
         by_actor: dict[bytes, list[Task]] = {}
         for call in calls.values():
@@ -217,16 +217,16 @@ class ActorProxies:
             else:
                 actor.state = ActorState.RESTARTING
                 self.unknown[actor.id] = self._clock.now
-                # The home may be gone as well; the GCS says so, or where the actor lives now.
+                # The home may be gone as well: the GCS tells that, or the actor's new host.
                 self._outbox.to_gcs(m.WatchActor(actor.id))
-        for lost in by_actor.values():  # it was hosted here since, and has ended
+        for lost in by_actor.values():  # the actor has since been hosted here, and has ended
             for call in lost:
                 self._running.fail(
                     call, call.actor.cause or self._actor_names.unknown(call.actor.id)
                 )
 
     def _lost_behind(self, actor: Actor, calls: list[Task]) -> None:
-        # They were in flight at a host that the actor had left already.
+        # The calls were in flight at a host that the actor had left already.
         for call in calls:
             actor.in_flight.pop(call.id, None)
         if actor.state is DEAD:
@@ -238,11 +238,11 @@ class ActorProxies:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether some actor may have to be given up."""
+        """Whether ``tick`` may have to give up an actor."""
         return bool(self.unknown)
 
     def tick(self) -> None:
-        """Give up actors that nobody has ever heard of."""
+        """Give up actors that no node has ever heard of."""
         for actor_id, since in list(self.unknown.items()):
             if self._clock.now - since > ACTOR_UNKNOWN_S:
                 del self.unknown[actor_id]
@@ -251,7 +251,7 @@ class ActorProxies:
                     self._proxy_died(actor, self._actor_names.unknown(actor_id))
 
     def end_job(self, job_id: bytes) -> list[Task]:
-        """A job is over: its calls, and the proxies of its actors."""
+        """A job is over: take out its calls and the proxies of its actors."""
         tasks: list[Task] = []
         for actor_id, calls in list(self.limbo.items()):
             tasks += [call for call in calls if call.template.job_id == job_id]
@@ -268,10 +268,10 @@ class ActorProxies:
         return tasks
 
     def forget_if_unused(self, actor: Actor) -> None:
-        """A proxy goes when nothing here has a handle, and nobody who may call again has called.
+        """A proxy goes when it has no handle here, and no caller that may call again.
 
-        While a process lives whose calls have been counted, the count has to be kept; those of a
-        dead actor fail whatever their number.
+        The count of a caller's calls has to be kept while that process lives; calls of a dead
+        actor fail whatever their number.
         """
         handle = handle_id(actor.id)
         is_held = handle in self._store.objects
@@ -281,17 +281,17 @@ class ActorProxies:
             self._store.watched.add(handle)
 
     def forget_unused(self) -> None:
-        """A job is over: of actors elsewhere, those that nobody else has called are forgotten."""
+        """A job is over: forget the proxies that no other job uses."""
         for actor in [actor for actor in self._router.actors.values() if actor.is_proxy]:
             self.forget_if_unused(actor)
 
     def caller_gone(self) -> None:
-        """A process has ended: look after the proxies that it has called."""
+        """A process has ended: forget the proxies that it alone used."""
         for actor in [a for a in self._router.actors.values() if a.is_proxy]:
             self.forget_if_unused(actor)
 
     def forget(self, actor: Actor) -> list[Task]:
-        """A proxy is of no use any more; the calls to it of which nobody will hear."""
+        """Forget a proxy; returns its calls in limbo, which will get no answer."""
         self.unknown.pop(actor.id, None)
         calls = self.limbo.pop(actor.id, [])
         self._router.actors.pop(actor.id, None)
@@ -301,7 +301,7 @@ class ActorProxies:
         return calls
 
     def forget_lines(self, actor: Actor) -> None:
-        """The numbers of the calls that went to its hosts."""
+        """Forget the numbers of the calls that went to the actor's hosts."""
         for other in self._nodes.by_id.values():
             for key in [key for key in other.lines if key[0] == actor.id]:
                 del other.lines[key]

@@ -1,4 +1,4 @@
-"""What others are told of an actor's life, and of its death. Pure."""
+"""Reports of an actor's life and death, for the GCS, its home and its callers. Pure."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ActorReports:
         self._borrowing = borrowing
 
     def cause_of_death(self, actor: Actor, why: str, **fields: Any) -> bytes:
-        """The error value for whoever calls it."""
+        """The error value for the actor's callers."""
         options = actor.options
         name = f" named {options.name!r}" if options.name else ""
         record = ErrorRecord(
@@ -78,14 +78,14 @@ class ActorReports:
         self._notes.state("actor", actor.id, state.name, options.class_name, pid)
 
     def info(self, body: dict[str, Any]) -> Any:
-        """What a handle from get_actor has to know."""
+        """The facts that a handle from get_actor needs."""
         actor = self._router.actors.get(body["actor_id"])
         if actor is None:
             return None
         return {"options": m.encode(actor.options), "state": actor.state.name}
 
     def counts(self) -> dict[str, int]:
-        """How many actors there are, by state."""
+        """The number of actors in each state."""
         counts: dict[str, int] = {}
         for actor in self._router.actors.values():
             counts[actor.state.name] = counts.get(actor.state.name, 0) + 1

@@ -1,4 +1,4 @@
-"""What the actors on this node hold of its resources. Pure.
+"""The resources of this node that its actors hold. Pure.
 
 An actor holds its running demand exactly while it is ``placed``, from the start of a process to its
 burial. While its method waits in get or wait, its CPU is lent out.
@@ -26,7 +26,7 @@ class ActorResources:
         self.lent_cpu: set[bytes] = set()  # actors whose method waits in get/wait
 
     def give_back(self, actor: Actor) -> None:
-        """Its process is gone."""
+        """The actor's process is gone."""
         if actor.placed:
             actor.placed = False
             demand = actor.creation.template.spec.running_demand
@@ -45,13 +45,13 @@ class ActorResources:
             self._scheduler.lend_cpu(actor.creation.template.spec.running_demand)
 
     def unblocked(self, actor: Actor) -> None:
-        """It goes on."""
+        """The method goes on."""
         if actor.placed and actor.id in self.lent_cpu:
             self.lent_cpu.discard(actor.id)
             self._scheduler.take_back_cpu(actor.creation.template.spec.running_demand)
 
     def held(self) -> dict[str, int]:
-        """What actors hold now, for the scheduler's check."""
+        """The resources that actors hold now, for the scheduler's check."""
         held: dict[str, int] = {}
         for worker in self._scheduler.workers.values():
             actor = worker.actor

@@ -4,13 +4,13 @@ Pure; its caller is the node core. A caller numbers its calls to an actor from 0
 router lets them through gapless and in order: a call whose arguments are not there yet holds back
 the later ones of the same caller, and of nobody else. An actor that runs calls out of order (async,
 threaded) gets each as soon as its arguments are there. Delivered and unanswered calls are bounded
-(``config.ACTOR_WINDOW_CALLS``); the rest waits here. What a caller called runs, also if the caller
-has ended since.
+(``config.ACTOR_WINDOW_CALLS``); the rest waits here. A call runs also if its caller has ended
+since.
 
 A caller that has had a lane to the actor (lanes.py) makes some calls there, so its numbers have
-gaps here. They are let through in ascending order as far as they are known; the process fills the
-gaps. It is told of numbers that will not come (``skip``). When that process dies with calls of the
-lane unanswered, the line is held until they have come, and no other line is.
+gaps here. The router lets known numbers through in ascending order; the process fills the gaps, and
+is told of numbers that will not come (``skip``). If the process dies with calls of the lane
+unanswered, the router holds that line, and no other, until they have come.
 
 Invariants (``check``): a call is in exactly one of: a caller's line, the backlog, in flight; the
 numbers in a line without gaps are all >= the line's next; nothing is in flight unless the actor is
@@ -105,18 +105,18 @@ class ActorRouter:
         self._tell_skipped(actor, call.line, call.sequence)
 
     def retry(self, actor: Actor, call: Task) -> None:
-        """The process has run a call in vain: it is delivered once more, before what waits."""
+        """The process has run a call in vain: deliver it once more, before all that wait."""
         del actor.in_flight[call.id]
         actor.backlog.appendleft(call)
         self._deliver_some(actor)
 
     def now_alive(self, actor: Actor) -> None:
-        """The constructor has run: what waited may go."""
+        """The constructor has run: calls that waited may go."""
         actor.window = self._window
         self._deliver_some(actor)
 
     def go_on(self, actor: Actor) -> None:
-        """Something has come to wait: it may go, as far as the window lets it."""
+        """Let through the calls that wait, as far as the window allows."""
         self._deliver_some(actor)
 
     def caller_gone(self, caller: Caller) -> None:
@@ -128,8 +128,8 @@ class ActorRouter:
                 self._forget_if_over(actor, caller, line)
 
     def take_node(self, peer: Any) -> list[Task]:
-        """Another node's line is closed: the undelivered calls of all callers that it spoke for,
-        (peer, caller)."""
+        """Another node's line is closed: take the undelivered calls of all callers that it spoke
+        for, (peer, caller)."""
         taken: list[Task] = []
         for actor in self.actors.values():
             undelivered = [call for call in actor.backlog if call.owner is peer]
@@ -142,9 +142,9 @@ class ActorRouter:
         return taken
 
     def take_job(self, actor: Actor, job_id: bytes) -> list[Task]:
-        """The undelivered calls of a job that is over; their numbers are closed.
+        """Take the undelivered calls of a job that is over; their numbers are closed.
 
-        Its callers are gone, or will be: some nodes hear of its end before others.
+        The job's callers are gone, or will be: some nodes hear of its end before others.
         """
         taken = [call for call in actor.backlog if call.template.job_id == job_id]
         for call in taken:
@@ -211,7 +211,7 @@ class ActorRouter:
         if caller in actor.gated:
             if any(call.line is caller for call in actor.backlog):
                 self._closing[actor.id] = None
-                return  # what it called goes first
+                return  # its calls go first
             self._tell_skipped(actor, caller, -1)
             del actor.gated[caller]
         del actor.lines[caller]
@@ -231,12 +231,12 @@ class ActorRouter:
         return line.heard
 
     def came_back(self, actor: Actor, caller: Caller, sequence: int) -> None:
-        """A call that was lost with the process of its lane: its number is through here, too."""
+        """A call was lost with the process of its lane: its number is through here, too."""
         line = self.line(actor, caller)
         line.heard = max(line.heard, sequence + 1)
 
     def process_lost(self, actor: Actor) -> None:
-        """The process is gone, and its order with it: hold what it had to bring into order."""
+        """The process is gone, and its order with it: hold the lines that it kept in order."""
         self._closing.pop(actor.id, None)
         for caller in actor.gated:
             line = actor.lines[caller]
@@ -252,7 +252,7 @@ class ActorRouter:
         self._forget_if_over(actor, caller, line)
 
     def let_go_all(self, actor: Actor) -> None:
-        """The same of all lines whose lane is over."""
+        """The same for all lines whose lane is over."""
         for caller, line in list(actor.lines.items()):
             if line.hold and line.lane is None:
                 self.let_go(actor, caller)

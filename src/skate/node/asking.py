@@ -1,4 +1,4 @@
-"""Questions to the GCS: those of clients, which are passed on, and the node's own. Pure."""
+"""Questions to the GCS: of clients, which the node passes on, and of the node itself. Pure."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Asking:
         outbox: Outbox,
     ) -> None:
         self._outbox = outbox
-        self.asked: dict[int, tuple[Client, int]] = {}  # passed on: of whom, under which number
+        self.asked: dict[int, tuple[Client, int]] = {}  # passed on: client, and its own number
         self.ask_count = 0
         self._own: dict[int, Callable[[Any], None]] = {}  # the node's own questions
-        self._heard_first: dict[int, Callable[[m.Answer], None]] = {}  # before who has asked
+        self._heard_first: dict[int, Callable[[m.Answer], None]] = {}  # before the asking client
 
     def pass_on(
         self, client: Client, question: m.Ask, first: Callable[[m.Answer], None] | None = None

@@ -2,19 +2,20 @@
 
 Counts of references live at an object's home (its home is in its id). This node is a holder like
 any process: it tells the home of its first hold and of its last release. The rule for every
-hand-over is that the giver keeps its hold until the receiver's is registered. One queue keeps it:
-what lets go of something elsewhere (a task's ``Returned``, a ``Release``) leaves only after every
-``Hold`` that was sent before it is acknowledged.
+hand-over is that the giver keeps its hold until the receiver's is registered. One queue keeps the
+rule: a message that lets go of something elsewhere (a task's ``Returned``, a ``Release``) leaves
+only after every ``Hold`` sent before it is acknowledged.
 
-A home that lives but cannot be reached is told of all that is held here on each new line, and what
-waits for a Hold on the old line waits for that one. It does not wait without end: a home that is
-out of reach is waited for no more until it answers. What is handed over meanwhile may be lost; who
-reads it is told.
+A home may live and be unreachable: each new line to it begins with a Hold of all that is held here,
+and messages that waited for a Hold on the old line wait for that one. The wait has an end: nothing
+waits for a home that is out of reach, until it answers. An object handed over meanwhile may be
+lost; its reader gets an error.
 
-A task from another home brings refs that its home holds until the task has returned. Nothing is
-told of those, unless a process, a task or an object of this node comes to hold them as well.
+A task from another home brings refs that its home holds until the task has returned. This node
+tells their homes nothing, unless a process, a task or an object of this node comes to hold them as
+well.
 
-What it does not do: ask for values (finding.py), move bytes (pulls.py), count
+This part does not ask for values (finding.py), move bytes (pulls.py) or count references
 (objects/object_store.py).
 """
 
@@ -35,18 +36,18 @@ from skate.rows import Client, OtherNode
 
 
 class _Waiting:
-    """What may leave once all Holds that were sent before it are registered."""
+    """A message that may leave once all Holds that were sent before it are registered."""
 
     __slots__ = ("barrier", "message", "to_whom")
 
     def __init__(self, barrier: dict[OtherNode, int], to_whom: Any, message: Any) -> None:
-        self.barrier = barrier  # of each home, up to which Hold it has to have answered
-        self.to_whom = to_whom  # a neighbour, or the client that another node is
+        self.barrier = barrier  # by home: the number of its last Hold that must be answered
+        self.to_whom = to_whom  # another node, by the line to it or as a client of this one
         self.message = message
 
 
 class _Return(NamedTuple):
-    """That a task or an actor has ended, for its home; it came here after so many new Holds."""
+    """The end of a task or an actor, for its home; it came here after ``since`` new Holds."""
 
     client: Client
     message: m.Returned | m.ActorNews
@@ -74,18 +75,18 @@ class Borrowing:
         self._nodes = nodes
         self._finding = finding
         self._forwarding = forwarding
-        self.new_holds = 0  # Holds of what their homes had not been told before
+        self.new_holds = 0  # Holds of objects that their homes counted as not held
         self._returns: list[_Return] = []  # of this turn
         self._releases: list[tuple[OtherNode, list[bytes]]] = []  # of results kept elsewhere
         self._waiting: deque[_Waiting] = deque()
-        self._unregistered: dict[OtherNode, None] = {}  # those with a Hold under way
-        # What homes have been told of, until they are told the end: a Release that still waits.
+        self._unregistered: dict[OtherNode, None] = {}  # homes with a Hold under way
+        # Objects that their homes count as held here; with the Release, if one still waits.
         self._told: dict[bytes, m.Release | None] = {}
 
     def leave(self, client: Client, message: m.Returned | m.ActorNews, since: int = -1) -> None:
-        """Tell a home, at the end of the turn, what lets go of what it holds for it here.
+        """Send a home, at the end of the turn, a message that ends its holds for a task or actor.
 
-        ``since``: how many ``new_holds`` there were when that came here. Nothing that was held
+        ``since``: the count of ``new_holds`` when the task or actor came here. No object held
         before came with it.
         """
         self._returns.append(_Return(client, message, since))
@@ -95,7 +96,7 @@ class Borrowing:
         self._releases.append((home, object_ids))
 
     def settle(self) -> None:
-        """At the end of a turn: tell homes what is held and what is no more."""
+        """At the end of a turn: tell homes which objects are held now and which no more."""
         store = self._store
         if not (store.to_register or store.to_release or self._returns or self._releases):
             return
@@ -110,14 +111,14 @@ class Borrowing:
         is_out_of_reach = self._nodes.is_out_of_reach
         barrier = {h: h.holds_sent for h in self._unregistered if not is_out_of_reach(h)}
         for client, message, since in returns:
-            # A task lets go of what came with it: only Holds that are younger can be of that. What
-            # was held before is held for others as well, whose Returned waits.
+            # A task lets go of objects that came with it, so only younger Holds can be of those. An
+            # object held before is held for other tasks as well, and their Returned waits.
             self._leave({h: n for h, n in barrier.items() if h.new_hold > since}, client, message)
         for home, release in leave:
             self._leave(barrier, home, release)
 
     def _leave(self, barrier: dict[OtherNode, int], to_whom: Any, message: Any) -> None:
-        # In order for each recipient, but that a task's Returned may go ahead of others.
+        # Messages to one recipient keep their order, but a task's Returned may overtake others.
         if barrier or (
             not isinstance(message, m.Returned)
             and any(entry.to_whom is to_whom for entry in self._waiting)
@@ -127,7 +128,7 @@ class Borrowing:
             self._send(to_whom, message)
 
     def _tell_homes(self, changed: list[bytes]) -> list[tuple[OtherNode, m.Release]]:
-        """Send Holds, and return the Releases to be sent: of what is not as the home believes."""
+        """Send Holds of newly held objects; return the Releases of those no longer held."""
         new: list[bytes] = []
         gone: list[bytes] = []
         for object_id in changed:
@@ -139,7 +140,7 @@ class Borrowing:
                 new.append(object_id)
             else:
                 release = self._told[object_id]
-                if release is not None:  # held again, before its home was told that it is not
+                if release is not None:  # held again, before the Release left
                     release.object_ids.remove(object_id)
                     self._told[object_id] = None
         for home, ids in self._by_home(new):
@@ -164,7 +165,7 @@ class Borrowing:
         return stored is not None and stored.is_registered
 
     def _by_home(self, object_ids: list[bytes]) -> list[tuple[OtherNode, list[bytes]]]:
-        # Of homes that are dead nothing has to be told.
+        # Dead homes need not be told.
         groups: dict[OtherNode, list[bytes]] = {}
         for object_id in object_ids:
             home = self._nodes.home_of(object_id)
@@ -184,7 +185,7 @@ class Borrowing:
         if not self._waiting:
             return
         waiting, self._waiting = self._waiting, deque()
-        behind: set[int] = set()  # recipients for whom something waits still
+        behind: set[int] = set()  # recipients with a message that still waits
         for entry in waiting:
             is_late = any(home.holds_registered < sent for home, sent in entry.barrier.items())
             may_overtake = isinstance(entry.message, m.Returned)
@@ -207,14 +208,15 @@ class Borrowing:
         self._outbox.send_node(to_whom, message)
 
     def home_lost(self, home: OtherNode, *, was_used: bool) -> None:
-        """What it was asked for has to be found elsewhere. What it was told it keeps, if it lives,
-        and what it made for this home, until it is told on a new line what of that is held now."""
+        """Values asked of this home must be found elsewhere. If it lives, it keeps the objects held
+        here and the results made for this home, until a new line tells which are held now."""
         self._unregistered.pop(home, None)
         prefix = home.node_id[:HOME_BYTES]
         for object_id in [i for i in self._told if home_of(i) == prefix]:
             del self._told[object_id]
         releases = [entry.message for entry in self._waiting if entry.to_whom is home]
-        # What is inside of a result that was made there goes if that does: still not too soon.
+        # Home alive: keep the Releases of results that it made for this home. The refs inside a
+        # result go with it, so each Release still waits for its Holds.
         left = [r for r in releases if home.is_alive and not _is_of_home(r.object_ids, prefix)]
         kept = [object_id for release in left for object_id in release.object_ids]
         self._releases = [pair for pair in self._releases if pair[0] is not home]
@@ -228,7 +230,7 @@ class Borrowing:
         ]
         held = [stored.id for stored in mine if stored.is_registered]
         if home.is_alive and was_used:
-            # On a new line, where it tells that this is all.
+            # The first Hold on the new line names all that is held.
             self._hold(home, held, [*self._forwarding.kept_at(home), *kept])
         is_hopeless = not home.is_alive or self._nodes.is_out_of_reach(home)
         for entry in self._waiting:

@@ -49,12 +49,12 @@ class Code:
 
     @hears(m.RegisterTemplate, *CLIENTS, NODE)
     def on_register_template(self, client: Client, message: m.RegisterTemplate) -> None:
-        """What calls on this connection mean by a number."""
+        """A client names a template by a number, for calls on this connection."""
         spec = message.template
         job = client.job
         if client.node_id:
             job = self._jobs.by_id.get(message.job_id)
-            if job is None:  # it has ended: what comes of it is dropped
+            if job is None:  # the job has ended: its messages are dropped
                 if not any(
                     spec.function_id in other.function_ids for other in self._jobs.by_id.values()
                 ):
@@ -70,7 +70,7 @@ class Code:
         missing = self._scheduler.missing(spec.demand)
         if missing:
             template.is_plain = False
-            # What is bound to one node fails if that cannot hold it, with the reason.
+            # A template bound to one node fails, with the reason, if that node cannot hold it.
             where = spec.strategy
             is_bound = where is not None and where.kind == "NODE" and not where.soft
             if not spec.group and not is_bound and not self._fits_elsewhere(spec):

@@ -1,4 +1,4 @@
-"""Who is told, and in which order, that a client or a job has ended. Pure.
+"""The end of a client or a job: the parts that hear of it, in order. Pure.
 
 A client ends with its connection. A job ends with its driver, at the driver's node first, which
 tells the GCS, which tells every other node; or with the detached actor that it belongs to. The end
@@ -91,7 +91,7 @@ class Endings:
     # ------------------------------------------------------------------ clients
 
     def client_lost(self, client: Client) -> None:
-        """The connection is closed, by whatever end."""
+        """The connection is closed, by either end."""
         if not client.alive:
             return
         client.alive = False
@@ -125,13 +125,13 @@ class Endings:
     # ------------------------------------------------------------------ jobs
 
     def actor_ended(self, actor_id: bytes, job_id: bytes) -> None:
-        """An actor of this home is dead for good: so is its job, if it is one of its own."""
+        """An actor of this home is dead for good; a job of its own ends with it."""
         job = self._jobs.by_id.get(job_id)
         if job is not None and job.actor_id == actor_id:
             self.end_job(job)
 
     def end_job(self, job: Job) -> None:
-        """Its driver is gone."""
+        """The job's driver, or the detached actor that it belongs to, is gone."""
         self._jobs.forget(job)
         self._end_workers(job.id)
         tasks = self._scheduler.end_job(job.id)
@@ -164,7 +164,7 @@ class Endings:
             if not self._actor_life.is_own_job(worker.actor):
                 self._workers.end(worker)
             elif worker.client is not None and worker.client.alive:
-                worker.client.role = OVER  # of a dead actor's process nothing is heard any more
+                worker.client.role = OVER  # dead actor's process: drop its remaining messages
 
     def _tell_gcs(self, job: Job) -> None:
         config = job.config
@@ -176,7 +176,7 @@ class Endings:
 
     @hears(m.JobOver, GCS)
     def on_over(self, message: m.JobOver) -> None:
-        """The GCS tells that a job, whose driver was elsewhere, has ended."""
+        """The GCS tells the end of a job whose driver was elsewhere."""
         job = self._jobs.by_id.get(message.job_id)
         if job is None:
             self._jobs.note_end(message.job_id)
@@ -184,7 +184,7 @@ class Endings:
             self.end_job(job)
 
     def drivers_died(self, node_id: bytes) -> None:
-        """So its drivers did. The GCS says so as well, if it has ever heard of them."""
+        """A node and its drivers have died. The GCS tells so as well, if it knows their jobs."""
         for job in list(self._jobs.by_id.values()):
             if job.driver is None and job.driver_node == node_id:
                 self.end_job(job)

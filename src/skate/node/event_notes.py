@@ -94,7 +94,7 @@ class EventNotes:
         self.batch.add(row, len(rows))
 
     def object(self, object_id: bytes, what: str, size: int, pid: int) -> None:
-        """An object's life, for the event log."""
+        """A step in an object's life."""
         self.batch.add(("O", object_id, what, size, self._clock.now, pid, self._me.node_id))
 
     def state(self, kind: str, any_id: bytes, state: str, text: str, pid: int) -> None:
@@ -102,7 +102,7 @@ class EventNotes:
         self.batch.add(("S", kind, any_id, state, self._clock.now, text, pid))
 
     def flush(self) -> None:
-        """Hand the events so far to the GCS as one opaque batch, and what its tables lack."""
+        """Send the GCS the events so far, as one opaque batch, and the rows its tables lack."""
         message = self.batch.take()
         if message is not None:
             self._outbox.to_gcs(message)

@@ -2,8 +2,8 @@
 
 The home of an object (the node whose process created its ref) knows its value, or which nodes have
 it. When no node that is known to have a value can be reached, its home is asked to fetch it and to
-be the source. When the home is dead or silent, the GCS is asked for copies. What nobody has is an
-error for whoever waits.
+be the source. When the home is dead or silent, the GCS is asked for copies. A value without any
+copy becomes an error for the clients and tasks that wait.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ class Finding:
     # ------------------------------------------------------------------ asking homes
 
     def ask_home(self, stored: StoredObject) -> None:
-        """Somebody here wants the value of a foreign object that is not known here."""
+        """A client or task here wants a foreign object's value, and this node does not know it."""
         if stored.is_asked or stored.owner is not None:
-            return  # it was asked for, or it is being made here
+            return  # the home was asked already, or the value is being made here
         stored.is_asked = True
         home = self._nodes.home_of(stored.id)
         if home is None:
@@ -78,7 +78,7 @@ class Finding:
     @hears(m.Ready, ANSWERER)
     def on_ready(self, home: OtherNode, message: m.Ready) -> None:
         """A home tells a value, or that it cannot have it now."""
-        if message.offset == m.TROUBLE:  # of its home now: no value, and nothing to keep
+        if message.offset == m.TROUBLE:  # the home cannot have it now: no value to keep
             self.home_failed(message.object_id, message.data)
             return
         self.value_known(message.object_id, message.data, 0, ())
@@ -109,7 +109,7 @@ class Finding:
         return stored
 
     def orphan(self, stored: StoredObject) -> None:
-        """Its home is dead, and no node has a copy."""
+        """An object's home is dead, and no node has a copy."""
         if stored.state is PENDING or stored.state is REMOTE:
             self._store.fulfil_inline(
                 stored,
@@ -131,14 +131,14 @@ class Finding:
         self._unreached.pop(object_id, None)
 
     def fetch_failed(self, object_id: bytes, tried: list[bytes]) -> None:
-        """None of the nodes that have it could be reached from here."""
+        """No node that has the value could be reached from here."""
         stored = self._store.objects.get(object_id)
         if stored is None or stored.state is not REMOTE:
             return
         self._have_home_fetch(stored, tried)
 
     def _have_home_fetch(self, stored: StoredObject, tried: list[bytes]) -> None:
-        # The nodes that have it cannot be reached from here; from its home perhaps they can.
+        # This node cannot reach the nodes that have the value; its home perhaps can.
         object_id = stored.id
         home = self._nodes.home_of(object_id) if stored.is_foreign else None
         fetches = self._home_fetches.get(object_id, 0)
@@ -170,7 +170,7 @@ class Finding:
         self._values.tell_trouble(stored, self._unreachable_payload(stored, tried, how))
 
     def home_failed(self, object_id: bytes, payload: bytes) -> None:
-        """Its home, which was asked to be the source, cannot have it now."""
+        """The home was asked to be the source, and cannot have the value now."""
         self._home_fetches.pop(object_id, None)
         stored = self._store.objects.get(object_id)
         if stored is not None and stored.state is PENDING:
@@ -187,7 +187,7 @@ class Finding:
         )
 
     def tick(self) -> None:
-        """Forget what has been found by other ways; try again what is due."""
+        """Forget values found by other ways; try again those that are due."""
         for object_id in list(self._home_fetches):
             stored = self._store.objects.get(object_id)
             if stored is None or stored.state not in (PENDING, REMOTE):
@@ -198,13 +198,13 @@ class Finding:
             if stored is None or not is_remote or not (stored.waiters or stored.subscribers):
                 del self._unreached[object_id]
             elif due <= self._clock.now:
-                self._unreached[object_id] = (since, math.inf)  # until that has failed as well
+                self._unreached[object_id] = (since, math.inf)  # until this try has failed as well
                 self._pulls.want(stored)
 
     # ------------------------------------------------------------------ values that are nowhere
 
     def find_orphan(self, stored: StoredObject) -> None:
-        """Its home is dead: does any node have a copy?"""
+        """An object's home is dead: does any node have a copy?"""
         self._ask_for_copies(stored.id, lambda body: self._orphan_found(stored.id, body))
 
     def _orphan_found(self, object_id: bytes, body: object) -> None:
@@ -220,9 +220,9 @@ class Finding:
             self.orphan(stored)
 
     def home_silent(self, stored: StoredObject, is_final: bool) -> None:
-        """Its home lives, but cannot be reached from here: does another node have a copy?
+        """The home lives, but cannot be reached from here: does another node have a copy?
 
-        If not, and if ``is_final``, whoever waits for it here is told.
+        If not, and if ``is_final``, the clients and tasks that wait here get an error.
         """
         self._ask_for_copies(stored.id, lambda body: self._sought(stored.id, body, is_final))
 
@@ -252,8 +252,7 @@ class Finding:
         )
 
     def nowhere(self, stored: StoredObject, cut_off: Sequence[bytes] = ()) -> None:
-        """No node that is known to have had it has it any more, or those that have it are cut off
-        from here."""
+        """No known node has the value any more, or the nodes that have it are cut off from here."""
         if stored.state is not REMOTE:
             return
         self._pulls.drop(stored.id)
@@ -271,7 +270,7 @@ class Finding:
         self._ask_for_copies(stored.id, lambda body: self._copies_found(stored.id, body))
 
     def _copies_found(self, object_id: bytes, body: object) -> None:
-        """Of an object of this home: nodes that made a copy for a task of theirs may have it."""
+        """The GCS names the nodes with a copy of an object of this home, made for tasks there."""
         stored = self._store.objects.get(object_id)
         if stored is None or stored.state is not REMOTE or stored.nodes:
             return
@@ -293,8 +292,8 @@ class Finding:
         self._asking.ask("locate", body, then)
 
     def copies_lost(self, host: OtherNode) -> None:
-        """A node is gone, and what lay in its arena with it; or it cannot be reached: what it keeps
-        for this home will be there when it can."""
+        """A node is gone with its copies; or it cannot be reached, and keeps its results for this
+        home until it can."""
         kept = self._forwarding.kept_elsewhere
         cut_off = [host.node_id] if host.is_alive else []
         for stored in list(self._store.objects.values()):

@@ -81,7 +81,7 @@ class Forwarding:
         self._placing = placing
         self._actor_proxies = actor_proxies
         self._actor_home = actor_home
-        self.kept_elsewhere: dict[bytes, OtherNode] = {}  # results that their maker keeps for us
+        self.kept_elsewhere: dict[bytes, OtherNode] = {}  # results kept by their makers for us
 
     def forward(self, task: Task, host: OtherNode) -> None:
         """Send the task to the node that is to run it."""
@@ -109,7 +109,7 @@ class Forwarding:
         )
 
     def inputs_of(self, task: Task) -> list[m.Input] | None:
-        """The values of its dependencies, or where they are."""
+        """The values of a task's dependencies, or their locations."""
         if task.dependencies is None:
             return None
         inputs = []
@@ -125,7 +125,7 @@ class Forwarding:
 
     @hears(m.Returned, ANSWERER)
     def on_returned(self, host: OtherNode, message: m.Returned) -> None:
-        """A task or a call has ended there."""
+        """Another node tells that a task or a call has ended there."""
         task = host.tasks.pop(message.task_id, None)
         if task is None:
             if not self._actor_proxies.call_returned(host, message):
@@ -137,7 +137,7 @@ class Forwarding:
         self._running.drop_arguments(task)
 
     def store_results(self, task: Task, host: OtherNode, message: m.Returned) -> None:
-        """Keep the results of a task or call that ran elsewhere, or where they are kept."""
+        """Keep the results of a task or call that ran elsewhere, or their locations."""
         give_up: list[bytes] = []
         for index, result in enumerate(message.results):
             object_id = return_id(task.id, index)
@@ -155,7 +155,7 @@ class Forwarding:
             self._borrowing.release(host, give_up)
 
     def _let_go_of_results(self, host: OtherNode, message: m.Returned) -> None:
-        # Its job has ended, or it has failed here already: nobody wants what is kept there.
+        # The job has ended, or the task has failed here already: no client wants the results.
         kept = [
             return_id(message.task_id, index)
             for index, result in enumerate(message.results)
@@ -169,7 +169,7 @@ class Forwarding:
         return [object_id for object_id, maker in self.kept_elsewhere.items() if maker is host]
 
     def freed(self, object_ids: list[bytes]) -> None:
-        """Nobody holds these any more: their makers need not keep them."""
+        """Nothing holds these results any more: their makers need not keep them."""
         for object_id in object_ids:
             host = self.kept_elsewhere.pop(object_id, None)
             if host is not None and host.is_alive:
@@ -177,7 +177,7 @@ class Forwarding:
 
     @hears(m.GivenBack, ANSWERER)
     def on_given_back(self, host: OtherNode, message: m.GivenBack) -> None:
-        """A node will not run these: find another place."""
+        """Another node will not run these tasks: find another place."""
         for task_id in message.task_ids:
             task = host.tasks.pop(task_id, None)
             if task is None:
@@ -188,14 +188,14 @@ class Forwarding:
             task.state = advance(TASK_MOVES, task.state, TASK_OFFERED)
             if message.node_id:
                 if message.node_id == self._me.node_id:
-                    # It counts as placed here, and as on its way until it has been received.
+                    # The GCS has placed it here, and counts it as on its way until it is received.
                     self._guests.received += 1
                 self._placing.send_to(task, message.node_id)
             else:
                 self._placing.offer_anew(task)
 
     def end_job(self, job_id: bytes) -> list[Task]:
-        """The job is over: its tasks elsewhere, which will not come back."""
+        """The job is over: take out its tasks elsewhere, which will not come back."""
         return [
             task
             for other in self._nodes.by_id.values()
@@ -208,9 +208,9 @@ class Forwarding:
         return not self.kept_elsewhere
 
     def node_lost(self, host: OtherNode, tasks: dict[bytes, Task], why: str) -> None:
-        """Its tasks are run again elsewhere if they may be; its copies are gone.
+        """A node is lost: run its tasks again elsewhere, if they may be; its copies are gone.
 
-        But for the results that it keeps for this home, if it lives.
+        If it lives, it still keeps its results for this home.
         """
         if not host.is_alive:
             for object_id in self.kept_at(host):

@@ -5,11 +5,10 @@ things keep a small store as correct as a large one: a worker that waits for spa
 tasks whose end frees some (docs/decisions/0011-store-progress.md), and a creator is refused only
 when nothing that runs, or is about to, would free anything.
 
-Tasks that wait for their inputs may each have got some, so that none gets the rest. If nothing has
-moved for a moment, and nothing will, the task that has waited longest goes first: its pulls go
-before all others, and the copies that only waiting tasks use make way for them; those are pulled
-again later. The oldest is the same until it has run, so tasks never take inputs from each other in
-turn.
+Several waiting tasks may each have some of their inputs, and no space for the rest. If nothing has
+moved for a moment, and nothing will, the oldest waiting task goes first: its pulls go before all
+others, and copies that only waiting tasks use make way for them and are pulled again later. The
+oldest task stays the same until it has run, so tasks never take inputs from each other in turn.
 
 The CPUs lent at one time are at most those of the node, so producers that wait never multiply.
 """
@@ -65,7 +64,7 @@ class FullStore:
             self._scheduler.dispatch_lent(lent, self._uses_space, self._clock.now)
 
     def tick(self) -> None:
-        """Make way, or refuse who waits in vain; say why the others wait."""
+        """Make way, or refuse creators that wait in vain; explain the wait of the others."""
         store, now = self._store, self._clock.now
         if now - max(store.queue[0].since, store.last_freed) < MAKE_WAY_AFTER_S:
             return
@@ -82,7 +81,7 @@ class FullStore:
                 self._explain(creation)
 
     def _make_way(self) -> bool:
-        """Help the oldest of the tasks that wait for copies; whether something will move now."""
+        """Help the oldest task that waits for copies; returns whether something will move now."""
         store, objects = self._store, self._store.objects
         waiting = self._waiting_tasks()
         complete = (
@@ -103,7 +102,7 @@ class FullStore:
         first = store.queue[0]
         taken = []
         uses = Counter(i for task in reversed(waiting) for i in task.dependencies or ())
-        for object_id, count in uses.items():  # those of the youngest first
+        for object_id, count in uses.items():  # the youngest task's copies first
             if store.arena.largest_hole_bytes >= first.size:
                 break
             if object_id not in needed and store.copies.may_be_taken(object_id, count):
@@ -145,12 +144,12 @@ class FullStore:
         objects = self._store.objects
         for object_id in (*(task.dependencies or ()), *(task.nested or ())):
             stored = objects.get(object_id)
-            # What a nested ref, or an inline container, leads to may lie in the arena.
+            # A nested ref, or an inline container, may lead to a span of the arena.
             if stored is not None and (stored.state is SEALED or stored.contains):
                 yield object_id
 
     def _space_will_come(self) -> bool:
-        """Whether there is an object that only tasks hold, none of which waits for something."""
+        """Whether only tasks hold some object, and none of them waits for anything."""
         stuck = self._waiting_workers()
         holds: Counter[bytes] = Counter()
         for worker in self._scheduler.workers.values():
@@ -158,7 +157,7 @@ class FullStore:
                 for task in worker.tasks.values():
                     holds.update(self._spans_of(task))
         if not holds:
-            return False  # nothing runs that could be waited for
+            return False  # no task runs whose end would free space
         for queue in self._scheduler.ready:
             for task in queue:
                 holds.update(self._spans_of(task))

@@ -1,7 +1,7 @@
-"""Placement groups on this node: what the GCS says of them, and what becomes of their users. Pure.
+"""Placement groups on this node: reserved and returned as the GCS says; the end of users. Pure.
 
-Around scheduler/bundles.py. When a group is removed, or its place here is given back, whatever runs
-in it is ended and fails for good: nobody would ever have room for it.
+Around scheduler/bundles.py. When a group is removed, or its place here is given back, its tasks and
+actors here end and fail for good: no node would ever have room for them.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Groups:
 
     @hears(m.ReturnBundles, GCS)
     def on_return(self, message: m.ReturnBundles) -> None:
-        """The group has no place here (any more)."""
+        """A group has no place here, or no more."""
         if message.attempt == -1:
             self._take_back_lent(message.group_id)
         in_use = self.bundles.give_back(message)
@@ -75,7 +75,7 @@ class Groups:
             self._end_users(message.group_id)
 
     def _look_again(self, group_id: bytes) -> None:
-        # What the group's templates demand may just have appeared here, or gone.
+        # The resources that the group's templates demand may have just appeared here, or gone.
         scheduler = self._scheduler
         for template in self._jobs.templates.values():
             spec = template.spec
@@ -83,8 +83,8 @@ class Groups:
                 template.is_plain = spec.strategy is None and not scheduler.missing(spec.demand)
 
     def _take_back_lent(self, group_id: bytes) -> None:
-        # Whose method waits in get/wait may yet say that it goes on, with the signal on its way:
-        # until its process is gone it holds the group's CPU again, as a task does (`lost`).
+        # Actor whose method waits in get/wait: with the kill under way, it may still say that it
+        # goes on. It holds the group's CPU again until its process is gone, as tasks do (`lost`).
         lent = self._actor_resources.lent_cpu
         actors = [w.actor for w in self._scheduler.workers.values() if w.actor is not None]
         for actor in [actor for actor in actors if actor.id in lent]:
@@ -99,7 +99,7 @@ class Groups:
             worker.load_s = 0.0
             self._scheduler.lost(
                 worker
-            )  # or what it still says could make it idle, and be sent more
+            )  # else its last messages could make it idle, and bring it more tasks
             self._shell.kill_worker(worker)
         for task in self.bundles.take_waiting(group_id):
             self._fail(task)
@@ -122,8 +122,8 @@ class Groups:
         )
 
     def settle(self) -> None:
-        """Each turn: take back what the leases of a group that is gone have let go of, and set
-        aside for the group that is next what tasks have."""
+        """Each turn: take back resources that leases of a removed group have freed, and set aside
+        for the next group those that tasks have freed."""
         if self.bundles.leaving:
             self.bundles.settle()
         if self.bundles.claim is not None:

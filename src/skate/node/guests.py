@@ -1,13 +1,13 @@
 """Tasks of other homes that run here. Pure.
 
 A node that has connected is a client with the role "node". It introduces jobs, templates and
-functions, forwards tasks, and gets back what they return. It holds each result like any process
-that submits: what is large, or contains refs, is kept here until it lets go.
+functions, forwards tasks, and gets their results back. It holds each result like any process that
+submits: this node keeps a result that is large or contains refs until the home lets go.
 
-When that client is lost its home is dead, or has given this node up and runs its tasks elsewhere:
-tasks that have not begun are dropped, and nobody is told of the others (*orphans*). If an orphan
-comes back as a new attempt, its process is killed, and the new attempt waits until that is gone; a
-new attempt of an actor's call waits until the actor is done with the old one.
+When that client is lost, the home is dead, or has given this node up and runs its tasks elsewhere.
+Tasks that have not begun are dropped; those that run are *orphans*, and no node hears of their end.
+If an orphan comes back as a new attempt, its process is killed, and the new attempt waits until the
+process is gone; a new attempt of an actor's call waits until the actor is done with the old one.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ class Guests:
         self._placing = placing
         self._actor_calls = actor_calls
         self._endings = endings
-        self.received = 0  # tasks forwarded here, ever: the global scheduler compares
-        self._orphans: dict[bytes, Task] = {}  # at workers and actors
+        self.received = 0  # tasks ever forwarded here: the global scheduler compares
+        self._orphans: dict[bytes, Task] = {}  # tasks of lost homes, at workers and actors
         self._behind: dict[bytes, Task] = {}  # new attempts, behind orphans
 
     @hears(m.Introduce, NODE)
@@ -109,7 +109,7 @@ class Guests:
         if template is None or template.job_id not in self._jobs.by_id:
             if job_of(message.task_id) not in self._jobs.ended:
                 raise ValueError(f"a task with the unknown template {message.template}")
-            # Its home will hear of that end as well.
+            # Task of a job that has ended: its home will hear of the end as well.
             self._outbox.send(client, m.GivenBack([message.task_id], "the job has ended here"))
             return
         task = Task(
@@ -135,13 +135,13 @@ class Guests:
         elif task.id in self._orphans:
             self._behind[task.id] = task
             worker = self._orphans[task.id].worker
-            assert worker is not None  # what a worker hands back is no orphan any more
+            assert worker is not None  # a task that its worker handed back is no orphan any more
             self._shell.kill_worker(worker)
         else:
             self._placing.take(task)
 
     def adopt_returns(self, client: Client, task: Task) -> None:
-        """The home holds each return of the task, which is made here."""
+        """The task's returns are made here; its home holds each of them."""
         task.came_after = self._borrowing.new_holds
         for index in range(task.template.spec.num_returns):
             object_id = return_id(task.id, index)
@@ -150,18 +150,18 @@ class Guests:
                 client.held.add(object_id)
 
     def borrow_inputs(self, task: Task, inputs: list[m.Input] | None) -> bytes:
-        """Hold the dependencies, and take down their values or where they lie.
+        """Hold the dependencies, and note their values or locations.
 
-        The error that one of them is, if any: its home is here, and has freed it after it had lost
-        sight of the other node.
+        Returns the error that one of them is, if any: an object of this home, freed after this node
+        had given the other one up.
         """
         failed = b""
         for object_id, given in zip(task.dependencies or (), inputs or (), strict=True):
             stored = self._store.borrow(object_id)
             if stored.is_foreign and stored.owner is None and (given.data or given.size):
                 self._finding.value_known(object_id, given.data, given.size, given.nodes or ())
-            # Else it is made here, or its home is here: what the other node knows comes from here,
-            # or will be told by who has made it.
+            # Else the object is made here, or is of this home: the other node's knowledge of it
+            # comes from here, or its maker will tell.
             elif not stored.is_foreign and stored.holds == 1 and stored.state is PENDING:
                 payload = self._values.lost_payload(object_id)
                 self._store.fulfil_inline(stored, payload, None)
@@ -170,7 +170,7 @@ class Guests:
         return failed
 
     def completed(self, task: Task, results: list[m.Result], failed: bool) -> None:
-        """A task or call of another home has ended here: tell it, and keep what it has to fetch."""
+        """A guest task or call has ended here: tell its home, and keep results to be fetched."""
         home = task.owner
         told = []
         done: list[bytes] = []
@@ -180,7 +180,7 @@ class Guests:
             if stored is not None and object_id in home.held:
                 result = self._as_stored(stored, result)
                 if not result.value.size and not result.contains:
-                    done.append(object_id)  # its home has all of it, and will not ask for more
+                    done.append(object_id)  # the home has the whole value and will not ask again
             told.append(result)
         returned = m.Returned(task.id, task.attempt, told, failed)
         self._borrowing.leave(home, returned, task.came_after)
@@ -189,22 +189,22 @@ class Guests:
             self._store.release(object_id, borrowed=True)
 
     def _as_stored(self, stored: StoredObject, result: m.Result) -> m.Result:
-        """What the home is told: it is to have the value that others here have read.
+        """The result for the home: the value that other clients here have read.
 
-        An earlier attempt may have made it, if its home lost sight of this node before it returned.
+        An earlier attempt may have made it, if the home gave this node up before it returned.
         """
         if stored.state is SEALED:
             return m.Result(m.Value(b"", 0, stored.size), stored.contains)
         value = result.value
         if stored.is_error and not value.size and value.data[:1] != FORMAT_ERROR:
-            # All that was known here was that it is lost. The home need not know that.
+            # This node held only an error, that the value is lost. The home need not know.
             if result.contains:
                 self._store.take_contents(stored, result.contains)
             return result
         return m.Result(m.Value(stored.data), stored.contains)
 
     def give_back(self, task: Task, reason: str, node_id: bytes) -> None:
-        """It will not run here; its home finds another place (``node_id``, if there is one)."""
+        """The task will not run here; its home finds another place (``node_id``, if given)."""
         task.state = advance(TASK_MOVES, task.state, TASK_FAILED)
         self._running.drop_arguments(task)
         home = task.owner
@@ -213,8 +213,7 @@ class Guests:
             self._finding.ask_home(stored)
 
     def disown_returns(self, task: Task) -> list[StoredObject]:
-        """The returns of the task are not made here, but elsewhere, if at all; those that somebody
-        here waits for."""
+        """The task's returns are made elsewhere, if at all; gives those still waited for here."""
         home = task.owner
         left = []
         for index in range(task.template.spec.num_returns):
@@ -229,11 +228,11 @@ class Guests:
         return left
 
     def is_orphan(self, task: Task) -> bool:
-        """Whether nobody wants to know what becomes of the task."""
+        """True if the home that forwarded this task is lost."""
         return bool(task.owner.node_id) and not task.owner.alive
 
     def orphan_ended(self, task: Task) -> None:
-        """It has run, or its worker is dead, or will not run it: it is over."""
+        """An orphan has run, or its worker is dead or will not run it: it is over."""
         task.state = TASK_FAILED
         self._running.drop_arguments(task)
         self._orphans.pop(task.id, None)
@@ -248,13 +247,13 @@ class Guests:
             self._actor_calls.arguments_ready(behind)
 
     def stand_behind(self, call: Task) -> None:
-        """A call to an actor that is still at an older attempt of it: that ends first."""
+        """The actor is still at an older attempt of this call: the older one ends first."""
         if call.id in self._orphans:
             self._behind[call.id] = call
-            call.missing += 1  # so what its caller calls next waits as well
+            call.missing += 1  # so that its caller's next calls wait as well
 
     def drop_orphans(self, task_ids: list[bytes]) -> None:
-        """A worker has handed these back: nobody wants the orphans among them to be run."""
+        """A worker has handed these back: drop the orphans among them."""
         for task_id in task_ids:
             task = self._orphans.get(task_id)
             if task is not None and task.state is TASK_READY:
@@ -262,14 +261,14 @@ class Guests:
                 self.orphan_ended(task)
 
     def end_job(self, job_id: bytes) -> list[Task]:
-        """The job is over: what waits behind orphans will not run."""
+        """The job is over: its new attempts behind orphans will not run."""
         tasks = [task for task in self._behind.values() if task.template.job_id == job_id]
         for task in tasks:
             del self._behind[task.id]
         return tasks
 
     def home_lost(self, client: Client) -> None:
-        """Nobody waits for its tasks: drop those that have not begun."""
+        """A home is lost: no client waits for its tasks; drop those that have not begun."""
         dropped = [task for task in self._behind.values() if task.owner is client]
         for task in dropped:
             del self._behind[task.id]
@@ -288,7 +287,7 @@ class Guests:
                 self._scheduler.withdraw(task)
                 dropped.append(task)
         pulling = {
-            task.id: task  # it may wait for several inputs
+            task.id: task  # by id, as a task may wait for several inputs
             for stored in self._store.objects.values()
             for task in stored.waiters or ()
             if task.owner is client and task.state is TASK_PULLING
@@ -301,6 +300,6 @@ class Guests:
         self._actor_calls.undelivered_lost(calls)
         for stored in list(self._store.objects.values()):
             if stored.owner is client:
-                stored.owner = None  # if it is made, then elsewhere
+                stored.owner = None  # a value of it will be made elsewhere, if at all
                 if stored.state is PENDING and (stored.waiters or stored.subscribers):
                     self._finding.ask_home(stored)

@@ -1,4 +1,4 @@
-"""Which part of the node handles which message, and from whom. Pure.
+"""The table of handlers: one part of the node for each message and sender's role. Pure.
 
 A handler says so beside its definition::
 
@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-STRANGER = ""  # a connection that has not said its Hello
+STRANGER = ""  # a connection before its Hello
 DRIVER, WORKER, OBSERVER = "driver", "worker", "observer"
 CLIENTS = (DRIVER, WORKER)
 NODE = "node"  # a node that has opened a line to this one
 ANSWERER = "answerer"  # a node that answers on the line that this one has opened
 GCS = "gcs"
-OVER = "over"  # a client whose job is over: all that it says is dropped
+OVER = "over"  # a client whose job is over: its messages are dropped
 ROLES = (STRANGER, *CLIENTS, OBSERVER, NODE, ANSWERER, GCS)
 
 Handler = Callable[..., None]

@@ -42,11 +42,11 @@ class Doorkeeper:
         self._jobs = jobs
         self._workers = workers
         self._actor_births = actor_births
-        self.warnings: list[str] = []  # what every driver is told at its start
+        self.warnings: list[str] = []  # for every driver, at its start
 
     @hears(m.Hello, STRANGER)
     def on_hello(self, client: Client, hello: m.Hello) -> None:
-        """A client says who it is; one that does not fit is refused in a sentence."""
+        """A client introduces itself; one that does not fit is refused in a sentence."""
         if client.role:
             raise ValueError("Hello twice")
         reason = self._why_refuse(client, hello)
@@ -65,7 +65,7 @@ class Doorkeeper:
             client.worker.pid = hello.pid
             client.submitter = client.worker.submitter
             if client.worker.id in self._workers.exits:
-                return  # it is dead already: only its last words are still coming
+                return  # the worker is dead already: only its last messages are still coming
             if client.worker.actor is not None:
                 self._scheduler.actor_worker_ready(client.worker)
                 self._actor_births.worker_ready(client.worker)
@@ -92,7 +92,7 @@ class Doorkeeper:
         return ""
 
     def _is_node(self, client: Client, hello: m.Hello) -> bool:
-        # The shell has entered its id, which the handshake has proved.
+        # The shell has entered the id that the handshake has proved.
         return bool(client.node_id) and client.node_id == hello.worker_id
 
     def _welcome_driver(self, client: Client, hello: m.Hello) -> None:

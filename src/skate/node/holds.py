@@ -1,8 +1,8 @@
-"""Who holds which object of this node: processes here, and other nodes. Pure.
+"""The holders of this node's objects: processes here, and other nodes. Pure.
 
 A client tells of its first ref to an object (``Hold``) and of the end of its last (``Release``). A
-node whose line has ended, though it lives, still holds what it held: that is *parked* until it says
-on its next line what it holds.
+live node whose line has ended keeps its holds: they are *parked* until its next line tells which
+objects it holds.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Holds:
         self._clients = clients
         self._puts = puts
         self._workers = workers
-        # What nodes hold whose line has ended, though they live: until they say what they hold.
+        # Holds of live nodes whose line has ended, until their next line tells which remain.
         self.parked: dict[bytes, set[bytes]] = {}
 
     @hears(m.Hold, *CLIENTS, NODE)
     def on_hold(self, client: Client, message: m.Hold) -> None:
-        """A process has come to know these refs. Its giver still holds them.
+        """A process has come to know these refs; their giver still holds them.
 
         The first Hold on a line between nodes that is not their first names all that is held.
         """
@@ -79,15 +79,15 @@ class Holds:
                 release(object_id)
 
     def _release_for_home(self, object_ids: Iterable[bytes]) -> None:
-        # What was made here for another home is released by that home when nobody holds it any
-        # more, anywhere: of a copy nobody would be told then.
+        # Results made here for another home: that home releases them when nothing holds them
+        # anywhere, and then no message would free a copy.
         for object_id in object_ids:
             self._store.forget(object_id)
             self._store.release(object_id, borrowed=True)
 
     def holder_lost(self, client: Client) -> None:
-        """A client is gone, and all that it held. What it writes to or has mapped stays until it is
-        reaped, if it is a worker."""
+        """A client is gone, and its holds with it. A worker's extents, written or mapped, stay
+        until it is reaped."""
         self._store.stop_waiting(client)
         if client.worker is None or self._workers.is_reaped(client.worker):
             self._puts.memory_lost(client)
@@ -100,7 +100,7 @@ class Holds:
         client.held.clear()
 
     def _park(self, client: Client) -> None:
-        # A node that lives holds what it held, though its line has ended: it will make another.
+        # A live node keeps its holds, though its line has ended: it will make another line.
         if client.node_id not in self._nodes.by_id:
             return
         objects = self._store.objects
@@ -118,16 +118,16 @@ class Holds:
                 self._store.release(object_id)
 
     def node_died(self, node_id: bytes) -> None:
-        """The GCS has given a node up: it holds nothing any more."""
+        """The GCS has given a node up: its holds are gone."""
         self._release_parked(self.parked.pop(node_id, set()))
 
     def holders(self, object_id: bytes) -> int:
-        """How many clients hold it."""
+        """The number of clients that hold an object."""
         held = sum(object_id in client.held for client in self._clients)
         return held + sum(object_id in parked for parked in self.parked.values())
 
     @hears(m.Forget, GCS)
     def on_forget(self, message: m.Forget) -> None:
-        """The GCS tells that nobody holds these any more."""
+        """The GCS tells that nothing holds these objects any more."""
         for object_id in message.object_ids:
             self._store.forget(object_id)

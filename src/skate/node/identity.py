@@ -1,4 +1,4 @@
-"""Who this node is, and the numbers that it gives to processes. Pure."""
+"""This node's id and setting, and the numbers that it gives to processes. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from skate.ids import HOME_BYTES, SUBMITTER_BYTES
 
 
 class Identity:
-    """What a node knows of itself from its start on.
+    """The facts that a node knows of itself from its start on.
 
     ``is_cluster``: it outlives its drivers. ``python``: the minor version, which clients share.
     ``offers_lanes``: to clients that speak of them.
@@ -33,7 +33,7 @@ class Identity:
 
     @property
     def home(self) -> bytes:
-        """The beginning of the ids of all that is created here."""
+        """The prefix of all ids that are created here."""
         return self.node_id[:HOME_BYTES]
 
     def new_submitter(self) -> bytes:

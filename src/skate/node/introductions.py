@@ -1,4 +1,4 @@
-"""What others have to know before a call: its template, its function, its job. Pure.
+"""A call's template, function and job, made known before the call itself. Pure.
 
 Workers and other nodes are told of each the first time that it is needed.
 """
@@ -42,7 +42,7 @@ class Introductions:
         self._outbox.send(client, m.RegisterTemplate(template.number, template.spec))
 
     def to_node(self, other: OtherNode, template: Template) -> int:
-        """The number of this template there; tells its job, its function and it the first time."""
+        """The template's number at that node; the first time, sends job, function and template."""
         number = other.templates.get(template)
         if number is not None:
             return number
@@ -71,7 +71,7 @@ class Introductions:
             for template in [t for t in other.templates if t.job_id == job_id]:
                 del other.templates[template]
             for key in [key for key in other.lines if job_of(key[0]) == job_id]:
-                if key[0] not in actors:  # else it is detached, or its home has yet to say
+                if key[0] not in actors:  # else it is detached, or its home has not told its end
                     del other.lines[key]
             for tasks in (other.tasks, other.calls):
                 for task_id in [i for i, task in tasks.items() if task.template.job_id == job_id]:

@@ -1,11 +1,11 @@
-"""The jobs that a node knows: their functions, their templates, and what their drivers see. Pure.
+"""The jobs that a node knows: functions, templates, and messages for their drivers. Pure.
 
 A job is a driver's program, and lives as long as the driver. In a cluster a *detached* actor has a
-job of its own (``found``), which its home ends when the actor is dead for good. So what the actor
-owns (its tasks, its actors and placement groups, what it puts) has nothing to do with the driver
-that created it, and ends with the actor, as a driver's does.
+job of its own (``found``), which its home ends when the actor is dead for good. So the tasks,
+actors, placement groups and puts of the actor do not belong to the driver that created it, and end
+with the actor, as a driver's do.
 
-What it does not do: end jobs (endings.py).
+This part does not end jobs (endings.py).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Jobs:
         self.functions: dict[bytes, m.RegisterFunction] = {}
         self.templates: dict[tuple[bytes, CallTemplate], Template] = {}
         self.template_count = 0
-        self.ended: dict[bytes, None] = {}  # the newest, so that a late word starts none anew
+        self.ended: dict[bytes, None] = {}  # the newest, so that a late message starts none anew
 
     def template_of(self, job: Job, spec: CallTemplate) -> Template:
         """The template of a job for calls of this kind."""
@@ -62,7 +62,7 @@ class Jobs:
         return template
 
     def found(self, actor_id: bytes, class_name: str, template: Template) -> Template:
-        """Make a job of a detached actor; the template to create it by, which is the job's."""
+        """Make a detached actor's job; returns the template of that job to create the actor by."""
         parent = self.by_id[template.job_id]
         job = Job(self._shell.new_id()[:JOB_ID_BYTES], parent.config, None, self._me.node_id, 0)
         job.actor_id, job.parent = actor_id, parent.id
@@ -89,7 +89,7 @@ class Jobs:
                 self.functions.pop(function_id, None)
 
     def note_end(self, job_id: bytes) -> None:
-        """Remember that this job is over: a late word must not start it anew."""
+        """Remember that this job is over: a late message must not start it anew."""
         self.ended[job_id] = None
         if len(self.ended) > ENDED_JOBS_KEPT:
             del self.ended[next(iter(self.ended))]
@@ -97,7 +97,7 @@ class Jobs:
     # ------------------------------------------------------------------ what drivers are told
 
     def tell_driver(self, job: Job, message: m.LogLines | m.Notice) -> None:
-        """Show something at the job's driver, wherever that is."""
+        """Show something at the job's driver, on this node or another."""
         parent = self.by_id.get(job.parent)
         node = self._nodes.by_id.get(job.driver_node)
         if job.driver is not None:
@@ -116,16 +116,16 @@ class Jobs:
 
     @hears(m.FlushLogs, NODE)
     def on_flush_logs(self, client: Client, message: m.FlushLogs) -> None:
-        """The node of a driver that ends asks for all that was printed here."""
+        """A driver ends, and its node asks for all that was printed here."""
         self._shell.flush_logs(client, message)
 
     @hears(m.LogsFlushed, NODE)
     def on_logs_flushed(self, client: Client, message: m.LogsFlushed) -> None:
-        """Another node has sent all of it."""
+        """Another node has sent all of its prints."""
         self._shell.logs_flushed(client, message)
 
     def prints_of(self, job_id: bytes) -> set[bytes]:
-        """The jobs whose prints are shown at the driver of this one, as far as is known here."""
+        """The jobs whose prints this job's driver shows, as far as this node knows."""
         shown = {job_id}
         for job in self.by_id.values():  # a child comes after its parent
             if job.parent in shown:

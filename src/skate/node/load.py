@@ -1,4 +1,4 @@
-"""What a node tells the GCS of its load: each heartbeat, and when queues grow long. Pure."""
+"""Reports of this node's load to the GCS: each heartbeat, and when queues grow long. Pure."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Load:
         self._questions = questions
 
     def heartbeat(self) -> m.Heartbeat:
-        """The load at this moment, with what waits and why."""
+        """The load at this moment, with the work that waits and the reasons."""
         scheduler = self._scheduler
         return m.Heartbeat(
             available=scheduler.free_soon(),
@@ -58,5 +58,5 @@ class Load:
 
 
 def _running(worker: Worker) -> int:
-    # Of what a lent worker does, the node hears only if it takes its time.
+    # Lent worker: the node hears only of its longer tasks.
     return len(worker.tasks) if worker.lane is None else bool(worker.lane.begun)

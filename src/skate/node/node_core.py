@@ -1,13 +1,13 @@
-"""The node's decisions, behind one door: who gets which message, task, object and worker. Pure.
+"""The node's decisions, behind one door: messages and events in, an outbox out. Pure.
 
 The shell (node/shell/node_shell.py), the simulators and the played nodes of tests drive it the same
 way. For each batch of events: ``begin`` with the time; ``handle`` for each message of a client,
 ``hear_node`` and ``hear_gcs`` for those of other nodes and of the GCS, or another event below; then
-``end_turn``. What the node has to say is in ``outbox``, to be written then. What it wants done it
-asks of the ``Shell`` that it was given.
+``end_turn``. The node's messages are then in ``outbox``, to be written. For processes, transfers
+and the like it asks the ``Shell`` that it was given.
 
-Here is no rule of its own: each part (wiring.py has them all) declares which messages it handles.
-Invariants are those of the parts; ``check`` calls them all.
+The core has no rules of its own: each part (wiring.py has them all) declares the messages that it
+handles. Invariants are those of the parts; ``check`` calls them all.
 """
 
 from __future__ import annotations
@@ -59,27 +59,27 @@ class NodeCore:
         self.clock.now = now
 
     def handle(self, client: Client, message: Any) -> None:
-        """A message of a client. An exception means that the client is broken: its connection has
-        to end."""
+        """Take a message of a client. An exception means that the client is broken: its connection
+        has to end."""
         handler = self.handlers[client.role].get(type(message))
         if handler is not None and client.alive:
             handler(client, message)
-        elif client.alive:  # else it is behind its last word, in the same read
+        elif client.alive:  # else the message follows the client's last one, in the same read
             raise ValueError(f"{type(message).__name__} of {client.role or 'a stranger'}")
 
     def hear_node(self, other: OtherNode, message: Any) -> None:
-        """What another node says on the line that this node has opened."""
+        """Take a message of another node, on the line that this node has opened."""
         if other.is_alive:
             other.silent_since = 0.0
             self._of_nodes[type(message)](other, message)
 
     def hear_gcs(self, message: Any) -> None:
-        """What the GCS says."""
+        """Take a message of the GCS."""
         self._of_gcs[type(message)](message)
 
     @hears(m.Part, *CLIENTS, NODE)
     def on_part(self, client: Client, part: m.Part) -> None:
-        """A part of a message that was too large for one frame."""
+        """Take a part of a client's message that was too large for one frame."""
         for message in client.parts.take(part):
             client.parts.clear()
             self.handle(client, message)
@@ -97,13 +97,13 @@ class NodeCore:
             return  # its process ended before its connection was up
         self.clients[client] = None
         if client.node_id:
-            self.store.home = self.me.home  # it may be ahead of what the GCS says
+            self.store.home = self.me.home  # its line may come before the GCS's news of it
         if client.worker is not None:
             client.worker.client = client
             client.job = self.jobs.by_id.get(client.worker.pool.job_id)
 
     def client_lost(self, client: Client) -> None:
-        """Its connection is closed, by whatever end."""
+        """A client's connection is closed, by either end."""
         self.parts.endings.client_lost(client)
 
     def resume(self, client: Client) -> None:
@@ -115,7 +115,7 @@ class NodeCore:
         self.parts.workers.exited(worker, status)
 
     def worker_not_started(self, worker: Worker) -> None:
-        """There never was a process."""
+        """A worker's process was never started."""
         self.parts.workers.not_started(worker)
 
     def cut_off(self, other: OtherNode) -> None:
@@ -123,16 +123,16 @@ class NodeCore:
         self.parts.other_nodes.cut_off(other)
 
     def fetched(self, object_id: bytes, why: str, size: int, seconds: float) -> None:
-        """The shell has fetched (or not) what it was asked to."""
+        """The shell has fetched an object, or failed to (``why``)."""
         self.parts.pulls.fetched(object_id, why, size, seconds)
 
     def deadline_passed(self) -> None:
-        """``deadline`` has come: pulls are tried again; the end of the turn sees to leases."""
+        """``deadline`` has come: try pulls again; the end of the turn sees to leases."""
         self.parts.pulls.retry()
 
     def tick(self) -> None:
         """Every tenth of a second: end idle workers and stragglers, fail creators that wait, offer
-        what waits too long."""
+        tasks that wait too long."""
         parts = self.parts
         if self.store.queue:
             parts.full_store.tick()
@@ -145,21 +145,21 @@ class NodeCore:
         parts.lanes.tick()
 
     def end_turn(self) -> None:
-        """After each batch of events: hand out what became free."""
+        """After each batch of events: hand out resources and space that became free."""
         parts, store = self.parts, self.store
         if parts.lanes.touched:
             parts.lanes.settle()
-        # First the failures, and the ends of actors, that events have led to and lead to.
+        # First the failures, and the ends of actors, with all that follow from them.
         while parts.running.doomed or store.freed_handles:
             parts.running.fail_doomed()
             parts.actor_life.handles_gone()
-        # Then space that is free goes to creators, before tasks that may want some.
+        # Then creators get free space, before tasks that may want some.
         if store.queue:
             for creation in store.serve_queue(self.clock.now):
                 parts.puts.space_given(creation)
         if store.copies.has_questions:
             parts.puts.revoke()
-        # Groups take back and set aside before tasks are given what is free.
+        # Groups take back and set aside resources before tasks get the free ones.
         parts.groups.settle()
         if parts.leases.is_active:
             parts.leases.before_dispatch(self.clock.now)
@@ -168,8 +168,8 @@ class NodeCore:
             parts.leases.turn(self.clock.now)
         if store.queue:
             parts.full_store.dispatch()
-        # What is freed is told; then what could not run here goes up; and at last other homes are
-        # told what is held and what is not any more, of all of the above.
+        # Then freed objects are reported, tasks that cannot run here are offered, and at last
+        # other homes hear which of their objects are held and which no more.
         if store.freed:
             freed, store.freed = store.freed, []
             parts.forwarding.freed(freed)
@@ -181,13 +181,13 @@ class NodeCore:
     # ------------------------------------------------------------------ what the shell asks
 
     def deadline(self) -> float | None:
-        """When something has to be done though nothing happens (``deadline_passed``)."""
+        """When ``deadline_passed`` has to be called, without any event before."""
         pulls = self.parts.pulls.deadline()
         leases = self.parts.leases.deadline() if self.parts.leases.lent else None
         return min((at for at in (pulls, leases) if at is not None), default=None)
 
     def take_dead(self) -> list[OtherNode]:
-        """The nodes that have died since this was asked last: their lines have to be closed."""
+        """The nodes that have died since the last call: their lines have to be closed."""
         return self.parts.other_nodes.take_dead()
 
     def heartbeat(self) -> m.Heartbeat:
@@ -195,7 +195,7 @@ class NodeCore:
         return self.parts.load.heartbeat()
 
     def flush_events(self) -> None:
-        """Hand the events so far to the GCS, and what its tables lack."""
+        """Send the GCS the events so far, and the rows that its tables lack."""
         self.parts.notes.flush()
 
     def check(self) -> None:

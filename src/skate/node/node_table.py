@@ -2,10 +2,10 @@
 
 To run a task elsewhere, or to hold an object of another home, a node is a client of that other
 node: over a line that it opened itself (the shell dials when there is something in an outbox, and
-keeps the line across broken connections, net/lasting.py). What the other wants of this node comes
-over the line that the other opened, as from any client.
+keeps the line across broken connections, net/lasting.py). The other node's requests come over the
+line that it has opened, as from any client.
 
-Who joins, dies or is cut off is entered by endings.py.
+Nodes that join, die or are cut off are entered by other_nodes.py.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class NodeTable:
         self.by_id: dict[bytes, OtherNode] = {}
         self.by_home: dict[bytes, OtherNode] = {}
         self.alive = 0
-        self.dead: dict[bytes, None] = {}  # the newest that the GCS has given up
+        self.dead: dict[bytes, None] = {}  # the newest nodes that the GCS has given up
 
     def add(self, info: NodeInfo) -> None:
         """A node has joined."""
@@ -36,7 +36,7 @@ class NodeTable:
         self.alive += 1
 
     def remove(self, other: OtherNode) -> None:
-        """The GCS has given it up."""
+        """The GCS has given a node up."""
         other.is_alive = False
         self.alive -= 1
         del self.by_id[other.node_id]
@@ -50,12 +50,12 @@ class NodeTable:
         return self.by_home.get(home_of(any_id))
 
     def unreachable(self) -> list[bytes]:
-        """Those that could not be reached a short while ago."""
+        """The nodes that could not be reached a short while ago."""
         since = self._clock.now - AVOID_S
         return [other.node_id for other in self.by_id.values() if other.cut_at > since]
 
     def is_out_of_reach(self, other: OtherNode) -> bool:
-        """Whether it lives, and has not been heard for so long that it is waited for no more."""
+        """Whether a node lives, but has been silent so long that nothing waits for it any more."""
         since = other.silent_since
         return bool(since) and self._clock.now - since >= SILENT_NODE_S
 

@@ -1,9 +1,9 @@
-"""Nodes that join, die, or cannot be reached: who is told of it, and in which order. Pure.
+"""Nodes that join, die, or cannot be reached: the parts that hear of it, in order. Pure.
 
 Another node is *dead* when the GCS says so, and *cut off* when it cannot be reached though the GCS
-has not given it up. In both cases all that was under way there is lost; to one that is cut off a
-new line is opened as soon as there is something to say again. A node that is not heard on any line
-for ``SILENT_NODE_S`` is *out of reach*: what can do without it waits for it no more.
+has not given it up. In both cases all work under way there is lost. The next message for a node
+that is cut off opens a new line. A node not heard on any line for ``SILENT_NODE_S`` is *out of
+reach*: nothing that can do without it waits for it any more.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class OtherNodes:
         self._forwarding = forwarding
         self._actor_proxies = actor_proxies
         self._endings = endings
-        self._dead_links: list[OtherNode] = []  # whose lines the shell has to close
+        self._dead_links: list[OtherNode] = []  # the shell has to close their lines
 
     @hears(m.NodesChanged, GCS)
     def on_nodes_changed(self, message: m.NodesChanged) -> None:
@@ -69,10 +69,10 @@ class OtherNodes:
                     self.node_died(known)
             elif info.alive:
                 self._nodes.add(info)
-                self._store.home = self._me.home  # there are others now
+                self._store.home = self._me.home  # there are other homes now
 
     def node_died(self, other: OtherNode) -> None:
-        """The GCS has given it up."""
+        """The GCS has given a node up."""
         self._nodes.remove(other)
         self._dead_links.append(other)
         self._pulls.node_died(other.node_id)
@@ -81,22 +81,22 @@ class OtherNodes:
         self._endings.drivers_died(other.node_id)
 
     def take_dead(self) -> list[OtherNode]:
-        """Those that have died since the shell last asked."""
+        """The nodes that have died since the shell last asked."""
         dead, self._dead_links = self._dead_links, []
         return dead
 
     def cut_off(self, other: OtherNode) -> None:
-        """It cannot be reached, though it may be alive."""
+        """A node cannot be reached, though it may be alive."""
         if other.is_alive:
             now = self._clock.now
-            # A line that was not given up for longer was well, if nothing came back on it.
+            # The line lasted longer than a lost one would: it was well, though nothing came back.
             if not other.silent_since or now - other.cut_at > LINK_KEPT_S:
                 other.silent_since = now
             other.cut_at = now
             self._node_lost(other, "it cannot be reached")
 
     def _node_lost(self, other: OtherNode, why: str) -> None:
-        """All that was under way there will not come back."""
+        """All work under way at a node is lost."""
         tasks, other.tasks = other.tasks, {}
         calls = other.calls
         was_used = other.holds_sent > 0 or other.numbers > 0

@@ -1,7 +1,7 @@
-"""What the node has to say, until the end of the turn. Pure.
+"""The node's messages, until the end of the turn. Pure.
 
-The shell (or the simulator) writes it: to each client in ``clients`` and each node in ``nodes`` its
-own outbox, and ``gcs`` to the GCS.
+The shell (or the simulator) writes them: to each client in ``clients`` and each node in ``nodes``
+its own outbox, and ``gcs`` to the GCS.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Outbox:
     __slots__ = ("clients", "gcs", "nodes")
 
     def __init__(self) -> None:
-        self.clients: list[Client] = []  # with something in their outbox
+        self.clients: list[Client] = []  # with a message in their outbox
         self.nodes: list[OtherNode] = []  # likewise
         self.gcs: list[Any] = []
 

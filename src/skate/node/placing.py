@@ -1,8 +1,8 @@
 """Here, or somewhere else? The upper half of the bottom-up scheduler, at a task's home. Pure.
 
 Local first: a task is offered to the global scheduler when its strategy asks for it, when it cannot
-run here, or when its large inputs lie elsewhere; rebalancing.py offers what would wait here for
-long. The answer (``Placed``) names nodes.
+run here, or when its large inputs lie elsewhere; rebalancing.py offers tasks that would wait here
+for long. The answer (``Placed``) names nodes.
 
 Invariant (``check``): an OFFERED task is in exactly one offer.
 """
@@ -42,7 +42,7 @@ class Offered:
 
     def __init__(self, tasks: list[Task], avoid: list[bytes]) -> None:
         self.tasks = deque(tasks)
-        self.avoid = avoid  # nodes that could not be reached then
+        self.avoid = avoid  # nodes that could not be reached at the time of the offer
         self.reason = "the global scheduler is choosing a node"
 
 
@@ -90,13 +90,13 @@ class Placing:
         self._rebalancing = rebalancing
         self._code = code
         self.offers: dict[int, Offered] = {}
-        self.offer_count = 0  # ever
+        self.offer_count = 0  # of all offers ever sent
         self.batches: dict[Any, list[Task]] = {}  # to be offered at the end of this turn
 
     # ------------------------------------------------------------------ choosing
 
     def place(self, task: Task) -> None:
-        """Its inputs exist, here or elsewhere: run it here, or have a node chosen for it."""
+        """A task's inputs exist, here or elsewhere: run it here, or have a node chosen for it."""
         spec = task.template.spec
         strategy = spec.strategy
         if strategy is not None and strategy.kind == "NODE" and not strategy.rules:
@@ -132,11 +132,11 @@ class Placing:
         return sum(stored.size for stored in inputs if stored.state is REMOTE)
 
     def take(self, task: Task) -> None:
-        """Run it here, once its inputs are."""
+        """Run a task here, once its inputs are here."""
         missing = 0
         for object_id in task.dependencies or ():
             stored = self._store.objects[object_id]
-            if stored.is_error:  # it was lost while a node was being chosen
+            if stored.is_error:  # the input was lost while a node was being chosen
                 self._running.fail(task, stored.data, dependant=True)
                 return
             if stored.state is not INLINE and stored.state is not SEALED:
@@ -163,7 +163,7 @@ class Placing:
                 failed = stored.data
             elif stored.state is PENDING:
                 missing += 1
-                # If its copies were lost with the node, its home knows more.
+                # Copies lost with the node: the input's home knows more.
                 self._values.wait(task, stored)
         if missing or failed is not None:
             task.is_here = False
@@ -177,7 +177,7 @@ class Placing:
     # ------------------------------------------------------------------ offers
 
     def _offer(self, task: Task) -> None:
-        if task.state is not TASK_OFFERED:  # it is, if its node was lost
+        if task.state is not TASK_OFFERED:  # a task whose node was lost is OFFERED already
             task.state = advance(TASK_MOVES, task.state, TASK_OFFERED)
         far = self._bytes_elsewhere(task) >= LOCALITY_BYTES
         spec = task.template.spec
@@ -185,7 +185,7 @@ class Placing:
         self.batches.setdefault(key, []).append(task)
 
     def offer_anew(self, task: Task) -> None:
-        """Its node is lost, or has given it back: it is OFFERED, at the end of this turn."""
+        """A task's node is lost, or has given it back: offer it again at the end of this turn."""
         self.batches.setdefault(task.id, []).append(task)
 
     def next_number(self) -> int:
@@ -194,7 +194,7 @@ class Placing:
         return self.offer_count
 
     def flush(self) -> None:
-        """At the end of a turn: offer what this turn has brought."""
+        """At the end of a turn: offer the tasks that this turn has brought."""
         if self.batches:
             batches, self.batches = self.batches, {}
             for tasks in batches.values():
@@ -217,7 +217,7 @@ class Placing:
                 average_s=first.template.average_s,
                 strategy=spec.strategy,
                 inputs=self._inputs_for_offer(first),
-                # A bundle may still come to be here.
+                # A group's bundle may still be reserved here.
                 must_leave=not spec.group and bool(self._scheduler.missing(spec.demand)),
                 avoid=avoid,
                 name=spec.name,
@@ -236,7 +236,7 @@ class Placing:
 
     @hears(m.Placed, GCS)
     def on_placed(self, message: m.Placed) -> None:
-        """The global scheduler has chosen."""
+        """The global scheduler has answered an offer."""
         if self._rebalancing.is_placed(message):
             return
         offered = self.offers.get(message.number)
@@ -246,7 +246,7 @@ class Placing:
         for node_id, count in message.places:
             for _ in range(min(count, len(tasks))):
                 task = tasks.popleft()
-                if task.state is TASK_OFFERED:  # else it has failed, or its actor was killed
+                if task.state is TASK_OFFERED:  # else the task has failed, or its actor was killed
                     self.send_to(task, node_id)
         if not tasks:
             del self.offers[message.number]
@@ -256,7 +256,7 @@ class Placing:
                 if task.state is TASK_OFFERED:
                     self._running.fail(task, FORMAT_ERROR + message.error)
         elif message.reason:
-            offered.reason = message.reason  # and it will answer again
+            offered.reason = message.reason  # another answer will follow
             if message.rules_unmet:
                 self._code.warn_of_rules(tasks[0].template, message.reason)
         else:
@@ -266,27 +266,27 @@ class Placing:
                     self.take(task)
 
     def send_to(self, task: Task, node_id: bytes) -> None:
-        """This node was chosen for the task."""
+        """The node ``node_id`` was chosen for the task."""
         if not task.template.may_move:
-            task.is_bound = True  # chosen for more than its load
+            task.is_bound = True  # the node was chosen for more than its load
         if node_id == self._me.node_id:
             self.take(task)
             return
         host = self._nodes.by_id.get(node_id)
-        if host is None:  # it has died since
+        if host is None:  # the node has died since
             task.is_bound = False
             self.offer_anew(task)
         else:
             self._forwarding.forward(task, host)
 
     def tick(self) -> None:
-        """After each heartbeat: offer what cannot run here, and again what may go elsewhere now."""
+        """After each heartbeat: offer tasks that cannot run here, or may go elsewhere by now."""
         self._offer_again()
         self._offer_what_can_not_run_here()
 
     def _offer_what_can_not_run_here(self) -> None:
-        # What waited for a bundle that was reserved here, and was given back before the commit,
-        # goes up also from a node that is alone: the GCS knows what has become of the group.
+        # Tasks whose bundle was reserved here and given back before the commit go up even from a
+        # node that is alone: the GCS knows the group's state.
         for queue in list(self._scheduler.ready):
             if self._scheduler.missing(queue.demand) and self._may_go_up(queue.head()):
                 self._offer_all(queue)
@@ -301,7 +301,7 @@ class Placing:
         return bool(self._nodes.alive or task.template.spec.group)
 
     def _offer_all(self, queue: SchedulingClass) -> None:
-        # They were queued while this node was alone, or had more than it has now.
+        # The tasks were queued while this node was alone, or had more resources.
         for task in queue.clear():
             if task.is_bound:
                 queue.push(task)
@@ -312,13 +312,13 @@ class Placing:
         self._scheduler.forget_if_empty(queue)
 
     def _offer_again(self) -> None:
-        # What waits in the GCS and may not go to a node that could not be reached then: now it may.
+        # Offers waiting in the GCS exclude nodes that could not be reached; some can be by now.
         avoid: list[bytes] | None = None
         for number, offered in list(self.offers.items()):
             if offered.avoid:
                 avoid = self._nodes.unreachable() if avoid is None else avoid
                 if avoid != offered.avoid:
-                    # Under a new number: an answer to the old one may be under way.
+                    # The offer gets a new number: an answer to the old one may be under way.
                     del self.offers[number]
                     self._withdraw(number)
                     self._send_offer([t for t in offered.tasks if t.state is TASK_OFFERED])
@@ -329,7 +329,7 @@ class Placing:
     # ------------------------------------------------------------------ ends and views
 
     def end_job(self, job_id: bytes) -> list[Task]:
-        """The job is over: withdraw its offers; the tasks that will not come back."""
+        """The job is over: withdraw its offers and return their tasks."""
         tasks: list[Task] = []
         for number, offered in list(self.offers.items()):
             if offered.tasks and offered.tasks[0].template.job_id == job_id:
@@ -343,7 +343,7 @@ class Placing:
         return tasks
 
     def pending(self) -> list[m.Demanded]:
-        """What waits for a node, for people."""
+        """The tasks that wait for a node, for people."""
         rows = []
         for offered in self.offers.values():
             if offered.tasks:

@@ -1,9 +1,9 @@
-"""Values from other nodes, brought into this node's arena when somebody here needs them. Pure.
+"""Values from other nodes, brought into this node's arena when they are needed here. Pure.
 
 Around the pull manager (objects/pull_manager.py), which merges requests, chooses sources and bounds
-what is under way. Space for a copy is asked of the object store like any other extent; the bytes
-are moved by the shell's threads (node/shell/transfer.py). What to do about a value that no known
-node can give is decided in finding.py.
+the pulls under way. Space for a copy is asked of the object store like any other extent; the bytes
+are moved by the shell's threads (node/shell/transfer.py). A value that no known node can give is
+the business of finding.py.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Pulls:
         self._values = values
         self._puts = puts
         self._finding = finding
-        self.creator = Client()  # whose extents the copies are, while they are being written
+        self.creator = Client()  # owns the extents of copies while they are being written
         self.creator.role = "transfer"
         self._manager = PullManager(me.node_id, self._choose)
         self._is_acting = False
@@ -81,29 +81,29 @@ class Pulls:
     # ------------------------------------------------------------------ who wants what
 
     def want(self, stored: StoredObject) -> None:
-        """Somebody here needs the value, which lies elsewhere."""
+        """A client or task here needs a value that lies elsewhere."""
         urgent = bool(stored.waiters)
         nodes = stored.nodes or ()
         self._manager.want(stored.id, stored.size, nodes, urgent, self._clock.now)
         self._act()
 
     def prefer(self, object_ids: list[bytes]) -> None:
-        """These are needed before all others."""
+        """Pull these before all others."""
         self._manager.prefer(object_ids)
         self._act()
 
     def relocated(self, stored: StoredObject) -> None:
-        """More is known of where it lies."""
+        """More locations of an object are known."""
         self._manager.learned(stored.id, stored.nodes or (), self._clock.now)
         self._act()
 
     def node_died(self, node_id: bytes) -> None:
-        """Nothing comes from there any more."""
+        """Nothing comes from a dead node any more."""
         self._manager.node_died(node_id)
         self._act()
 
     def tick(self) -> None:
-        """Try again what is due; stop what nobody needs any more."""
+        """Try again pulls that are due; stop those that nothing needs any more."""
         if not len(self._manager):
             return
         for object_id in list(self._store.arriving):
@@ -113,28 +113,28 @@ class Pulls:
         self.retry()
 
     def drop(self, object_id: bytes) -> None:
-        """Nobody is to fetch this any more."""
+        """Stop the pull of an object."""
         self._manager.drop(object_id)
         self._act()
 
     def retry(self) -> None:
-        """Try again what is due."""
+        """Try again pulls that are due."""
         self._manager.tick(self._clock.now)
         self._act()
 
     def deadline(self) -> float | None:
-        """When ``retry`` has something to do."""
+        """When ``retry`` has to be called."""
         return self._manager.deadline() if len(self._manager) else None
 
     # ------------------------------------------------------------------ what happens
 
     def space_given(self, creation: Creation) -> None:
-        """There is space for a copy."""
+        """A copy has got its space."""
         self._manager.extent_ready(creation.object_id, creation.offset or 0, self._clock.now)
         self._act()
 
     def refused(self, object_id: bytes, payload: bytes) -> None:
-        """There is no space for a copy, and there will be none soon: tell who waits for it."""
+        """A copy gets no space, and none soon: tell the clients and tasks that wait for it."""
         self._manager.extent_refused(object_id)
         stored = self._store.objects.get(object_id)
         if stored is not None:
@@ -146,7 +146,7 @@ class Pulls:
         self._act()
 
     def _take_those_that_fit(self, stored: StoredObject) -> list[Task]:
-        # If one that waits can never have all its inputs here, it alone is to fail.
+        # Task whose inputs can never all be here: it alone is to fail.
         objects, capacity = self._store.objects, self._store.arena.capacity_bytes
         waiters = stored.waiters or []
         fit = [
@@ -160,7 +160,7 @@ class Pulls:
         return fit
 
     def fetched(self, object_id: bytes, why: str, size: int, seconds: float) -> None:
-        """The shell has fetched (or not) what it was asked to."""
+        """The shell has fetched an object, or failed to (``why``)."""
         self._manager.fetch_done(object_id, why == "ok", size, seconds, why, self._clock.now)
         self._act()
 
@@ -168,7 +168,7 @@ class Pulls:
 
     def _act(self) -> None:
         if self._is_acting:
-            return  # whoever is at it takes these as well
+            return  # the call under way takes these actions as well
         self._is_acting = True
         try:
             while actions := self._manager.take_actions():
@@ -205,7 +205,7 @@ class Pulls:
             case Arrived():
                 self._on_arrived(object_id)
             case Failed():
-                if action.why != "full":  # else ``refused`` has told already
+                if action.why != "full":  # else ``refused`` has told the clients already
                     self._finding.fetch_failed(object_id, action.tried)
 
     def _on_located(self, object_id: bytes, body: object) -> None:
@@ -222,7 +222,7 @@ class Pulls:
             self._store.abandon(self._store.arriving[object_id])
 
     def is_idle(self) -> bool:
-        """Whether nothing is under way."""
+        """Whether no pull is under way."""
         return not len(self._manager)
 
     def check(self) -> None:

@@ -1,7 +1,7 @@
-"""Extents of the arena: what clients write there, map, and let go of. Pure.
+"""Extents of the arena: written, mapped and let go of by clients. Pure.
 
 Puts, extents, seals and pins of clients go to the object store (objects/object_store.py). A client
-that waits for space is told when there is some, or that there will be none.
+that waits for space is told when it has some, or that it will get none.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Puts:
 
     @hears(m.Put, *CLIENTS)
     def on_put(self, client: Client, message: m.Put) -> None:
-        """A small value from its creator, who holds it."""
+        """A small value from its creator, which holds it."""
         stored = self._store.promise(message.object_id, client)
         client.held.add(message.object_id)
         self._store.fulfil_inline(stored, message.data, message.contains)
@@ -51,7 +51,7 @@ class Puts:
 
     @hears(m.CreateExtent, *CLIENTS)
     def on_create_extent(self, client: Client, message: m.CreateExtent) -> None:
-        """Space in the arena, now or when there is some."""
+        """A client asks for space in the arena: it gets it now, or when some is free."""
         if message.size <= 0:
             raise ValueError(f"an extent of {message.size} bytes")
         creation = self._store.create(client, message.object_id, message.size, self._clock.now)
@@ -61,14 +61,14 @@ class Puts:
             self.refuse(creation)
 
     def space_given(self, creation: Creation) -> None:
-        """There is space now for who has waited."""
+        """A creator that waited has got its space."""
         if creation.creator is self._pulls.creator:
             self._pulls.space_given(creation)
         else:
             self._outbox.send(creation.creator, m.Extent(creation.object_id, creation.offset or 0))
 
     def refuse(self, creation: Creation) -> None:
-        """There is no space for it, and there will be none soon."""
+        """A creator gets no space, and none soon."""
         self._store.abandon(creation)
         if creation.creator is self._pulls.creator:
             payload = self._full_store_payload(creation.size)
@@ -138,7 +138,7 @@ class Puts:
 
     @hears(m.Unpin, *CLIENTS)
     def on_unpin(self, client: Client, message: m.Unpin) -> None:
-        """The last view into these is gone."""
+        """A process has dropped its last view into these."""
         for object_id in message.object_ids:
             count = client.pins.get(object_id, 0)
             if not count:
@@ -159,13 +159,13 @@ class Puts:
         client.pins.clear()
 
     def revoke(self) -> None:
-        """Space is wanted: ask clients to forget where copies lie that they have not mapped."""
+        """Space is wanted: ask clients to forget the places of copies that they have not mapped."""
         number, asked = self._store.copies.take_questions()
         for client, object_ids in asked.items():
             self._outbox.send(client, m.Revoke(number, object_ids))
 
     @hears(m.Revoked, *CLIENTS)
     def on_revoked(self, client: Client, message: m.Revoked) -> None:
-        """A client has forgotten where these lie."""
+        """A client has forgotten the places of these."""
         for object_id in message.object_ids:
             self._store.copies.forgotten(object_id, client, message.number)

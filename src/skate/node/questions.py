@@ -1,7 +1,7 @@
 """Questions of clients: answered here, by the shell, or by the GCS. Pure.
 
-What the node knows is answered at once; the rest is passed on and the answer comes back in its own
-time.
+The node answers at once from its own state; other questions are passed on, and their answers come
+back later.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ class Questions:
 
     @hears(m.Ask, *CLIENTS, OBSERVER)
     def on_ask(self, client: Client, question: m.Ask) -> None:
-        """Answer here what is known here; the rest goes to the GCS and comes back."""
+        """Answer from this node's state, or pass the question on to the GCS."""
         if question.method == "actor_info" and self._actor_reports.info(question.body) is None:
             question = m.Ask(question.number, "get_actor", {"actor_id": question.body["actor_id"]})
         local = self._local_answers().get(question.method)
         if question.method in OF_ALL_NODES and self._nodes.alive:
-            local = None  # the GCS knows of all of them
+            local = None  # the GCS knows those of all nodes
         if local is not None:
             self._outbox.send(client, m.Answer(question.number, local(question.body)))
         elif not self._shell.answer_locally(client, question):
@@ -95,7 +95,7 @@ class Questions:
         }
 
     def pending(self) -> list[m.Demanded]:
-        """What waits on this node, and why, for people; the GCS knows of what waits there."""
+        """The work that waits on this node, with reasons, for people; the GCS adds its own."""
         rows = []
         scheduler = self._scheduler
         for queue in scheduler.classes.values():
@@ -119,7 +119,7 @@ class Questions:
         return resources_of(with_store(self._scheduler.available, self._store.arena.used_bytes))
 
     def status(self) -> dict[str, Any]:
-        """What `skate status` shows of this node."""
+        """This node's rows of `skate status`."""
         pending = [
             {
                 "name": row.name,
@@ -145,7 +145,7 @@ class Questions:
         }
 
     def _lane(self, lane: Lane | None) -> dict[str, Any] | None:
-        # For who waits on one: which process should answer, and what keeps it busy.
+        # For a caller that waits on a lane: the process that should answer, and its current work.
         if lane is None:
             return None
         return {

@@ -1,7 +1,7 @@
-"""What waits here too long, though it is queued, is offered to other nodes. Pure.
+"""Queued tasks and actors that wait here too long are offered to other nodes. Pure.
 
-Queues of ready tasks and actors that wait for room keep their turn here until the global scheduler
-has named a node that has room. Only then they leave.
+Ready tasks, and actors that wait for room, keep their turn here until the global scheduler has
+named a node with room. Only then they leave.
 """
 
 from __future__ import annotations
@@ -63,27 +63,27 @@ class Rebalancing:
         self._placing = placing
         self._forwarding = forwarding
         self._actor_guests = actor_guests
-        # Offers of what is queued here meanwhile: tasks, with their rules, and actors.
+        # Offers of queued tasks, with their rules, and of actors: they stay queued meanwhile.
         self.queue_offers: dict[int, tuple[SchedulingClass, Strategy | None]] = {}
         self.actor_offers: dict[int, _Kind] = {}
-        self._look_at = 0.0  # when queues are looked at next
-        self._told_at = 0.0  # when the GCS was told of the load here
+        self._look_at = 0.0  # when queues are checked next
+        self._told_at = 0.0  # when the GCS last heard of the load here
         self._due: dict[SchedulingClass, tuple[float, float]] = {}  # next offer, and the back-off
 
     def tick(self) -> None:
-        """After each heartbeat: offer what would wait too long, though it is queued here."""
+        """After each heartbeat: offer queued tasks and actors that would wait too long."""
         self._told_at = self._clock.now
         if self._nodes.alive:
             self._offer_what_waits()
             self._offer_actors()
 
     def flush(self) -> None:
-        """At the end of a turn: the same for queues, if they have not been looked at of late."""
+        """At the end of a turn: the same for queues, if they were not checked of late."""
         if self._nodes.alive and self._scheduler.ready and self._clock.now >= self._look_at:
             self._offer_what_waits()
 
     def is_placed(self, message: m.Placed) -> bool:
-        """Whether the answer is to an offer of this part, which has acted on it then."""
+        """Whether the answer belongs to an offer of this part; if so, it has acted on it."""
         if message.number in self.queue_offers:
             self._on_queue_placed(message)
         elif message.number in self.actor_offers:
@@ -113,8 +113,8 @@ class Rebalancing:
             if not queue.count or self._clock.now < due or self._wait_s(queue) <= REBALANCE_WAIT_S:
                 continue
             if self._clock.now - due > REBALANCE_RETRY_MAX_S:
-                # It has grown of late, as those of other nodes may have: first all say so, or each
-                # would take the others for idle.
+                # Queue that has just grown: those of other nodes may have as well. All nodes tell
+                # their load first, or each would take the others for idle.
                 self._due[queue] = (self._clock.now + REBALANCE_LOOK_S, REBALANCE_WAIT_S)
                 self._tell_load()
                 continue
@@ -135,8 +135,8 @@ class Rebalancing:
         return wait_s
 
     def _unserved_s(self, queue: SchedulingClass) -> float:
-        # Since when nothing of the class was sent to a worker, though something waited: others may
-        # have all resources, or a task may take longer than they did so far.
+        # For how long the class sent no task to a worker, though one waited: other classes may
+        # have all resources, or a task may take longer than the earlier ones did.
         since = queue.head().ready_at
         for worker in queue.leased.values():
             for task in worker.tasks.values():
@@ -154,7 +154,7 @@ class Rebalancing:
 
     def _offer_some(self, queue: SchedulingClass, rules: Strategy | None, count: int) -> None:
         template = queue.head().template
-        # What has waited for so long will wait for as long again, as if so many tasks went first.
+        # Assume that a task will wait as long again as it has: as if so many tasks went first.
         task_s = template.average_s if template.average_s > 0 else UNKNOWN_TASK_S
         ahead = max(queue.count - count, int(self._unserved_s(queue) / task_s))
         number = self._placing.next_number()
@@ -189,7 +189,7 @@ class Rebalancing:
     # ------------------------------------------------------------------ actors
 
     def _offer_actors(self) -> None:
-        # They keep their turn here meanwhile.
+        # The actors keep their turn here meanwhile.
         waiting: dict[_Kind, list[Task]] = {}
         for task in self._scheduler.placing:
             if self._waits_for_long(task):
@@ -233,8 +233,8 @@ class Rebalancing:
             del ready[:count]
 
     def _waits_for_long(self, task: Task) -> bool:
-        """Whether an actor may go to another node now. It was sent here for the room that there
-        was, and others may have taken that first."""
+        """Whether an actor may go to another node now. It was sent here for room that others may
+        have taken first."""
         waited_s = self._clock.now - task.ready_at
         is_free = may_leave(task)
         if task.owner.node_id:

@@ -1,7 +1,7 @@
 """The life of a task that is here: its inputs, its run, its results, its end. Pure.
 
-Every accepted task ends in exactly one of FINISHED and FAILED; then each of its returns that
-anybody holds has a value.
+Every accepted task ends in exactly one of FINISHED and FAILED; then each of its returns that is
+held has a value.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Running:
 
     @hears(m.Submit, *CLIENTS)
     def on_submit(self, client: Client, message: m.Submit) -> None:
-        """Steps 1 and 5 of figure a: a task is here; are its inputs?"""
+        """Steps 1 and 5 of figure a: a task has come; are its inputs here?"""
         template = client.templates[message.template]
         task_id = message.task_id
         task = Task(
@@ -145,9 +145,9 @@ class Running:
             client.held.add(object_id)
 
     def hold_arguments(self, task: Task, *, here: bool = False) -> bool:
-        """Hold what the task uses; whether all of it exists. A failed input fails the task.
+        """Hold a task's inputs; returns whether all exist. A failed input fails the task.
 
-        ``here``: and is in this node's own store.
+        ``here``: whether all are in this node's own store.
         """
         store = self._store
         objects = store.objects
@@ -186,9 +186,9 @@ class Running:
         return failed is None
 
     def input_ready(self, task: Task, stored: StoredObject) -> None:
-        """An object that the task waits for is there."""
+        """An object that the task waits for exists now."""
         if task.state is not TASK_WAITING and task.state is not TASK_PULLING:
-            return  # another input has failed it
+            return  # another input has failed the task
         if stored.is_error:
             self.doom(task, stored.data)
             return
@@ -202,12 +202,12 @@ class Running:
                 self._placing.place(task)
 
     def doom(self, task: Task, payload: bytes) -> None:
-        """An input has failed: the task will (``fail_doomed``)."""
+        """An input has failed: the task will fail too (``fail_doomed``)."""
         self.doomed.append((task, payload))
 
     def fail_doomed(self) -> None:
         """Fail the tasks whose inputs have failed."""
-        # A loop and no recursion: ten thousand tasks may hang on each other in a chain.
+        # A loop and no recursion: ten thousand tasks may depend on each other in a chain.
         while self.doomed:
             task, payload = self.doomed.popleft()
             if task.state is TASK_WAITING or task.state is TASK_PULLING:
@@ -246,7 +246,7 @@ class Running:
             return
         task = self._scheduler.finished(worker, done.task_id, done.ended - done.started)
         if task is None or task.attempt != done.attempt:
-            return  # an older attempt: nobody waits for it
+            return  # an older attempt: no client waits for it
         if done.retry and task.retries_left != 0 and not self._guests.is_orphan(task):
             task.next_attempt()
             if task.owner.node_id:
@@ -302,7 +302,7 @@ class Running:
 
     @hears(m.HandBack, WORKER)
     def on_hand_back(self, client: Client, message: m.HandBack) -> None:
-        """A worker will not run these: others may."""
+        """A worker hands these tasks back; other workers may run them."""
         assert client.worker is not None
         self._scheduler.handed_back(client.worker, message.task_ids)
         self._guests.drop_orphans(message.task_ids)
@@ -319,7 +319,7 @@ class Running:
 
     @hears(m.Unblocked, WORKER)
     def on_unblocked(self, client: Client, message: m.Unblocked) -> None:
-        """It goes on."""
+        """The worker's task goes on."""
         worker = client.worker
         assert worker is not None
         if worker.actor is not None:
@@ -341,7 +341,7 @@ class Running:
             if task.actor is not None:
                 self._actor_calls.task_failed(task, payload, was_waiting)
             return
-        # What a process has begun to write of them stays its own until it is reaped.
+        # Extents that a process has begun to write stay its own until it is reaped.
         for index in range(task.template.spec.num_returns):
             self._values.store_result(return_id(task.id, index), m.Value(payload), None)
         if task.owner.node_id:
@@ -353,7 +353,7 @@ class Running:
             self._actor_calls.task_failed(task, payload, was_waiting)
 
     def drop_arguments(self, task: Task) -> None:
-        """The task needs its inputs no more."""
+        """Let go of the task's inputs."""
         borrowed = bool(task.owner.node_id)
         for object_id in task.dependencies or ():
             self._store.release(object_id, borrowed=borrowed)
@@ -366,7 +366,7 @@ class Running:
             self._store.release(handle_id(task.actor.id))
 
     def drop_tasks(self, tasks: list[Task]) -> None:
-        """Their job is over. First all go, then whoever of another job holds a result is told."""
+        """These tasks' job is over: drop all, then tell holders of results in other jobs."""
         dropped = []
         for task in tasks:
             if task.state not in (TASK_FINISHED, TASK_FAILED):
@@ -376,7 +376,7 @@ class Running:
             self.drop_arguments(task)
         for task in dropped:
             if task.owner.node_id:
-                self._guests.disown_returns(task)  # nor will its home ask for them
+                self._guests.disown_returns(task)  # its home will not ask for them either
             for index in range(task.template.spec.num_returns):
                 object_id = return_id(task.id, index)
                 if object_id in self._store.objects:

@@ -1,4 +1,4 @@
-"""What the parts of a node share: plain state, each table with its own invariants. Pure."""
+"""The plain state that the parts of a node share; each table has its invariants. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from skate.scheduler.local_scheduler import LocalScheduler
 
 
 class Tables(NamedTuple):
-    """By name; wiring.py hands each part those that it uses."""
+    """The tables by name; wiring.py gives each part those that it uses."""
 
     clock: Clock
     outbox: Outbox

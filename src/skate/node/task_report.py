@@ -1,8 +1,8 @@
-"""What the GCS task table is told: tasks that live longer than an event batch. Pure.
+"""Reports to the GCS task table: tasks that live longer than an event batch. Pure.
 
-Called when events are flushed. Short tasks cost nothing here: they are only in the event log. What
-is told is derived from the queues each time and compared with what was told last; both are bounded,
-the tasks nearest to running first.
+Called when events are flushed. Short tasks cost nothing here: they are only in the event log. Each
+report is derived from the queues and compared with the last one; both are bounded, with the tasks
+nearest to running first.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class TaskReport:
         self._told: dict[bytes, int] = {}  # the state that each task was last reported in
 
     def flush(self) -> None:
-        """Report what has changed since the last time, if anything has."""
+        """Report the changes since the last time, if there are any."""
         born_before = self._clock.now - EVENT_BATCH_S
         tasks = islice(chain(self._sent(), self._ready(), self._waiting()), TASKS_LOOKED_AT)
         old = (t for t in tasks if t.submitted_at <= born_before and t.template.spec.events)

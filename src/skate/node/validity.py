@@ -1,8 +1,8 @@
-"""What a well-formed message of a client may still not say. Pure.
+"""Checks of a well-formed message of a client: the rules between its fields. Pure.
 
-Types and lengths of frames are the decoder's business; here are the rules between fields that the
-node's parts rely on. The node core calls this where templates, tasks and actors come in; a breach
-raises ValueError, which ends the connection that it came over and nothing else.
+Types and lengths of frames are the decoder's business; the node's parts rely on these rules. They
+are called where templates, tasks and actors come in; a breach raises ValueError, which ends the
+client's connection and nothing else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ KINDS = ("task", "actor", "method")
 
 
 def check_template(spec: CallTemplate, function_is_known: bool) -> None:
-    """A template says what it is of, its function was registered, its numbers make sense."""
+    """A template names its kind, its function was registered, its numbers make sense."""
     if spec.kind not in KINDS:
         raise ValueError(f"a template of kind {spec.kind!r}")
     if not function_is_known and (spec.function_id or spec.kind != "method"):
@@ -43,7 +43,7 @@ def check_call(task_id: bytes, spec: CallTemplate, kind: str) -> None:
 
 
 def read_error(payload: bytes) -> ErrorRecord:
-    """The record in an error payload that a client made; one that says so if there is none."""
+    """The record in an error payload that a client made; a record of the fault if it has none."""
     try:
         return decode_error(payload[1:])
     except ValueError as error:  # of msgspec too

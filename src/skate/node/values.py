@@ -1,8 +1,8 @@
-"""Values of objects: who waits for one, and who is told once it is here. Pure.
+"""Values of objects, and the clients and tasks that wait for them. Pure.
 
-A value goes to whoever submitted its task, asked for it (``Want``), or waits with a task for it.
-An owner that does not read is told later (``resume``). Bringing values from other nodes is the
-business of pulls.py and finding.py.
+A value goes to the client that submitted its task, to clients that asked for it (``Want``), and to
+tasks that wait for it. An owner that does not read is told later (``resume``). Bringing values from
+other nodes is the business of pulls.py and finding.py.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class Values:
     def wait(self, task: Task, stored: StoredObject) -> None:
         """Have the task wait for a value (``Running.input_ready``), and have the value looked for.
 
-        A value on another node is pulled; one whose home is elsewhere and that is not known here is
-        asked for; one that is being made here comes by itself.
+        A value on another node is pulled; an unknown value of another home is asked of that home; a
+        value that is being made here comes by itself.
         """
         if stored.waiters is None:
             stored.waiters = []
@@ -79,7 +79,7 @@ class Values:
 
     @hears(m.Want, *CLIENTS, NODE)
     def on_want(self, client: Client, message: m.Want) -> None:
-        """Steps 1 and 2 of figure b: send it, or remember who waits for it."""
+        """Steps 1 and 2 of figure b: send a value, or remember the client that waits for it."""
         for object_id in message.object_ids:
             stored = self._store.objects.get(object_id)
             if stored is None:
@@ -89,7 +89,7 @@ class Values:
             else:
                 if stored.subscribers is None:
                     stored.subscribers = []
-                if client not in stored.subscribers:  # it may have let go of it, and got it again
+                if client not in stored.subscribers:  # it may have let go and got the ref again
                     stored.subscribers.append(client)
                 self._notes.object(object_id, "WANTED", 0, client.pid)
                 if stored.state is REMOTE:
@@ -116,9 +116,9 @@ class Values:
     # ------------------------------------------------------------------ what has come
 
     def store_result(self, object_id: bytes, value: m.Value, contains: list[bytes] | None) -> bool:
-        """A promised value is here (step 3 of figure b): keep it if wanted, tell who waits.
+        """A promised value is here (step 3 of figure b): keep it if wanted, tell its waiters.
 
-        Whether the submitter was told.
+        Returns whether the submitter was told.
         """
         stored = self._store.objects.get(object_id)
         if value.size:
@@ -137,13 +137,13 @@ class Values:
         return self.announce(stored)
 
     def _has_value(self, stored: StoredObject) -> bool:
-        # For a home that had lost sight of this node, it has been an error, or made elsewhere.
+        # Home that had given this node up: the value was an error before, or made elsewhere.
         return stored.state is INLINE or stored.state is SEALED
 
     def store_remote(
         self, object_id: bytes, size: int, node_id: bytes, contains: list[bytes] | None
     ) -> bool:
-        """A promised value is in another node's arena; False if nobody wants it any more."""
+        """A promised value is in another node's arena; False if nothing wants it any more."""
         stored = self._store.objects.get(object_id)
         if stored is None or stored.state is not PENDING:
             return False
@@ -158,15 +158,15 @@ class Values:
         self.announce(stored)
 
     def announce(self, stored: StoredObject) -> bool:
-        """Tell everyone who waits for an object that it is there; whether its owner was told."""
+        """Tell all that wait for an object that it exists; returns whether its owner was told."""
         owner = stored.owner
         told = owner is not None and owner.alive and not owner.node_id and stored.id in owner.held
-        if stored.id in self._store.copies:  # that there is a value it knows; the place, if it asks
+        if stored.id in self._store.copies:  # the owner knows of the value, and may ask its place
             told = False
         if told:
             self._push(owner, stored)
             if owner.is_remote and stored.size:
-                told = False  # only that it is there: whether it has asked, is seen below
+                told = False  # told of its existence only; if it has asked, it is pushed below
         if stored.state is REMOTE:
             self._announce_remote(stored)
             return told
@@ -183,7 +183,7 @@ class Values:
         return told
 
     def _announce_remote(self, stored: StoredObject) -> None:
-        # It exists, and not here: for other nodes and for tasks to be placed that is enough.
+        # A value elsewhere is enough for other nodes, and for tasks to be placed.
         subscribers, stored.subscribers = stored.subscribers or (), None
         waiters, stored.waiters = stored.waiters or (), None
         for client in subscribers:
@@ -198,7 +198,7 @@ class Values:
             self._pulls.want(stored)
 
     def tell_trouble(self, stored: StoredObject, payload: bytes) -> None:
-        """This node cannot have the value now, though the value is what it was: tell who waits."""
+        """This node cannot have the value now, though it is intact elsewhere: tell its waiters."""
         subscribers, stored.subscribers = stored.subscribers or (), None
         waiters, stored.waiters = stored.waiters or (), None
         for client in subscribers:
@@ -232,8 +232,8 @@ class Values:
             client.outbox.append(m.Located(stored.id, stored.size, self.locations(stored)))
 
     def _push_far(self, client: Client, stored: StoredObject, asked: bool) -> None:
-        # A driver without shared memory. The shell sends the bytes in pieces, as fast as they are
-        # read, and then lets go of the pin.
+        # Driver without shared memory: the shell sends the bytes in pieces, as fast as the driver
+        # reads, and then lets go of the pin.
         if asked:
             self._store.pin(stored.id)
             client.pins[stored.id] = client.pins.get(stored.id, 0) + 1
@@ -242,10 +242,10 @@ class Values:
             self._outbox.send(client, m.Ready(stored.id, b"", m.ELSEWHERE, stored.size))
 
     def resume(self, client: Client) -> None:
-        """The client reads again: push what was held back, as far as it is still wanted.
+        """The client reads again: push the values held back, as far as they are still wanted.
 
-        Not more than a turn's worth: whether the client takes it is seen once it is written. Who
-        calls this does so again in its next turn, if something is left and the client still reads.
+        At most a turn's worth: only writing shows whether the client takes it. The caller calls
+        again in its next turn, if values are left and the client still reads.
         """
         client.paused = False
         left = WRITE_BACKLOG_BYTES
@@ -253,7 +253,7 @@ class Values:
             stored = self._store.objects.get(client.deferred.popleft())
             if stored is None:
                 continue
-            if stored.state is PENDING:  # what was here made room, and where else it was is lost
+            if stored.state is PENDING:  # the copy here made room, and the others are lost
                 self.on_want(client, m.Want([stored.id]))
                 continue
             self._push(client, stored)
@@ -262,7 +262,7 @@ class Values:
     # ------------------------------------------------------------------ views
 
     def locations(self, stored: StoredObject) -> list[bytes]:
-        """The nodes that have it in their arena, as far as is known here; this one first."""
+        """The nodes that have an object in their arena, as far as known here; this one first."""
         here = [self._me.node_id] if stored.state is SEALED else []
         return here + list(stored.nodes or ())
 
@@ -285,8 +285,8 @@ class Values:
                 self._store.abandon(creation)
 
     def may_have_run(self, tasks: list[Task]) -> None:
-        """Tasks and calls that were under way at a node that is lost. Others may have copies of
-        what they returned there, of which this home was not told: if so, the GCS was."""
+        """A node with tasks and calls under way is lost. They may have returned there, and other
+        nodes may have copies, of which the GCS has heard and this home has not."""
         for task in tasks:
             for index in range(task.template.spec.num_returns):
                 stored = self._store.objects.get(return_id(task.id, index))
@@ -294,7 +294,7 @@ class Values:
                     stored.is_shared = True
 
     def lost_payload(self, object_id: bytes) -> bytes:
-        """The value of an object that nobody knows."""
+        """The error value of an object that no node knows."""
         return error_payload(
             "ObjectLostError",
             f"Object {object_id.hex()} is not known to this cluster: its last reference is gone, "

@@ -132,7 +132,7 @@ class Parts:
         return [part for name, part in vars(self).items() if name != "tables"]
 
     def _wire_jobs(self, t: Tables) -> None:
-        # Jobs, and what is told of them.
+        # Jobs, and reports of them.
         Jobs.__init__(
             self.jobs, clock=t.clock, outbox=t.outbox, me=t.me, shell=t.shell,
             scheduler=t.scheduler, nodes=t.nodes, clients=t.clients,
@@ -150,7 +150,7 @@ class Parts:
         )
 
     def _wire_questions(self, t: Tables) -> None:
-        # What clients say first, and what they and the GCS ask.
+        # Hellos and questions of clients, and questions of the GCS.
         Doorkeeper.__init__(
             self.hello, clock=t.clock, outbox=t.outbox, me=t.me, shell=t.shell, store=t.store,
             scheduler=t.scheduler, jobs=self.jobs, workers=self.workers,
@@ -172,7 +172,7 @@ class Parts:
         )  # fmt: skip
 
     def _wire_values(self, t: Tables) -> None:
-        # Values: who waits for them, and where they are found.
+        # Values: their waiters, and their locations.
         Values.__init__(
             self.values, outbox=t.outbox, me=t.me, store=t.store, notes=self.notes,
             pulls=self.pulls, finding=self.finding, running=self.running,
@@ -187,7 +187,7 @@ class Parts:
         )  # fmt: skip
 
     def _wire_objects(self, t: Tables) -> None:
-        # Objects: where they lie here, and who holds them.
+        # Objects: their places in the arena, and their holders.
         Puts.__init__(
             self.puts, clock=t.clock, outbox=t.outbox, me=t.me, store=t.store, clients=t.clients,
             notes=self.notes, pulls=self.pulls,

@@ -1,7 +1,7 @@
 """The lives of a node's worker processes: started, lost, buried, retired. Pure.
 
 A worker is buried (its tasks retried, its resources free) once both its EOF and its exit status are
-in, in either order: what the worker said last comes before the EOF, and the status tells why it
+in, in either order: the worker's last messages come before the EOF, and the status tells why it
 died.
 """
 
@@ -84,10 +84,10 @@ class Workers:
         self._actor_life = actor_life
         self._endings = endings
         self._lanes = lanes
-        self.hopeless: dict[Pool, str] = {}  # no worker of theirs comes up; how the last one died
+        self.hopeless: dict[Pool, str] = {}  # pools whose workers fail to start: the last one's end
         self.exits: dict[bytes, tuple[Worker, int]] = {}  # exit statuses ahead of their EOF
         self.lost: dict[bytes, Worker] = {}  # EOFs ahead of their exit status
-        self.ending: dict[bytes, float] = {}  # workers that were to end: seen at which tick first
+        self.ending: dict[bytes, float] = {}  # workers asked to end: the tick that first saw each
 
     def connection_lost(self, client: Client) -> None:
         """A worker's connection has ended."""
@@ -104,13 +104,13 @@ class Workers:
         return worker.id in self.exits or worker.id not in self._scheduler.workers
 
     def _going(self, worker: Worker) -> None:
-        # The first sign of its end: nothing more goes there, or it would count as begun.
+        # First sign of a worker's end: it gets no more tasks, as they would count as begun.
         self._scheduler.lost(worker)
         if worker.actor is not None:
             worker.actor.window = 0
 
     def start(self, pool: Pool) -> None:
-        """Start a process for this pool, unless that is hopeless."""
+        """Start a process for this pool, unless the pool is hopeless."""
         job = self._jobs.by_id.get(pool.job_id)
         if job is None or pool.failed_starts >= WORKER_START_ATTEMPTS:
             return
@@ -148,22 +148,22 @@ class Workers:
             self._bury(worker.id)
 
     def not_started(self, worker: Worker) -> None:
-        """There never was a process, and maybe no connection either; ``stderr_tail`` tells why."""
+        """The process was never started, nor perhaps its connection; ``stderr_tail`` tells why."""
         self.exited(worker, NOT_STARTED)
         if worker.id in self.exits and worker.client is None:
             self.lost[worker.id] = worker
             self._bury(worker.id)
 
     def end(self, worker: Worker) -> None:
-        """The driver that it worked for is gone: end it, and run what it leaves nowhere else."""
+        """A worker's job is over: end it; the tasks that it leaves run nowhere else."""
         if worker.client is not None and worker.client.alive:
             self._shell.close(worker.client)
-            self._endings.client_lost(worker.client)  # what it still says is of no interest
+            self._endings.client_lost(worker.client)  # drop its remaining messages
         else:
             self._shell.kill_worker(worker)
 
     def _bury(self, worker_id: bytes) -> None:
-        # Both the EOF and the exit status have to be in: what the worker said last comes before
+        # Both the EOF and the exit status have to be in: the worker's last messages come before
         # the EOF, and the status tells why it died.
         if worker_id not in self.exits or worker_id not in self.lost:
             return
@@ -179,7 +179,7 @@ class Workers:
             self._lanes.buried(worker, status)
 
     def _leave(self, worker: Worker, unfinished: list[Task], status: int, never_ran: bool) -> None:
-        # What becomes of the actor, or of the tasks, that a process leaves.
+        # The actor, or the tasks, that a dead process leaves.
         if worker.actor is not None:
             self._actor_life.worker_died(worker, status)
             return
@@ -195,29 +195,29 @@ class Workers:
     def retry_unfinished(
         self, worker: Worker, unfinished: list[Task], status: int, how: str
     ) -> None:
-        """Tasks that a dead worker had, in their order: the first one ran; those behind it had not
+        """Retry a dead worker's tasks, in their order: the first was running, the others had not
         begun."""
         first = unfinished[0]
         for task in [task for task in unfinished if self._guests.is_orphan(task)]:
             unfinished.remove(task)
             self._guests.orphan_ended(task)
         if first not in unfinished:
-            pass  # nobody cares
+            pass  # an orphan: no home waits for it
         elif first.retries_left == 0:
             self._running.fail(first, self._crash_payload(worker, first, status, how))
             del unfinished[0]
         else:
             first.retries_left -= first.retries_left > 0
-        for task in reversed(unfinished):  # each goes before those in the queue
+        for task in reversed(unfinished):  # each goes to the front of its queue
             task.attempt += 1
             if task.owner.node_id:
-                task.is_bound = True  # its attempts are counted here
-            if not task.missing:  # of one from a lane, an input may still be under way
+                task.is_bound = True  # a guest's attempts are counted here
+            if not task.missing:  # a lane's task may still lack an input that is under way
                 self._scheduler.requeue(task)
 
     def _starts_failed(self, pool: Pool, how: str) -> None:
-        # While others of the pool run, there is hope: they may take the tasks, or a later start
-        # may succeed (the machine is short of processes, say). Otherwise nobody ever would.
+        # Pool with other workers: they may take the tasks, or a later start may succeed (the
+        # machine is short of processes, say). Without any, nothing would ever run the tasks.
         workers = self._scheduler.workers.values()
         if any(w.pool is pool and w.state is WORKER_LEASED for w in workers):
             pool.failed_starts = WORKER_START_ATTEMPTS - 1
@@ -243,7 +243,7 @@ class Workers:
         )
 
     def describe_exit(self, worker: Worker, status: int) -> str:
-        """How a process ended, and its last words, for an error message."""
+        """How a process ended, and the tail of its stderr, for an error message."""
         tail = self._shell.stderr_tail(worker)[-STDERR_TAIL_LINES:]
         text = describe_status(status)
         if status == NOT_STARTED and tail:
@@ -265,14 +265,14 @@ class Workers:
         self._outbox.send(worker.client, m.Exit(reason))
 
     def _end_straggler(self, worker: Worker) -> None:
-        """Kill a worker that was asked to end, and whose exit handlers or last calls do not."""
+        """Kill a worker that was asked to end, if its exit handlers or last calls do not end."""
         since = self.ending.setdefault(worker.id, self._clock.now)
         grace_s = EXIT_GRACE_S if worker.actor is None else ACTOR_SHUTDOWN_GRACE_S
         if self._clock.now - since > grace_s:
             self._shell.kill_worker(worker)
 
     def tick(self) -> None:
-        """End idle workers and stragglers; tell the tasks of pools that cannot start any."""
+        """End idle workers and stragglers; fail the tasks of pools that cannot start any."""
         if self.hopeless:
             hopeless, self.hopeless = self.hopeless, {}
             for pool, how in hopeless.items():

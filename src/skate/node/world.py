@@ -1,6 +1,6 @@
-"""What the node's core asks of the world: processes, transfers, logs, ids. Pure.
+"""The core's requests to the world: processes, transfers, logs, ids. Pure.
 
-The daemon's shell (node/shell/node_shell.py) does it, and the simulator's.
+The daemon's shell (node/shell/node_shell.py) performs them, and the simulator's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from skate.rows import Client, Job, Worker
 
 
 class Shell(Protocol):
-    """What the core asks of the world. Calls return at once; outcomes come back as events."""
+    """The core's requests to the world. Calls return at once; outcomes come back as events."""
 
     def start_worker(self, worker: Worker, setup: m.WorkerSetup) -> None:
         """Fork a worker; its connection arrives as a client with ``client.worker`` set.
@@ -34,19 +34,19 @@ class Shell(Protocol):
         """16 fresh random bytes."""
 
     def fetch(self, object_id: bytes, offset: int, size: int, node_id: bytes) -> None:
-        """Copy an object from that node's arena to this place in ours; ``fetched`` follows."""
+        """Copy an object from a node's arena to this place in ours; ``fetched`` follows."""
 
     def cancel_fetch(self, object_id: bytes) -> None:
-        """Stop that; ``fetched`` follows all the same."""
+        """Stop a fetch; ``fetched`` follows all the same."""
 
     def flush_logs(self, client: Client, message: m.FlushLogs) -> None:
-        """The node of a driver that ends asks for all that was printed."""
+        """A driver ends, and its node asks for all that was printed."""
 
     def logs_flushed(self, client: Client, message: m.LogsFlushed) -> None:
-        """Another node has sent all of it."""
+        """Another node has sent all of its prints."""
 
     def job_ended(self, job: Job, reason: str) -> None:
         """A driver is gone; a local session ends with it."""
 
     def answer_locally(self, client: Client, question: m.Ask) -> bool:
-        """Whether the shell itself answers this (now or later)."""
+        """Whether the shell itself answers this question (now or later)."""
