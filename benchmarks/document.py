@@ -61,6 +61,7 @@ python -m benchmarks.compare --only "one by one"          # some rows
 python -m benchmarks.compare --busy 1                     # while another program computes
 python -m benchmarks.compare --json before.json           # the figures of all rounds
 python -m benchmarks.before_after before.json after.json  # two runs, row by row
+python -m benchmarks.start_up                             # init() by steps; who is not quite idle
 ```
 """
 
