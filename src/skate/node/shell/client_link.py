@@ -28,7 +28,7 @@ class ClientLink(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """Check who it is (same user), before anything is read."""
+        """Check the client's user (the same as ours) before anything is read."""
         self.transport = transport
         self.client.link = self
         transport.set_write_buffer_limits(high=config.WRITE_BACKLOG_BYTES)
@@ -50,7 +50,7 @@ class ClientLink(asyncio.Protocol):
         """A turn of the switch."""
         transport = self.transport
         if transport is None or transport.is_closing():
-            return  # it was refused, or broke the protocol: no more is heard of it
+            return  # the client was refused, or broke the protocol: drop its bytes
         shell = self.shell
         core = shell.core
         core.begin(shell.clock())
@@ -63,7 +63,7 @@ class ClientLink(asyncio.Protocol):
                 elif not transport.is_closing():
                     core.handle(client, message)
                     handlers = core.handlers[client.role]
-        except Exception as error:  # whatever it was, this peer's message has led to it
+        except Exception as error:  # any error here is due to this client's message
             self._break_off(error)
         core.end_turn()
         shell.write_out()
@@ -82,16 +82,16 @@ class ClientLink(asyncio.Protocol):
             self.transport.abort()
 
     def pause_writing(self) -> None:
-        """It does not read: hold pushes back."""
+        """The client does not read: hold pushes back."""
         self.client.paused = True
 
     def stop_asking(self) -> None:
-        """It reads nothing at all: hear no more of it until it does."""
+        """The client reads nothing at all: stop reading from it until it does."""
         if self.transport is not None and not self.transport.is_closing():
             self.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """The client reads again."""
         if self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
         self.client.paused = False
@@ -107,7 +107,7 @@ class ClientLink(asyncio.Protocol):
         self.shell.write_out()
 
     def write_out(self, outbox: list[Any]) -> None:
-        """Send these; a client that reads nothing at all is heard no more."""
+        """Send these; stop reading from a client that reads nothing at all."""
         transport = self.transport
         if transport is not None:
             transport.writelines(frames(outbox))
@@ -115,7 +115,7 @@ class ClientLink(asyncio.Protocol):
                 self.stop_asking()
 
     def close(self) -> None:
-        """Close once what was written has left."""
+        """Close once all written bytes have left."""
         if self.transport is not None:
             self.transport.close()
 

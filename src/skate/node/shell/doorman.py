@@ -1,20 +1,20 @@
-"""Who may come in: everything between a TCP accept and the first message, on a node daemon.
+"""The node daemon's TCP door: everything between an accept and the first message.
 
 Accepts in the node's event loop and never blocks it. A stranger has ``HELLO_TIMEOUT_S`` to prove
-the cluster token (net/handshake.py), ``UNAUTHENTICATED_MAX`` of them at a time; who comes when the
-door is full is sent away with the same word as anybody else. Then, after TLS if it is configured,
-the hello tells what the connection is for:
+the cluster token (net/handshake.py), ``UNAUTHENTICATED_MAX`` of them at a time; further ones are
+sent away with the same word as any other. Then, after TLS if it is configured, the hello tells the
+connection's purpose:
 
     node, driver   the route decides, and gives the protocol that the connection has from then on
     gcs            bytes go to the GCS's unix socket and back (net/pipe.py); on the head only
     data           a thread of its own, with a blocking socket, closed when the route returns
     probe          an answer, and the end
 
-Invariants: a stranger is told nothing but what net/handshake.py tells. From the call of a route to
-``connection_made`` of its protocol there is no turn of the loop, so what the route has said in its
-answer still holds. Each refusal is logged, with who and why, at most ``REFUSALS_LOGGED`` at a time.
+Invariants: a stranger hears nothing beyond net/handshake.py. From the call of a route to
+``connection_made`` of its protocol there is no turn of the loop, so the route's answer still holds
+then. Each refusal is logged, with peer and reason, at most ``REFUSALS_LOGGED`` at a time.
 
-Not here: what a node or a driver may say; local clients, which come by the unix socket.
+Not here: the messages of nodes and drivers; local clients, which come by the unix socket.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Doorman:
         self._identity = identity
         self._routes = routes
         self._strangers = 0
-        self._guests: set[asyncio.Task[None]] = set()  # whose handshake is under way
+        self._guests: set[asyncio.Task[None]] = set()  # handshakes under way
         self._pipes: weakref.WeakSet[PipeEnd] = weakref.WeakSet()
         self._accept_again: asyncio.TimerHandle | None = None
         self._refusals = _RefusalLog(loop)
@@ -100,7 +100,7 @@ class Doorman:
         self._loop.add_reader(self._listener.fileno(), self._on_acceptable)
 
     def close(self) -> None:
-        """Accept no more, and cut what is not a route's: handshakes and the ways to the GCS."""
+        """Accept no more, and cut connections without a route: handshakes and pipes to the GCS."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -123,7 +123,7 @@ class Doorman:
             except (BlockingIOError, InterruptedError):
                 return
             except ConnectionError:
-                continue  # gone before we came
+                continue  # the peer left before we accepted
             except OSError as error:  # no descriptor left, or no memory
                 log.error("cannot accept connections for now: %s", error)
                 self._loop.remove_reader(self._listener.fileno())
@@ -151,7 +151,7 @@ class Doorman:
             )
 
     async def _meet(self, sock: socket.socket, who: str) -> None:
-        """From accept to whatever the connection is for."""
+        """From the accept to the connection's purpose."""
         handshake = AcceptHandshake(
             self._token,
             os.urandom(NONCE_BYTES),
@@ -176,7 +176,7 @@ class Doorman:
             await self._let_in(sock, handshake, who)
 
     async def _authenticate(self, sock: socket.socket, handshake: AcceptHandshake) -> None:
-        """Until the peer has proven the token, or ``refused`` tells why it has not."""
+        """Run until the peer has proven the token, or ``refused`` tells why it has not."""
         loop = self._loop
         try:
             async with asyncio.timeout(config.HELLO_TIMEOUT_S):
@@ -197,7 +197,7 @@ class Doorman:
     # ------------------------------------------------------------------ members of the cluster
 
     async def _let_in(self, sock: socket.socket, handshake: AcceptHandshake, who: str) -> None:
-        """TLS if need be, the hello, and whatever protocol it leads to."""
+        """TLS if need be, the hello, and the protocol that it leads to."""
         room = Anteroom(self._loop, handshake)
         pipe: PipeEnd | None = None
         try:
@@ -222,14 +222,14 @@ class Doorman:
         else:
             try:
                 self._decide(room, handshake, pipe)
-            except BaseException:  # a bug of a route's
+            except BaseException:  # a bug of a route
                 room.abort()
                 raise
         if handshake.refused:
             self._refusals.add(f"{who} ({handshake.purpose})", handshake.refused)
 
     async def _enter(self, room: Anteroom, sock: socket.socket) -> None:
-        """Until the hello is there, or the handshake has refused it. OSError if the peer leaves."""
+        """Wait for the hello, or its refusal by the handshake. OSError if the peer leaves."""
         if self._tls is None:
             await self._loop.connect_accepted_socket(lambda: room, sock)
         else:
@@ -284,7 +284,7 @@ class Doorman:
         while path is not None:
             try:
                 line = unix_socket.connect(path, 0.0)
-            except BlockingIOError:  # it has not accepted the last ones yet
+            except BlockingIOError:  # the GCS has not accepted the last ones yet
                 await asyncio.sleep(GCS_AGAIN_S)
             except OSError as error:
                 log.warning("no way to the GCS: %s", error)
@@ -339,7 +339,7 @@ class Doorman:
 
 
 class _RefusalLog:
-    """Log lines about refusals, as many as a reader could want and no stranger can multiply."""
+    """Log lines about refusals: enough for a reader, and bounded against strangers."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -355,7 +355,7 @@ class _RefusalLog:
             log.warning("refused the connection of %s: %s", who, why)
 
     def close(self) -> None:
-        """The time is over: say how many were only counted."""
+        """The window is over: log how many refusals were only counted."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -372,7 +372,7 @@ def _say_no(sock: socket.socket) -> None:
 
 
 def _shut(sock: socket.socket) -> None:
-    """Close; what lies unread would make it a reset, which may overtake our last word."""
+    """Close; unread bytes would make it a reset, which may overtake our last message."""
     with contextlib.suppress(OSError):
         sock.recv(config.HELLO_MAX_BYTES)
     sock.close()

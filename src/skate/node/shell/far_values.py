@@ -1,11 +1,11 @@
 """Large values of a driver on another machine: in pieces, between its line and the arena.
 
-Called by the line (node/shell/lines.py). Out: the core says that the driver wants a value and has
-it pinned; here its bytes are read, a piece at a time, only as many as the driver has not seen yet
-may be under way, and the pin is let go of. In: pieces of an extent that the driver was given are
-written there; one outside of it is a ValueError, which ends the line.
+Called by the line (node/shell/lines.py). Out: the core tells that the driver wants a value, and
+pins it; here its bytes are read, a piece at a time, bounded by the bytes that the driver has not
+acknowledged, and the pin is let go of. In: pieces of an extent that the driver was given are
+written there; a piece outside of it is a ValueError, which ends the line.
 
-One value after the other: a piece needs no more than its object's id to be known.
+Values go one after the other: a piece is known by its object's id alone.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class FarValues:
         self._arena_fd = arena_fd
         self._peer = peer
         self._waiting: deque[m.Ready] = deque()
-        self._sent = 0  # of the first
+        self._sent = 0  # bytes of the first value
 
     def take(self, batch: list[Any]) -> list[Any]:
-        """The rest of a batch, without the large values, whose turn comes."""
+        """Take the large values out of a batch, for their turn; returns the rest."""
         large = [one for one in batch if type(one) is m.Ready and one.size and one.offset >= 0]
         if not large:
             return batch
@@ -52,7 +52,7 @@ class FarValues:
             self._waiting.popleft()
             self._sent = 0
             unpin = partial(self._turns.core.handle, self._peer, m.Unpin([value.object_id]))
-            # Not in the middle of writing out: space that becomes free is for others.
+            # Freed space starts a turn, which must not begin in the middle of writing out.
             self._turns.loop.call_soon(self._turns.turn, unpin)
         return piece
 

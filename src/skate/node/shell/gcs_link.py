@@ -33,7 +33,7 @@ class GcsLink(asyncio.Protocol):
         for message in self.reader.feed(data):
             if isinstance(message, m.Refused):
                 self.shell.head_lost(f"the GCS refused this node: {message.reason}")
-            elif not isinstance(message, m.HeadAlive):  # which was heard: that is all of it
+            elif not isinstance(message, m.HeadAlive):  # a sign of life, noted above
                 core.hear_gcs(message)
         core.end_turn()
         self.shell.write_out()

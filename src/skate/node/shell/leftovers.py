@@ -1,9 +1,9 @@
 """The processes of a session, found by the mark that each of them carries, and their end.
 
-Daemons, workers and whatever programs tasks have started have SKATE_SESSION in their environment.
-Who finds that a session ended badly calls this: the driver if a daemon was killed, the GCS if
-driver and node were, the next driver if everything was. A program that a task started with an
-environment of its own is out of reach here; the node, being the subreaper, ends those as well.
+Daemons, workers and the programs that tasks have started have SKATE_SESSION in their environment.
+The callers are those that find a session ended badly: the driver if a daemon was killed, the GCS if
+driver and node were, the next driver if all were. A program that a task started with an environment
+of its own is out of reach here; the node, being the subreaper, ends those as well.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Around net/dialing.py and node/shell/doorman.py. A line between two nodes outlives its connections
 (net/lasting.py): it ends when the GCS gives the other node up, or when it could not be connected
-for ``LINK_GIVE_UP_S``. Each node opens the lines on which it is the client; what it is sent over
-the lines that others opened are a client's messages, and go to the core as such.
+for ``LINK_GIVE_UP_S``. Each node opens the lines on which it is the client; messages on lines that
+others opened are a client's, and go to the core as such.
 
 The node shell owns this and calls ``write_out``; a local session has no TCP and never imports it.
 """
@@ -64,7 +64,7 @@ class OutgoingLine:
             self._dial()
 
     def close(self) -> None:
-        """The other node is given up."""
+        """The other node is given up: close its line."""
         if self._dialling is not None:
             self._dialling.cancel()
         if self._connection is not None:
@@ -99,7 +99,7 @@ class OutgoingLine:
                         timeout_s=max(0.1, deadline - loop.time()),
                     )
                 except (RefusedError, AuthenticationError, LineBroken) as error:
-                    self._give_up(str(error))  # it is another node, or has forgotten the line
+                    self._give_up(str(error))  # another node answers, or has forgotten the line
                     return
                 except OSError as error:
                     if loop.time() + pause_s > deadline:
@@ -122,7 +122,7 @@ class OutgoingLine:
         return self._connection
 
     def on_data(self, messages: list[Any], size: int) -> m.Seen | None:
-        """What the other node says; an acknowledgement, if one is due."""
+        """Hand over messages of the other node; returns an acknowledgement, if one is due."""
         core = self._lines.turns.core
         for message in self._line.incoming(messages, size):
             core.hear_node(self._neighbour, message)
@@ -137,7 +137,7 @@ class OutgoingLine:
                 self._dial()
 
     def broken(self, error: Exception) -> None:
-        """What came makes no sense: this line has no future."""
+        """The other node's bytes make no sense: give the line up."""
         self._give_up(f"{type(error).__name__}: {error}")
 
     def _give_up(self, why: str) -> None:
@@ -167,7 +167,7 @@ class _Dialled(asyncio.Protocol):
             transport.writelines(self._first)
 
     def write(self, out: list[bytes]) -> None:
-        """Frames of the line."""
+        """Write frames of the line."""
         if self._transport is not None:
             self._transport.writelines(out)
 
@@ -204,7 +204,7 @@ class IncomingLine:
         self.session_id = session_id
         self.line = LastingLine()
         self._kept_s = kept_s
-        self.heard = 0.0  # when its connection began, or something came over it
+        self.heard = 0.0  # when its connection began or last received a message
         self.connection: _Accepted | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self.values = FarValues(lines.turns, lines.arena_fd, peer) if peer.is_remote else None
@@ -252,11 +252,11 @@ class IncomingLine:
             self.connection.write(line.outgoing([piece]))
 
     def ping(self, now: float) -> None:
-        """A sign of life; a driver that hears nothing for long connects anew.
+        """Send a sign of life; a driver that hears nothing for long connects anew.
 
-        The kernel tells of a driver whose machine has gone, unless something between the two
-        (a relay, a port that is forwarded) goes on answering for it: then only its silence does.
-        Much longer than the node's, as a driver may be stopped, or busy in C with the GIL held.
+        The kernel tells of a driver whose machine has gone, unless something between the two (a
+        relay, a forwarded port) goes on answering for it: then only its silence tells. The driver
+        may be silent much longer than the node, as it may be stopped, or busy in C with the GIL.
         """
         if self.connection is None:
             return
@@ -268,17 +268,17 @@ class IncomingLine:
         self.connection.write([frame([self.line.tell()])])
 
     def handle(self, message: Any) -> None:
-        """One message of the other side. An exception means that the line has to end."""
+        """Take one message of the other side. An exception means that the line has to end."""
         if type(message) is m.PutChunk and self.values is not None:
             self.values.write(message)
         else:
             self._lines.turns.core.handle(self.peer, message)
 
     def on_lost(self, connection: _Accepted) -> None:
-        """Keep everything for a while: it may come back."""
+        """The connection is lost: keep the line's messages for a while, as it may come back."""
         if connection is self.connection:
             self.connection = None
-            # A driver's results stay in the store meanwhile, not in the line, which is bounded.
+            # A driver's results stay in the store meanwhile: the line's memory is bounded.
             self.peer.paused = self.peer.is_remote
             loop = self._lines.turns.loop
             why = f"it did not come back within {self._kept_s:g} s"
@@ -298,7 +298,7 @@ class IncomingLine:
             turns.turn(lambda: turns.core.client_lost(self.peer))
 
     def close(self) -> None:
-        """The core has done with it: close after what is queued has been written."""
+        """The core has done with it: close once the queued messages are written."""
         self._lines.incoming.pop(self.session_id, None)
         if self._expiry is not None:
             self._expiry.cancel()
@@ -324,24 +324,24 @@ class _Accepted(asyncio.Protocol):
         transport.set_write_buffer_limits(high=config.WRITE_BACKLOG_BYTES)
         _tell_ends_soon(transport)
         peer = self._line.peer
-        peer.paused = False  # the connection before may have ended while it was
+        peer.paused = False  # the last connection may have ended while paused
         if self._first:
             transport.writelines(self._first)
         if peer.is_remote and not peer.paused:
             self._line._lines.turns.loop.call_soon(self.resume_writing)
 
     def write(self, out: list[bytes]) -> None:
-        """Frames of the line."""
+        """Write frames of the line."""
         if self._transport is not None:
             self._transport.writelines(out)
 
     def abort(self) -> None:
-        """As if the network had cut it."""
+        """Cut the connection, as the network might."""
         if self._transport is not None:
             self._transport.abort()
 
     def cut(self) -> None:
-        """Hear no more of it."""
+        """Stop reading, and cut it."""
         self._is_cut = True
         if self._transport is not None:
             self._transport.abort()
@@ -411,7 +411,7 @@ class Lines:
         self.tls = tls
         self.identity = Identity(turns.core.me.node_id, cfg.session)
         self.incoming: dict[bytes, IncomingLine] = {}
-        self._given_up: dict[bytes, str] = {}  # the newest lines that have ended, and why
+        self._given_up: dict[bytes, str] = {}  # the newest ended lines, with the reason
         self._doorman: Doorman | None = None
         self._pinging: asyncio.TimerHandle | None = None
 
@@ -460,7 +460,7 @@ class Lines:
         if hello.node_id in core.nodes.dead:
             return "this node was given up by the cluster: it has to join anew"
         if hello.node_id not in core.nodes.by_id:
-            return NOT_YET  # the GCS has told it of this node first: a home has to be known
+            return NOT_YET  # the GCS told it of this node first; its home must be known here
         line = self.incoming.get(hello.session_id)
         if line is None:
             if hello.received or hello.session_id in self._given_up:
@@ -486,8 +486,8 @@ class Lines:
         return self._admit(line, hello)
 
     def gave_up(self, session_id: bytes, why: str) -> None:
-        """A line has ended: whoever comes back to it is told so, even if it was told nothing yet
-        that it could count, and a driver is told why."""
+        """A line has ended: a peer that comes back to it hears so, even if it has received nothing
+        on it yet; a driver hears the reason."""
         self._given_up[session_id] = why
         if len(self._given_up) > config.ENDED_JOBS_KEPT:
             del self._given_up[next(iter(self._given_up))]
@@ -513,7 +513,7 @@ class Lines:
     # ------------------------------------------------------------------ our lines
 
     def write_out(self) -> None:
-        """What the core has for its neighbours."""
+        """Write the core's messages for other nodes."""
         outbox = self.turns.core.outbox
         while outbox.nodes:
             dirty, outbox.nodes = outbox.nodes, []
@@ -526,7 +526,7 @@ class Lines:
                 neighbour.link.write(batch)
 
     def forget_dead(self) -> None:
-        """Close what leads to nodes that the GCS has given up."""
+        """Close the lines to nodes that the GCS has given up."""
         for neighbour in self.turns.core.take_dead():
             if neighbour.link is not None:
                 neighbour.link.close()
@@ -536,14 +536,14 @@ class Lines:
                     line.end("the cluster has given that node up")
 
     def dial_data(self, node_id: bytes) -> socket.socket:
-        """A blocking connection for bulk data, for a transfer thread. OSError if there is none."""
+        """A blocking connection for bulk data, for a transfer thread. OSError if it fails."""
         neighbour = self.turns.core.nodes.by_id.get(node_id)
         if neighbour is None:
             raise ConnectionError(f"node {node_id.hex()} is not in the cluster (any more)")
         return self._dial_blocking("data", neighbour.address)
 
     def dial_gcs_blocking(self) -> socket.socket:
-        """Another connection to the GCS, for a thread. OSError if there is none."""
+        """Another connection to the GCS, for a thread. OSError if it fails."""
         cfg = self.cfg
         if not cfg.head_address:
             return unix_socket.connect(cfg.gcs_socket, config.PULSE_AFTER_S)

@@ -1,4 +1,4 @@
-"""Process hygiene: three things that Linux does and Python has no call for (prctl), and others.
+"""Process hygiene: three calls of Linux that Python lacks (prctl), and others.
 
 On other systems those three do nothing: daemons still end on the EOF of their lifeline pipe.
 """
@@ -22,12 +22,12 @@ def die_with_parent(parent_pid: int) -> None:
     that forks: the kernel sends the signal when the *thread* that forked ends."""
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it ended before the call above
+    if os.getppid() != parent_pid:  # the parent ended before the call above
         os._exit(1)
 
 
 def adopt_orphans() -> None:
-    """Processes whose parent ends become children of this one, instead of init's."""
+    """Descendants whose parent ends become children of this process, instead of init's."""
     if _libc is not None:
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
@@ -51,7 +51,7 @@ def children(pid: int) -> list[int]:
 
 
 def close_all_but(kept: Iterable[int]) -> None:
-    """Close the descriptors that this process has inherited and has no use for."""
+    """Close all inherited descriptors except these."""
     below = 3
     for fd in sorted(fd for fd in kept if fd >= below):
         os.closerange(below, fd)

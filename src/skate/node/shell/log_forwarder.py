@@ -1,12 +1,12 @@
-"""What workers print, on its way from their log files to their drivers.
+"""The prints of workers, on their way from log files to drivers.
 
 The node shell (its only caller) tells when a worker begins, has a pid, dies and is gone, polls ten
 times a second, and asks for a flush when a driver is about to leave. While there is more than one
 poll may read, the next follows at once; while a driver does not read, its workers' files wait, so
 that nothing piles up in memory.
 
-Invariants: what was in a worker's files before its exit is forwarded before its death is told (up
-to a bound); an answer to a flush follows all lines that were written before the question.
+Invariants: lines written before a worker's exit are forwarded before its death is told (up to a
+bound); an answer to a flush follows all lines that were written before the question.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class LogForwarder:
         self._write_out = write_out
         self._tail = LogTail()
         self._paths: dict[bytes, tuple[str, str]] = {}
-        self._workers: dict[bytes, Worker] = {}  # those whose files are not read to their end
+        self._workers: dict[bytes, Worker] = {}  # with files not yet read to their end
         self._flushes: list[tuple[Callable[[], None], dict[str, int]]] = []
-        # Flushes for drivers, and the nodes that have yet to say that theirs is done.
+        # Flushes for drivers, with the nodes that have not finished theirs.
         self._awaited: dict[int, tuple[Client, int, set[bytes]]] = {}
         self._flush_count = 0
         self._again_due = False
@@ -61,7 +61,7 @@ class LogForwarder:
         return self._paths[worker.id]
 
     def watch(self, worker: Worker) -> None:
-        """It has a process."""
+        """The worker has a process: read its files."""
         job = self._core.jobs.by_id.get(worker.pool.job_id)
         if job is None or not job.config.log_to_driver:
             return
@@ -70,17 +70,17 @@ class LogForwarder:
             self._tail.watch(worker.id, worker.pid, path, stream)
 
     def died(self, worker: Worker) -> None:
-        """Its process has ended: its last lines come before the news."""
+        """The worker's process has ended: forward its last lines before the news."""
         self._forward(self._tail.drain(worker.id))
 
     def gone(self, worker: Worker) -> None:
-        """Nothing that it started writes any more either: forget it once all is read."""
+        """The worker's own children write no more either: forget it once all is read."""
         self._tail.end(worker.id)
         if not self._tail.watches(worker.id):
             self._forget(worker.id)
 
     def last_words(self, worker: Worker) -> list[str]:
-        """The last lines of its stderr."""
+        """The last lines of the worker's stderr."""
         paths = self._paths.get(worker.id)
         return tail_lines(paths[1], config.STDERR_TAIL_LINES) if paths else []
 
@@ -88,13 +88,13 @@ class LogForwarder:
         self._workers.pop(worker_id, None)
         for path in self._paths.pop(worker_id, ()):
             with contextlib.suppress(OSError):
-                if os.path.getsize(path) == 0:  # it has said nothing: nothing to keep
+                if os.path.getsize(path) == 0:  # nothing was printed: remove the file
                     os.unlink(path)
 
     # ------------------------------------------------------------------ forwarding
 
     def poll(self) -> bool:
-        """Forward what there is to forward now; whether there was something."""
+        """Forward the lines that are there now; returns whether there were any."""
         jobs = self._core.jobs.by_id
         paused = {job_id for job_id, job in jobs.items() if job.driver and job.driver.paused}
         skip = [w.id for w in self._workers.values() if w.pool.job_id in paused] if paused else ()
@@ -114,10 +114,10 @@ class LogForwarder:
         self._write_out()
 
     def flush(self, peer: Client, number: int) -> None:
-        """Answer question ``number`` once all that is written by now has been forwarded.
+        """Answer question ``number`` once all lines written by now have been forwarded.
 
-        On every node that works for the job: those that are lost meanwhile are waited for by nobody
-        but the driver, which has a time-out.
+        All nodes that work for the job take part. If one is lost meanwhile, only the driver's
+        time-out ends the wait for it.
         """
         core = self._core
         self._flush_count += 1
@@ -133,7 +133,7 @@ class LogForwarder:
         self._flush_here(lambda: self._flushed(flush, core.me.node_id))
 
     def on_flush_logs(self, peer: Client, message: m.FlushLogs) -> None:
-        """The node of a driver asks the same; the answer goes the way of the lines."""
+        """A driver's node asks for a flush here; the answer follows the lines."""
         core = self._core
         driver_node = core.nodes.by_id.get(peer.node_id)
         if driver_node is not None:
@@ -141,7 +141,7 @@ class LogForwarder:
             self._flush_here(lambda: core.outbox.send_node(driver_node, answer))
 
     def on_logs_flushed(self, peer: Client, message: m.LogsFlushed) -> None:
-        """Another node has forwarded all that there was."""
+        """Another node has forwarded all its lines."""
         self._flushed(message.number, peer.node_id)
 
     def _flush_here(self, then: Callable[[], None]) -> None:
@@ -165,7 +165,7 @@ class LogForwarder:
                 self._flushes.append((then, sizes))
 
     def finish(self) -> None:
-        """The node ends: what can still be said."""
+        """The node ends: forward what is left."""
         self.poll()
         self._forward(self._tail.drain())
 

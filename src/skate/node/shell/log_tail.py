@@ -1,19 +1,20 @@
-"""What the workers of a node have printed since one last looked: their log files, read as lines.
+"""The new lines in the log files of a node's workers.
 
 The node daemon watches a worker's two files from its start, polls every `config.HEARTBEAT_S`, and
 sends the chunks on to the drivers. When the worker has ended it drains and forgets it.
 
-A worker names what it runs by a marker line in the same file (worker/named_output.py writes it), so
-that a name and the lines under it can never get out of step. A marker is never delivered. A worker
-cannot know whether native code ended its last line, so a marker may follow text: it ends that line.
+A worker names its current task by a marker line in the same file (worker/named_output.py writes
+it), so that a name and the lines under it cannot get out of step. A marker is never delivered. A
+worker cannot know whether native code ended its last line, so a marker may follow text: it ends
+that line.
 
 Invariants:
   - a file is open from the first poll that finds it until `forget` or `close`, and never after;
   - a line is delivered once, in order, whatever the pieces it was written and read in;
   - no call reads more than its bound of one file, so a noisy worker delays nobody else's lines.
 
-It does not decide who sees a line, folds nothing, and neither rotates nor deletes files. A file
-that cannot be read is tried again at the next poll: a log is no reason for a node to end.
+This module does not decide which driver sees a line, folds nothing, and neither rotates nor deletes
+files. A file that cannot be read is tried again at the next poll: a log must not end a node.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import NamedTuple
 from skate.config import LOG_LINE_MAX_BYTES
 
 POLL_BYTES = 256 << 10  # per file and poll: a few milliseconds of splitting and decoding
-DRAIN_BYTES = 4 << 20  # per file, when nobody will poll it again
+DRAIN_BYTES = 4 << 20  # per file, when it will not be polled again
 TAIL_BYTES = 16 << 10  # for the last lines of a file: they are quoted in an error
 PARTIAL_LINE_S = 1.0  # an unfinished line (a prompt, a row of dots) is shown after this long
 
@@ -64,8 +65,8 @@ def tail_lines(path: str, count: int) -> list[str]:
 class LogTail:
     """The logs of a node's workers. `now` is in seconds of the monotonic clock.
 
-    A poll costs one fstat for each file that did not grow. ``behind`` tells whether the last one
-    has left something unread: then the next should be soon.
+    A poll costs one fstat for each file that did not grow. ``behind`` tells whether the last poll
+    has left lines unread: then the next should be soon.
     """
 
     def __init__(self) -> None:
@@ -74,8 +75,8 @@ class LogTail:
         self.behind = False
 
     def watch(self, worker_id: bytes, pid: int, path: str, stream: int) -> None:
-        """Read this file from its start; it may come to exist later. Watching the same path again
-        changes nothing; another path for the stream takes the place of the first."""
+        """Read this file from its start; it may be created later. Watching the same path again
+        changes nothing; another path for the stream replaces the first."""
         files = self._files.setdefault(worker_id, {})
         before = files.get(stream)
         if before is not None:
@@ -85,7 +86,7 @@ class LogTail:
         files[stream] = _LogFile(worker_id, pid, path, stream)
 
     def forget(self, worker_id: bytes) -> None:
-        """Close a worker's files. What was not read is lost to the driver: `drain` it first."""
+        """Close a worker's files. The driver loses unread lines: `drain` them first."""
         self._ended.discard(worker_id)
         for file in self._files.pop(worker_id, {}).values():
             file.close()
@@ -96,7 +97,7 @@ class LogTail:
             self._ended.add(worker_id)
 
     def watches(self, worker_id: bytes) -> bool:
-        """Whether there may be more to come from this worker."""
+        """Whether more lines may come from this worker."""
         return worker_id in self._files
 
     def poll(self, now: float, skip: Container[bytes] = ()) -> list[LogChunk]:
@@ -120,7 +121,7 @@ class LogTail:
         return chunks
 
     def cut_partial(self) -> list[LogChunk]:
-        """The unfinished lines: whoever asks will not be there for their ends."""
+        """The unfinished lines, for a driver that ends before they do."""
         chunks: list[LogChunk] = []
         for files in self._files.values():
             for file in files.values():
@@ -128,11 +129,11 @@ class LogTail:
         return chunks
 
     def sizes(self) -> dict[str, int]:
-        """How long each file is at this moment, by its path."""
+        """The size of each file at this moment, by its path."""
         return {f.path: f.size() for files in self._files.values() for f in files.values()}
 
     def has_read(self, sizes: dict[str, int]) -> bool:
-        """Whether all that there was when ``sizes`` were taken has been read."""
+        """Whether all files have been read up to ``sizes``."""
         return not any(
             file.offset < sizes.get(file.path, 0)
             for files in self._files.values()
@@ -140,8 +141,8 @@ class LogTail:
         )
 
     def drain(self, worker_id: bytes | None = None) -> list[LogChunk]:
-        """What is left of one worker's files, or of all, partial lines too; at most DRAIN_BYTES a
-        file. Polling may go on afterwards."""
+        """The unread lines of one worker, or of all, partial lines too; at most DRAIN_BYTES a file.
+        Polling may go on afterwards."""
         if worker_id is None:
             workers = list(self._files.values())
         else:
@@ -159,7 +160,7 @@ class LogTail:
 
 
 class _LogFile:
-    """One watched file: how far it was read, and since when its last line is unfinished."""
+    """One watched file, its read offset, and the time since which its last line is unfinished."""
 
     __slots__ = (
         "_fd", "_splitter", "_waiting_since", "behind", "offset", "path", "pid", "stream", "worker",
@@ -172,7 +173,7 @@ class _LogFile:
         self.stream = stream
         self._fd = _NO_FILE
         self.offset = 0
-        self.behind = False  # the last poll has read all that it may, and there is more
+        self.behind = False  # the last poll reached its bound before the file's end
         self._splitter = _LineSplitter()
         self._waiting_since = 0.0
 
@@ -182,7 +183,7 @@ class _LogFile:
         self.behind = len(data) == POLL_BYTES
         if data:
             self._splitter.feed(data)
-            if not waited or b"\n" in data:  # it is another line that is unfinished now
+            if not waited or b"\n" in data:  # another line is unfinished now
                 self._waiting_since = now
         elif not waited:
             return
@@ -217,7 +218,7 @@ class _LogFile:
     def _read(self, limit: int) -> bytes:
         try:
             if self._fd == _NO_FILE:
-                # Non-blocking for the open alone: should the path be a pipe, it must not wait.
+                # Non-blocking for the open alone: a pipe at the path must not block it.
                 self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             size = os.fstat(self._fd).st_size
             if size == self.offset:
@@ -244,7 +245,7 @@ class _LineSplitter:
     def __init__(self) -> None:
         self._name = ""
         self._partial = b""
-        self._begun = False  # a part of the unfinished line was delivered: its end is no new line
+        self._begun = False  # part of the unfinished line was delivered: its end is no new line
         self._ready: list[tuple[str, list[str]]] = []
 
     @property
@@ -264,10 +265,10 @@ class _LineSplitter:
         self._shorten_partial()
 
     def flush(self) -> None:
-        """Deliver the unfinished line as it is, but for a marker that is not complete."""
+        """Deliver the unfinished line, without a marker that is not complete."""
         start = _marker_start(self._partial)
         text = _without_overwritten(self._partial[:start])
-        if text.strip():  # a progress bar wipes itself out with spaces: nothing to see
+        if text.strip():  # a progress bar that wiped itself out with spaces is skipped
             self._deliver(text)
             self._begun = True
             self._partial = self._partial[start:]
@@ -287,10 +288,10 @@ class _LineSplitter:
             self._name = name.decode("utf-8", errors="replace")
 
     def _shorten_partial(self) -> None:
-        """Keep no more of an unfinished line than can still matter: this bounds the memory."""
+        """Keep only the part of an unfinished line that can still be shown: bounds the memory."""
         start = _marker_start(self._partial)
         if len(self._partial) - start > LOG_LINE_MAX_BYTES:
-            start = len(self._partial)  # no name is that long: it is text
+            start = len(self._partial)  # no name is that long: this is text
         text = self._partial[:start]
         if b"\r" in text:
             ended = b"\r" if text.endswith(b"\r") else b""  # it may yet be that of a "\r\n"
@@ -304,7 +305,7 @@ class _LineSplitter:
         self._append(self._deliver_pieces(text))
 
     def _deliver_pieces(self, text: bytes) -> bytes:
-        """Deliver text until what is left, and returned, is no longer than a line may be."""
+        """Deliver text until the rest, which is returned, fits in a line."""
         while len(text) > LOG_LINE_MAX_BYTES:
             cut = _cut(text)
             self._append(text[:cut])
@@ -315,7 +316,7 @@ class _LineSplitter:
         self._lines().append(text.decode("utf-8", "replace"))
 
     def _lines(self) -> list[str]:
-        """Where the next line goes: the last list under the current name."""
+        """The list for the next line: the last one under the current name."""
         if not self._ready or self._ready[-1][0] != self._name:
             self._ready.append((self._name, []))
         return self._ready[-1][1]
@@ -332,7 +333,7 @@ def _marker_start(unfinished: bytes) -> int:
 
 
 def _without_overwritten(text: bytes) -> bytes:
-    """What a terminal would show: the text after the last carriage return that text follows."""
+    """The text that a terminal would show: after the last carriage return with text behind."""
     shown = text.rstrip(b"\r")
     return shown[shown.rfind(b"\r") + 1 :]
 
@@ -342,7 +343,7 @@ def _longest(lines: list[bytes]) -> int:
 
 
 def _cut(text: bytes) -> int:
-    """Where to cut text that is longer than a line may be: not inside a character."""
+    """Where to cut text that is too long for a line: not inside a character."""
     cut = LOG_LINE_MAX_BYTES
     while cut > LOG_LINE_MAX_BYTES - 3 and text[cut] & 0xC0 == 0x80:
         cut -= 1

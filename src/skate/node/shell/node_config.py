@@ -1,4 +1,4 @@
-"""What a node is started with, and the files that are its own: arena and sockets."""
+"""A node's start configuration, and its own files: arena and sockets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from skate.net import unix_socket
 
 
 class NodeConfig(msgspec.Struct):
-    """What a node is started with; it comes as JSON.
+    """A node's start configuration; it comes as JSON.
 
     Without ``head_address`` the GCS is on this machine, behind ``gcs_socket``; with it (HOST:PORT
     of the head's node) the GCS is reached through that node. ``held_fds`` are descriptors that
@@ -29,19 +29,19 @@ class NodeConfig(msgspec.Struct):
     gcs_socket: str
     resources: dict[str, int]
     object_store_bytes: int
-    lifeline_fd: int = -1  # a pipe from the parent, EOF ends the node; -1: it lives for itself
+    lifeline_fd: int = -1  # a pipe from the parent, EOF ends the node; -1: the node has no parent
     labels: dict[str, str] = {}
-    address: str = "127.0.0.1"  # what others dial, HOST:PORT; the host alone if nobody does
+    address: str = "127.0.0.1"  # HOST:PORT for others to dial; the host alone if none do
     local: bool = True  # ends with its GCS, and with its last driver
-    tcp_fd: int = -1  # a listening TCP socket, for everybody else
+    tcp_fd: int = -1  # a listening TCP socket, for other machines
     head_address: str = ""
     token_file: str = ""
     tls_cert: str = ""
     tls_key: str = ""
     tls_ca: str = ""
     held_fds: list[int] = []
-    head_silent_s: float = HEAD_SILENT_S  # so long nothing may be heard of the head
-    driver_kept_s: float = DRIVER_KEPT_S  # a driver on another machine may be cut off for so long
+    head_silent_s: float = HEAD_SILENT_S  # the head may be silent for this long
+    driver_kept_s: float = DRIVER_KEPT_S  # a remote driver may be cut off for this long
 
     def inherited_fds(self) -> list[int]:
         """The descriptors that came with the process and are for the daemon alone."""
@@ -49,7 +49,7 @@ class NodeConfig(msgspec.Struct):
         return [fd for fd in fds if fd >= 0]
 
     def renumber(self, fds: list[int]) -> None:
-        """The same descriptors, in the order of ``inherited_fds``, have other numbers here."""
+        """Set the numbers that the descriptors have here, in the order of ``inherited_fds``."""
         here = dict(zip(self.inherited_fds(), fds, strict=True))
         self.listen_fd = here[self.listen_fd]
         self.tcp_fd = here.get(self.tcp_fd, -1)
@@ -58,7 +58,7 @@ class NodeConfig(msgspec.Struct):
 
 
 def arena_file(cfg: NodeConfig) -> tuple[str, str]:
-    """Where the arena goes, and a warning if that is not shared memory."""
+    """The arena's path, and a warning if it is not in shared memory."""
     name = f"skate-{os.getuid()}-{cfg.session}-{cfg.node_id[:8]}"
     try:
         room = os.statvfs("/dev/shm")
@@ -90,7 +90,7 @@ def remove_files(cfg: NodeConfig, arena_path: str, *, keep_socket: bool = False)
     if not keep_socket:
         paths.append(os.path.join(cfg.session_dir, "node.sock"))
     if not cfg.head_address:
-        paths.append(cfg.gcs_socket)  # its GCS ends with it, and may be dead
+        paths.append(cfg.gcs_socket)  # a local GCS ends with its node, and may be dead
     for path in paths:
         with contextlib.suppress(OSError):
             os.unlink(path)

@@ -1,10 +1,10 @@
 """The node daemon's process: sockets, the zygote, the arena file, log tailing around the core.
 
-``python -m skate node``. It forks its zygote first, while nothing is loaded but what node and
-workers have in common; the two load their own at the same time. Then it is told what it is to be,
-over its standard input (launch/head_start.py), and starts the event loop. All decisions are the
-core's (node_core); this module moves bytes, forks, kills, and cleans up: when it ends, by whatever
-way it can notice, no process, socket or shared-memory file of its session is left.
+``python -m skate node``. It forks its zygote first, when only the modules common to node and
+workers are loaded; the two load their own at the same time. Then it gets its configuration over
+standard input (launch/head_start.py), and starts the event loop. All decisions are the core's
+(node_core); this module moves bytes, forks, kills, and cleans up: after any end that it can notice,
+no process, socket or shared-memory file of its session is left.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from skate.node.shell.node_config import NodeConfig
 CONFIG_MAX_BYTES = 256 << 10  # as much as a datagram holds
 DESCRIPTORS_MAX = 16  # at most five are used
 
-# What both the node and its workers need, as far as it takes time: loaded before they part.
+# Slow modules that both the node and its workers need: loaded before the fork.
 COMMON_MODULES = ("skate.messages", "inspect", "logging", "pickle", "threading")
 
-# What every worker needs, or its user's code will touch: loaded once, shared by all workers.
+# Modules that every worker or its user's code needs: loaded once, shared by all workers.
 WARM_MODULES = (
     "skate.objects.by_value",
     "skate.worker.worker_main",
@@ -47,7 +47,7 @@ def _run_worker(line: socket.socket) -> None:
 
 
 def _starter() -> socket.socket:
-    """The socket that came as standard input; nobody after us reads from that."""
+    """The socket that came as standard input; no later reader uses it."""
     line = socket.socket(fileno=os.dup(0))
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -56,7 +56,7 @@ def _starter() -> socket.socket:
 
 
 def _told(line: socket.socket) -> NodeConfig | None:
-    """What this node is to be; None if whoever started it has thought better of it, or died."""
+    """This node's configuration; None if its starter has given up or died."""
     with line:
         data, fds, _, _ = socket.recv_fds(line, CONFIG_MAX_BYTES, DESCRIPTORS_MAX)
     if not data:
@@ -67,7 +67,7 @@ def _told(line: socket.socket) -> NodeConfig | None:
 
 
 def _inherited(argv: list[str]) -> NodeConfig:
-    """What this node is, and its descriptors, if it has begun anew (rejoin.py)."""
+    """The configuration and descriptors of a node that has begun anew (rejoin.py)."""
     cfg = msgspec.json.decode(argv[argv.index("--config") + 1], type=NodeConfig)
     for fd in cfg.inherited_fds():
         os.set_inheritable(fd, False)
@@ -86,12 +86,12 @@ def main(argv: list[str]) -> None:
         importlib.import_module(module)
     zygote_line, zygote_pid = zygote.start(_run_worker, fds, WARM_MODULES)
     linux.set_process_name("skate:node")
-    warnings.simplefilter("ignore")  # that they be errors is meant for the user's own code
-    # Only now: the event loop's modules are not the workers' business.
+    warnings.simplefilter("ignore")  # PYTHONWARNINGS=error is meant for the user's own code
+    # Imported after the fork: workers do not need the event loop's modules.
     from skate.node.shell.node_shell import run
 
     if starter is not None:
         cfg = _told(starter)
-    gc.freeze()  # what is loaded stays: no collection need look at it
+    gc.freeze()  # loaded modules stay: no collection has to look at them
     gc.enable()
     sys.exit(run(cfg, zygote_line, zygote_pid) if cfg is not None else 0)

@@ -1,4 +1,4 @@
-"""The node daemon's event loop: links to clients and the GCS, performing what the core decides."""
+"""The node daemon's event loop: links to clients and the GCS; performs the core's decisions."""
 
 from __future__ import annotations
 
@@ -77,15 +77,15 @@ class NodeShell:
             self.write_out,
         )
         self.alive_workers: dict[bytes, Worker] = {}
-        self.start_errors: dict[bytes, str] = {}  # of workers that there never was a process of
+        self.start_errors: dict[bytes, str] = {}  # of workers whose process never started
         self.gcs_transport: asyncio.Transport | None = None
         self.gcs_heard = 0.0  # when, by ``clock``
-        self.lines: Lines | None = None  # to other machines, if there are to be any
-        self.transfers: Transfers | None = None  # of objects, from and to them
-        self.pulse: Pulse | None = None  # if the GCS judges life by what it hears
+        self.lines: Lines | None = None  # to other machines, if the node has a TCP socket
+        self.transfers: Transfers | None = None  # of objects, from and to other machines
+        self.pulse: Pulse | None = None  # if the GCS judges the node's life by its messages
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._deadline_at = 0.0
-        self.is_cut_off = False  # from its head: it begins anew
+        self.is_cut_off = False  # from the head: the node begins anew
         self.ending: asyncio.Future[str] | None = None
         self.ticker = Ticker(
             self.core,
@@ -127,7 +127,7 @@ class NodeShell:
         self.loop.create_task(self._connect_worker(ours, peer))
 
     def _not_started(self, worker: Worker, why: str) -> None:
-        """Tell the core, though not at once: it would try again and again."""
+        """Tell the core, with a delay: it would try again and again."""
         log.error("could not start a worker: %s", why)
         self.start_errors[worker.id] = why
 
@@ -151,7 +151,7 @@ class NodeShell:
         self.zygote.ask(zygote.kill_request(worker.id), None)
 
     def close(self, peer: Client) -> None:
-        """Close after what is queued has been written."""
+        """Close once the queued messages are written."""
         link = peer.link
         if link is None:
             return
@@ -169,11 +169,11 @@ class NodeShell:
             self.end("")
 
     def flush_logs(self, peer: Client, message: m.FlushLogs) -> None:
-        """Another node asks for all that workers of a job have printed."""
+        """Another node asks for all prints of a job's workers."""
         self.logs.on_flush_logs(peer, message)
 
     def logs_flushed(self, peer: Client, message: m.LogsFlushed) -> None:
-        """Another node has sent all of it."""
+        """Another node has sent all of its prints."""
         self.logs.on_logs_flushed(peer, message)
 
     def answer_locally(self, peer: Client, question: m.Ask) -> bool:
@@ -186,14 +186,14 @@ class NodeShell:
     # ------------------------------------------------------------------ writing
 
     def turn(self, what: Callable[[], None]) -> None:
-        """One turn of the core: something that happens to it, and all that follows from that."""
+        """One turn of the core: an event, and all that follows from it."""
         self.core.begin(self.clock())
         what()
         self.core.end_turn()
         self.write_out()
 
     def write_out(self) -> None:
-        """The end of a turn: everything that the core has queued, one frame a peer."""
+        """End a turn: write all that the core has queued, one frame a client."""
         if self.ticker.dozing is not None:
             self.ticker.wake()
         core = self.core
@@ -210,7 +210,7 @@ class NodeShell:
             self.gcs_transport.writelines(frames(batch))
 
     def write_out_peer(self, peer: Client) -> None:
-        """One peer's outbox."""
+        """Write one client's outbox."""
         outbox = peer.outbox
         link = peer.link
         if not outbox or link is None:
@@ -219,10 +219,10 @@ class NodeShell:
         link.write_out(outbox)
 
     def push_deferred(self, peer: Client) -> None:
-        """A turn's worth of what was held back while the peer did not read, then the next.
+        """Push values that were held back while the client did not read, a turn's worth at a time.
 
-        So others get their turns in between. It ends when the peer pauses again: the transport
-        says then when to go on.
+        Other clients get their turns in between. It ends when this client pauses again; the
+        transport tells when to go on.
         """
         if peer.paused or not peer.alive:
             return
@@ -249,10 +249,10 @@ class NodeShell:
             return
         self.logs.died(worker)
         core.worker_exited(worker, status)
-        with contextlib.suppress(OSError):  # where it accepted lanes, unless it has ended well
+        with contextlib.suppress(OSError):  # its lanes' socket; a worker that ended well removed it
             os.unlink(os.path.join(core.me.lanes_dir, worker.id.hex()))
-        # A child that the worker forked may still hold its end of the line: the EOF would never
-        # come. What the worker itself said has been read by then.
+        # A child that the worker forked may still hold its end of the line, so that no EOF comes.
+        # The worker's own messages have been read by then.
         self.loop.call_later(0.2, self._cut, worker)
         self.loop.call_later(0.1, self._end_orphans)
         core.end_turn()
@@ -267,7 +267,7 @@ class NodeShell:
         self.logs.gone(worker)
 
     def _end_orphans(self) -> None:
-        """Programs that a task started and that outlived its worker are children of ours now."""
+        """End programs that outlived the worker of their task: they are children of ours now."""
         for pid in linux.children(os.getpid()):
             if pid != self.zygote.pid:
                 with contextlib.suppress(OSError):
@@ -286,7 +286,7 @@ class NodeShell:
     # ------------------------------------------------------------------ time
 
     def _look_around(self) -> None:
-        """At each tick: the head has to hear of this node, and this node of the head."""
+        """At each tick: check that the head hears this node, and this node the head."""
         if self.pulse is not None:
             self.pulse.beat()
         silent_s = self.core.clock.now - self.gcs_heard
@@ -305,7 +305,7 @@ class NodeShell:
     # ------------------------------------------------------------------ life
 
     def end(self, reason: str) -> None:
-        """End the node; a reason is told to the clients."""
+        """End the node; clients hear the reason, if there is one."""
         if self.ending is not None and not self.ending.done():
             self.ending.set_result(reason)
 
@@ -319,10 +319,10 @@ class NodeShell:
             os.set_blocking(self.cfg.lifeline_fd, False)
             self.loop.add_reader(self.cfg.lifeline_fd, self._on_lifeline)
         self.loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
-        # A copy: a node that begins anew (``run``) listens at the same place.
+        # A copy: a node that begins anew (``run``) listens on the same socket.
         listener = socket.socket(fileno=os.dup(self.cfg.listen_fd))
         listener.setblocking(False)
-        # Kept: a server that nobody refers to is collected, and listens no more.
+        # Kept: a server without a reference is collected, and listens no more.
         server = await self.loop.create_unix_server(
             lambda: ClientLink(self, Client()), sock=listener
         )
@@ -349,9 +349,9 @@ class NodeShell:
         self.end(f"the node daemon (pid {os.getpid()}) died: it was asked to end (SIGTERM)")
 
     def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Of a callback: a broken connection is a peer's affair, anything else is a bug of ours.
+        """A callback raised: a broken connection concerns its peer alone, the rest are our bugs.
 
-        Half a change may have been done, and nobody would be told: better to end, and say why.
+        The core may have made half a change, which no client would hear of: end, and say why.
         """
         error = context.get("exception")
         log.error("%s", context.get("message"), exc_info=error)
@@ -392,12 +392,12 @@ class NodeShell:
         self.transfers.fetch(object_id, offset, size, node_id)
 
     def cancel_fetch(self, object_id: bytes) -> None:
-        """Nobody wants it any more."""
+        """Stop the fetch of an object."""
         if self.transfers is not None:
             self.transfers.cancel(object_id)
 
     def _arm_deadline(self) -> None:
-        """Have the core do what it has to when it is time, not at the next tick."""
+        """Wake the core at its deadline, not only at the next tick."""
         due = self.core.deadline()
         if due is None:
             return
@@ -414,7 +414,7 @@ class NodeShell:
         self.turn(self.core.deadline_passed)
 
     def gcs_lost(self) -> None:
-        """No node goes on without its GCS, which gives it up at the same time."""
+        """The GCS is lost, and gives this node up: end, or begin anew."""
         self.gcs_transport = None
         if self.cfg.head_address:
             self.head_lost("the connection to the cluster's head is lost")
@@ -456,7 +456,7 @@ class NodeShell:
         self.write_out()
 
     async def _leave(self, reason: str) -> bool:
-        """Tell everyone, end everything, remove every trace; whether nothing is left."""
+        """Tell clients, end processes, remove files; returns whether nothing is left."""
         core = self.core
         self.logs.finish()
         for peer in list(core.clients):
@@ -485,7 +485,7 @@ class NodeShell:
         return gone
 
     async def _end_children(self) -> bool:
-        """Until the zygote, its workers and the programs that they started are gone."""
+        """Wait until the zygote, its workers and the programs that they started are gone."""
         now = time.monotonic()
         deadline, patience_ends = now + config.STOP_TIMEOUT_S / 2, now + STATUS_WITHIN_S
         while True:
@@ -518,6 +518,6 @@ def run(cfg: NodeConfig, zygote_line: socket.socket, zygote_pid: int) -> int:
     if shell.is_cut_off:
         from skate.node.shell.rejoin import begin_anew
 
-        begin_anew(cfg)  # does not return, if the head comes back
+        begin_anew(cfg)  # returns only if the head does not come back
         remove_files(cfg, shell.arena_path)
     return code

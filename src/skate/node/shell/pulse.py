@@ -2,11 +2,11 @@
 
 The loop calls `beat` each time it sends a heartbeat. If none has been sent for `PULSE_AFTER_S` (a
 driver with a million tasks has just ended, say), this thread tells the GCS that the node lives, on
-a connection of its own: what the loop has begun to write on the other one may be half a frame.
-While the loop is well it only looks at the clock, and opens nothing.
+a connection of its own: the loop may have written half a frame on the other one. While the loop is
+well it only looks at the clock, and opens nothing.
 
-A loop that has not come round for `STUCK_S` will not come round: this thread says nothing more, and
-the node is given up for its silence as if it had died.
+A loop without a heartbeat for `STUCK_S` will not recover: this thread falls silent, and the GCS
+gives the node up as if it had died.
 """
 
 from __future__ import annotations

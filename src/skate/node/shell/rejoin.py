@@ -1,8 +1,8 @@
 """A node that has lost its head: it has ended all work, waits for the head, and begins anew.
 
-The cluster has given such a node up, or is about to, and runs its work elsewhere: whatever it would
-still do could do harm (decision 0010). So it comes back under a new NodeID, with nothing but its
-listening sockets: by running its own program again, in the same process.
+The cluster has given such a node up, or is about to, and runs its work elsewhere: its further work
+could do harm (decision 0010). So it comes back under a new NodeID, with only its listening sockets:
+it runs its own program again, in the same process.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def begin_anew(cfg: NodeConfig) -> None:
     for fd in cfg.inherited_fds():
         os.set_inheritable(fd, True)
     arguments = list(sys.orig_argv)
-    if "--config" in arguments:  # it has begun anew before
+    if "--config" in arguments:  # this node has begun anew before
         del arguments[arguments.index("--config") :]
     arguments += ["--config", msgspec.json.encode(cfg).decode()]
-    # As its starter had it (skate/__main__.py), which has taken it out of the environment.
+    # SKATE_PATH as its starter gave it; skate/__main__.py took it out of the environment.
     os.environ["SKATE_PATH"] = os.pathsep.join(sys.path)
     log.info("the head is back: this node joins anew, as %s", cfg.node_id)
     sys.stderr.flush()
@@ -70,13 +70,13 @@ def _head_answers(cfg: NodeConfig) -> bool:
     deadline = time.monotonic() + config.HEAD_LOST_S
     while time.monotonic() < deadline:
         if _is_orphan(cfg):
-            return False  # who started this node has ended
+            return False  # the parent of this node has ended
         try:
             hello = LineHello("probe", pid=os.getpid())
             dial(
                 cfg.head_address, hello, read_token(cfg.token_file), tls=tls, timeout_s=AGAIN_S * 4
             ).sock.close()
-        except (OSError, AuthenticationError) as error:  # another cluster may be there meanwhile
+        except (OSError, AuthenticationError) as error:  # another cluster may have the address now
             log.info("the head does not answer: %s", error)
             time.sleep(AGAIN_S)
         else:
@@ -90,7 +90,7 @@ def _head_answers(cfg: NodeConfig) -> bool:
 
 
 def _is_orphan(cfg: NodeConfig) -> bool:
-    """Whether whoever this node lives for has gone."""
+    """Whether the parent that this node lives for has gone."""
     if cfg.lifeline_fd < 0:
         return False
     os.set_blocking(cfg.lifeline_fd, False)

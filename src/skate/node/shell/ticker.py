@@ -1,8 +1,8 @@
-"""The node daemon's clock: what is looked at time and again, and how often.
+"""The node daemon's clock: the regular checks, and how often they run.
 
-Ten times a second: what workers have printed, time-outs of the core, heartbeat and events. Twice a
-second once a local session has been quiet for a while, until something happens: the shell (its only
-caller) tells so at the end of each turn.
+Ten times a second: prints of workers, time-outs of the core, heartbeat and events. Twice a second
+once a local session has been quiet for a while, until the next event: the shell (its only caller)
+tells so at the end of each turn.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ class Ticker:
             await asyncio.sleep(config.HEARTBEAT_S)
 
     def wake(self) -> None:
-        """Something has happened."""
+        """An event has come: end the doze."""
         if self.dozing is not None and not self.dozing.done():
             self.dozing.set_result(None)
 
     def _tick(self) -> None:
         core = self._core
-        if core.clock.now != self._now:  # there have been other turns than these
+        if core.clock.now != self._now:  # there was a turn besides the ticks
             self._eventful_at = core.clock.now
         now = self._now = self._clock()
         core.begin(now)
@@ -81,7 +81,7 @@ class Ticker:
             core.flush_events()
         self._look_around()
         self._report_load(now)
-        # After the heartbeat: what is offered is placed by the newest figures.
+        # After the heartbeat: offers are placed by the newest figures.
         core.tick()
         core.end_turn()
         self._write_out()
@@ -91,7 +91,7 @@ class Ticker:
         load = core.heartbeat()
         offers = core.parts.placing.offer_count
         if load != self._load or offers != self._offers:
-            self._more = 1 + config.STAY_HEARTBEATS  # until all that was placed has been counted
+            self._more = 1 + config.STAY_HEARTBEATS  # until all placed tasks have been counted
         if load != self._load:
             self._load = load
             self._changed_at = now

@@ -2,13 +2,13 @@
 
 ``DataServer`` is the side that has an object: it answers the requests of one data connection after
 another, in the thread that each connection has from the doorman. ``Fetcher`` is the side that
-pulls: it keeps connections for reuse, and a few threads that receive. What to pull, and from whom,
-is decided in objects/pull_manager.py; the bytes pass through net/data_line.py.
+pulls: it keeps connections for reuse, and a few threads that receive. The pull manager
+(objects/pull_manager.py) chooses objects and sources; the bytes pass through net/data_line.py.
 
-``sendfile`` puts the very pages of the arena under way, not copies of them. So the sender keeps the
-object until the receiver says that all has arrived, and the receiver believes what it has only when
-the sender confirms that it was kept until then: nobody ever reads bytes of an object that came
-later to the same place.
+``sendfile`` sends the very pages of the arena, not copies of them. So the sender keeps the object
+until the receiver says that all has arrived, and the receiver trusts its copy only when the sender
+confirms that the object was kept until then: no client ever reads bytes of a later object at the
+same place.
 
 Invariants: each fetch ends with exactly one call of ``on_done``, and from then on no thread writes
 to its extent; each object that was lent is given back, however the connection ends; of a pull, all
@@ -48,7 +48,7 @@ OnDone = Callable[[bytes, bool, int, float, str], None]
 
 
 class _Upload:
-    """A pull that is being served: over how many connections, and whether bytes move."""
+    """A pull that is being served: its number of connections, and whether bytes move."""
 
     __slots__ = ("last_sent", "lines", "sending")
 
@@ -80,7 +80,7 @@ class DataServer:
         arena_fd: int,
         *,
         silence_s: float = config.TRANSFER_SILENCE_S,
-        idle_s: float = 2 * config.TRANSFER_IDLE_S,  # so that it is the fetcher who closes
+        idle_s: float = 2 * config.TRANSFER_IDLE_S,  # so that the fetcher closes first
     ) -> None:
         self._lend = lend
         self._give_back = give_back
@@ -89,7 +89,7 @@ class DataServer:
         self._idle_s = idle_s
         self._changed = threading.Condition()
         self._lines: set[DataLine] = set()
-        self._uploads: dict[bytes, dict[bytes, _Upload]] = {}  # object -> pull -> how it goes
+        self._uploads: dict[bytes, dict[bytes, _Upload]] = {}  # object -> pull -> its state
         self._is_closed = False
 
     def serve(self, sock: socket.socket) -> None:
@@ -222,10 +222,10 @@ class DataServer:
 
 
 class _Job:
-    """One object being fetched: the pieces that are missing, and who fetches them.
+    """One object being fetched: its missing pieces, and the connections that fetch them.
 
-    Its leader is the thread that ends it; others help. The leader's own connection says last that
-    all has arrived, so that the sender counts one pull from beginning to end.
+    Its leader is the thread that ends it; others help. The leader's own connection is the last to
+    say that all has arrived, so that the sender counts one pull from beginning to end.
     """
 
     def __init__(self, object_id: bytes, offset: int, size: int, node_id: bytes, pull: bytes):
@@ -237,16 +237,16 @@ class _Job:
         chunk = config.TRANSFER_CHUNK_BYTES
         self._pieces = deque((start, min(chunk, size - start)) for start in range(0, size, chunk))
         self._changed = threading.Condition()
-        self._lines: set[DataLine] = set()  # what is to be cut if it is cancelled
+        self._lines: set[DataLine] = set()  # connections to cut if the job is cancelled
         self._helpers = 0
-        self.is_over = False  # nothing may be written any more
+        self.is_over = False  # no thread may write any more
 
     def count_missing(self) -> int:
-        """How many pieces nobody has taken."""
+        """The number of pieces that no thread has taken."""
         return len(self._pieces)
 
     def join(self, line: DataLine, is_leader: bool) -> bool:
-        """This connection writes from now on; False if it may not any more."""
+        """This connection begins to write; False if it may not any more."""
         with self._changed:
             if self.is_over or not (is_leader or self._pieces):
                 return False
@@ -276,14 +276,14 @@ class _Job:
             return None
 
     def put_back(self, pieces: list[tuple[int, int]]) -> None:
-        """These have not arrived after all."""
+        """Give back pieces that have not arrived."""
         if pieces:
             with self._changed:
                 self._pieces.extendleft(reversed(pieces))
                 self._changed.notify_all()
 
     def cut(self) -> None:
-        """Stop it, whoever is at it."""
+        """Stop the job, and cut its connections."""
         with self._changed:
             self.is_over = True
             for line in self._lines:
@@ -291,7 +291,7 @@ class _Job:
             self._changed.notify_all()
 
     def finish(self) -> None:
-        """Stop it, and wait until nobody writes."""
+        """Stop the job, and wait until no thread writes."""
         self.cut()
         with self._changed:
             self._changed.wait_for(lambda: not self._lines)
@@ -349,7 +349,7 @@ class Fetcher:
             self._on_done(object_id, False, 0, 0.0, CANCELLED)
 
     def cancel(self, object_id: bytes) -> None:
-        """Stop fetching it; ``on_done`` follows, unless it has been called."""
+        """Stop fetching an object; ``on_done`` follows, unless it has been called."""
         with self._changed:
             job = self._jobs.get(object_id)
         if job is not None:
@@ -402,7 +402,7 @@ class Fetcher:
                 self._threads.discard(threading.current_thread())
 
     def _next(self) -> tuple[_Job, bool] | None:
-        """Something to do; None once there was nothing for a while, or the fetcher is closed."""
+        """The next job; None once there was none for a while, or the fetcher is closed."""
         with self._changed:
             is_told = True
             while is_told and not self._queue and not self._is_closed:
@@ -416,7 +416,7 @@ class Fetcher:
         return None
 
     def _call_helpers(self, job: _Job) -> None:
-        """As many as it has work for, of threads that have nothing else to do."""
+        """Have idle threads help, as many as the job has work for."""
         with self._changed:
             working = len(self._threads) - self._idle_threads
             spare = config.TRANSFER_THREADS - working - len(self._queue)
@@ -445,7 +445,7 @@ class Fetcher:
         line.close()
 
     def _close_idle(self) -> None:
-        """Close what nobody has used for long; each line's last user comes by here later."""
+        """Close lines unused for long; each line's last thread calls this later."""
         oldest = time.monotonic() - 0.9 * self._idle_s
         with self._changed:
             closing = []
@@ -479,7 +479,7 @@ class Fetcher:
             self._on_done(job.object_id, ok, job.size if ok else 0, seconds, why)
 
     def _attempt(self, job: _Job, writer: ArenaWriter, *, is_leader: bool) -> str:
-        """Fetch pieces over one connection, until there are none left; why it ended."""
+        """Fetch pieces over one connection, until none are left; returns why it ended."""
         while True:
             line: DataLine | None = None
             was_used = False
@@ -508,7 +508,7 @@ class Fetcher:
                     and isinstance(error, OSError)
                     and not isinstance(error, TimeoutError)
                 ):
-                    self._close_all_to(job.node_id)  # they are as old, or older
+                    self._close_all_to(job.node_id)  # the other idle lines are as old, or older
                     continue
                 self._explain(job, error, is_leader)
                 return UNREACHABLE
@@ -542,7 +542,7 @@ class Fetcher:
 
     def _explain(self, job: _Job, error: Exception, is_leader: bool) -> None:
         log.log(
-            logging.WARNING if is_leader else logging.INFO,  # without a helper it only takes longer
+            logging.WARNING if is_leader else logging.INFO,  # a lost helper only costs time
             "%s object %s (%d bytes) from node %s: %s: %s",
             "could not fetch" if is_leader else "one connection less to fetch",
             job.object_id.hex(),

@@ -1,7 +1,7 @@
 """Bulk data to and from other nodes: the threads of transfer.py, tied to the node's loop and core.
 
-An object is lent to another node's thread by pinning it, which only the loop's thread may do; what
-was fetched is told to the core there as well.
+An object is lent to another node's thread by pinning it, which only the loop's thread may do. The
+outcome of a fetch is told to the core there as well.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class Transfers:
         self._server.serve(sock)
 
     def fetch(self, object_id: bytes, offset: int, size: int, node_id: bytes) -> None:
-        """Copy an object from that node into this place of our arena."""
+        """Copy an object from a node into this place of our arena."""
         self._fetcher.fetch(object_id, offset, size, node_id)
 
     def cancel(self, object_id: bytes) -> None:
-        """Nobody wants it any more."""
+        """Stop the fetch of an object."""
         self._fetcher.cancel(object_id)
 
     def close(self) -> None:
-        """The node ends."""
+        """The node ends: end all transfers."""
         self._server.close()
         self._fetcher.close()
 
@@ -53,7 +53,7 @@ class Transfers:
 
         def pin() -> None:
             if not answer.set_running_or_notify_cancel():
-                return  # nobody waits for it any more
+                return  # the waiting thread has given up
             store = self._turns.core.store
             stored = store.objects.get(object_id)
             if stored is None or stored.state is not SEALED:
@@ -67,7 +67,7 @@ class Transfers:
             return answer.result(config.TRANSFER_SILENCE_S)
         except RuntimeError:  # the loop has ended
             return "gone"
-        except concurrent.futures.TimeoutError:  # it is busy for very long
+        except concurrent.futures.TimeoutError:  # the loop is busy for very long
             return "gone" if answer.cancel() else answer.result()
 
     def _give_back(self, object_id: bytes) -> None:
@@ -77,5 +77,5 @@ class Transfers:
         self._in_loop(lambda: self._turns.core.fetched(object_id, why, size, seconds))
 
     def _in_loop(self, what: Callable[[], None]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody is left to be told
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and the core with it
             self._turns.loop.call_soon_threadsafe(self._turns.turn, what)

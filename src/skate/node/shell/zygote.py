@@ -1,9 +1,9 @@
 """The zygote: a warm, single-threaded interpreter that forks workers.
 
-A child of the node daemon, forked before the daemon starts its event loop. It is asked over a
-SEQPACKET socketpair (one datagram a request, the worker's end of its connection attached) and
-reports each start and exit. It ends on EOF; its workers carry PR_SET_PDEATHSIG and end with it.
-It never runs user code and never opens the job's data: the worker learns its job from its node.
+A child of the node daemon, forked before the daemon starts its event loop. It gets requests over a
+SEQPACKET socketpair (one datagram each, the worker's end of its connection attached) and reports
+each start and exit. It ends on EOF; its workers carry PR_SET_PDEATHSIG and end with it. It never
+runs user code and never opens the job's data: the worker learns its job from its node.
 
     node -> zygote   {"do": "fork", "id": worker id, "out": path, "err": path} + 1 fd
                      {"do": "kill", "id": worker id}
@@ -47,7 +47,7 @@ class Zygote:
         """Import these, then serve until the node is gone."""
         for module in warm_modules:
             importlib.import_module(module)
-        gc.freeze()  # what is warm stays shared: no collection touches it in the children
+        gc.freeze()  # warm modules stay shared: no collection in a child touches them
         while True:
             for fd, _ in self._poll.poll():
                 if fd == self._line.fileno():
@@ -67,7 +67,7 @@ class Zygote:
         if request["do"] == "fork":
             if fds:
                 self._fork(request, fds[0])
-            else:  # the kernel drops a descriptor for which there is no room
+            else:  # the process had no room for the descriptor, and the kernel dropped it
                 self._tell_failure(request["id"], OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
         elif request["do"] == "kill":
             pid = self._pids.get(request["id"])
@@ -137,7 +137,7 @@ class Zygote:
         try:
             self._line.send(_encode(report))
         except OSError:
-            os._exit(0)  # the node is gone; our workers go with us
+            os._exit(0)  # the node is gone; our workers end with this process
 
 
 def start(
@@ -145,11 +145,11 @@ def start(
     not_for_workers: Sequence[int] = (),
     warm_modules: Sequence[str] = (),
 ) -> tuple[socket.socket, int]:
-    """Fork the zygote; the node's end of its line, and its pid. Call it before any thread runs.
+    """Fork the zygote; returns the node's end of its line, and its pid. No thread may run yet.
 
-    It imports ``warm_modules`` while the node imports its own, on another core if there is one.
-    ``not_for_workers`` are descriptors of the node that zygote and workers are to close: a program
-    that a worker forked and that outlives the node would keep a port or a lock taken.
+    The zygote imports ``warm_modules`` while the node imports its own, on another core if there
+    is one. ``not_for_workers`` are descriptors of the node for zygote and workers to close: a
+    program that a worker forked, and that outlives the node, would keep a port or a lock taken.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     parent = os.getpid()

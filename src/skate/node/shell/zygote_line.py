@@ -92,7 +92,7 @@ class ZygoteLine:
             self._on_report(zygote.decode_report(data))
 
     def died(self, status: int | None = None) -> None:
-        """Its end of the line is closed, or it was reaped: say how it died, and end."""
+        """The zygote's end of the line is closed, or it was reaped: say how it died, and end."""
         deadline = time.monotonic() + STATUS_WITHIN_S
         with contextlib.suppress(ChildProcessError):
             while status is None and time.monotonic() < deadline:
