@@ -5,7 +5,9 @@ measured on thousands of empty tasks at a time, when many share a frame; what a 
 tasks one by one, which sleep for a moment, so that every frame is one message and a wake-up: of a
 task at home four frames, of one elsewhere two to or from a process and two to or from a node, at
 each of the two daemons. What a worker uses for a task is measured at 3,200 tasks a second that
-sleep for 10 ms each.
+sleep for 10 ms each. Tasks that go by the switch may be retried after exceptions, so none rides on
+a lane. What lanes cost is measured on a thousand empty tasks at a time, of which the results are
+read when all are there; frames of many calls are part of that.
 
 CPU time comes from the kernel's scheduler, in nanoseconds, over all threads of a process. Only the
 GCS's work on offers and events is measured on its core alone, with the encoding of its messages, as
@@ -33,13 +35,14 @@ import psutil
 import skate
 from sim.scale.costs import MEASURED, Costs
 from skate import messages as m
+from skate.client.stream import Stream
 from skate.cluster_utils import Cluster, ClusterNode
-from skate.config import HEARTBEAT_S, PROTOCOL_VERSION
+from skate.config import EVENT_BATCH_S, HEARTBEAT_S, LANE_NOTES, PROTOCOL_VERSION
 from skate.gcs.gcs_core import GcsCore
 from skate.net.cluster_token import read_token
 from skate.net.dialing import dial
 from skate.net.event_batch import encode_events
-from skate.net.frame import frame
+from skate.net.frame import frame, frames
 from skate.net.handshake import LineHello
 from skate.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -51,17 +54,33 @@ MOMENT_S = 0.002
 FRAMES_A_TASK = 4  # Submit, Run, Done, Ready; or Submit, Forward, Returned, Ready; and so on
 SETTLE_S = 0.3
 IDLE_S = 3.0
+LANE_CPUS = 2
+LANE_TASKS = 1_000
+LANE_BURSTS = 20
+LANE_FRAMES = 5_000
+LANE_REST_S = 0.012  # lanes stay for 20 ms
 PLAYED_NODES = 300
 OFFERS = 30
+EVENTS = 2_000
+EVENT_BATCHES = 40
+EVENT = (
+    "T", b"t" * 16, 0, "nap", b"jjjj", 1, b"w" * 16, 1.0, 1.0, 1.0, 1.0, 1.0, 4, "",
+    b"n" * 16, "task", 1, 1.0, 10, True,
+)  # fmt: skip
 NODE_COUNTS = (1, 1_000)
 
 
 @skate.remote
+def rider() -> None:
+    """The smallest task that rides on a lane, where there is one."""
+
+
+@skate.remote(retry_exceptions=True)
 def nothing() -> None:
-    """The smallest task."""
+    """The smallest task by the switch."""
 
 
-@skate.remote
+@skate.remote(retry_exceptions=True)
 def nap(seconds: float) -> None:
     """Occupy a worker, and no CPU."""
     time.sleep(seconds)
@@ -121,9 +140,10 @@ def heartbeat_costs() -> dict[str, float]:
         seconds = time.perf_counter() - begin
         gcs_s = cpu_s([head.pids["gcs"]]) - before[0] - gcs_rate * seconds
         node_s = cpu_s([head.pids["node"]]) - before[1] - node_rate * seconds
+        events = _event_costs(head, lines[0])
         for line in lines:
             line.close()
-        return {"relay_s": node_s / sent, "gcs_heartbeat_s": gcs_s / sent}
+        return {"relay_s": node_s / sent, "gcs_heartbeat_s": gcs_s / sent, **events}
     finally:
         cluster.shutdown()
 
@@ -136,6 +156,24 @@ def _played_node(number: int, head: str, token: bytes) -> socket.socket:
     line.sendall(frame([joins]))
     line.setblocking(False)
     return line
+
+
+def _event_costs(head: ClusterNode, line: socket.socket) -> dict[str, float]:
+    """Of task events in large batches, which another node sends to the GCS through the head."""
+    batch = m.Events(EVENTS, encode_events([EVENT] * EVENTS), 0)
+    data = b"".join(frames([batch]))
+    line.setblocking(True)
+    time.sleep(SETTLE_S)
+    before = cpu_s([head.pids["gcs"]]), cpu_s([head.pids["node"]])
+    for _ in range(EVENT_BATCHES):
+        line.sendall(data)
+        time.sleep(EVENT_BATCH_S / 5)
+    time.sleep(SETTLE_S)
+    size = len(data) * EVENT_BATCHES
+    return {
+        "relay_byte_s": (cpu_s([head.pids["node"]]) - before[1]) / size,
+        "gcs_event_byte_s": (cpu_s([head.pids["gcs"]]) - before[0]) / size,
+    }
 
 
 def _beat(lines: list[socket.socket], load: bytes, seconds: float) -> int:
@@ -196,6 +234,65 @@ def task_costs() -> dict[str, float]:
         cluster.shutdown()
 
 
+def lane_costs() -> dict[str, float]:
+    """Of tasks that ride on lanes: what they cost their caller, the worker and the node daemon."""
+    cluster = Cluster(initialize_head=True, connect=True, head_node_args={"num_cpus": LANE_CPUS})
+    try:
+        head = cluster.list_all_nodes()[0]
+        daemon, workers = [head.pids["node"]], worker_pids(head)
+        for _ in range(LANE_BURSTS):
+            _ride(LANE_TASKS)  # until there are lanes
+        tick_rate = idle_rates([head])[0][0]
+        _ride(LANE_TASKS)
+        workers = worker_pids(head)
+        count = LANE_BURSTS * LANE_TASKS
+        before = cpu_s(daemon), cpu_s(workers), time.process_time(), time.perf_counter()
+        submit_s = sum(_ride(LANE_TASKS) for _ in range(LANE_BURSTS))
+        seconds = time.perf_counter() - before[3]
+        node_s = (cpu_s(daemon) - before[0] - seconds * tick_rate) / count
+        caller_s = (time.process_time() - before[2]) / count
+        return {
+            "lane_submit_s": submit_s / count,
+            "lane_outcome_s": caller_s - submit_s / count,
+            "lane_worker_s": (cpu_s(workers) - before[1]) / count,
+            "lane_row_s": node_s,
+        }
+    finally:
+        cluster.shutdown()
+
+
+def lane_frame_costs() -> dict[str, float]:
+    """Of one frame with one outcome, written by one process and read by another that is awake."""
+    ours, theirs = socket.socketpair()
+    heard: list[m.Outcome] = []
+
+    def end(reason: str) -> None:
+        raise AssertionError(reason)
+
+    out = Stream(ours, m.decode_to_callee, {}, end, "the caller")
+    back = Stream(theirs, m.decode_to_caller, {m.Outcome: heard.append}, end, "the worker")
+    begin = time.thread_time()
+    for _ in range(LANE_FRAMES):
+        out.outbox.append(m.Outcome(b"t" * 16, b"value"))
+        out.flush()
+        back.read()
+    seconds = time.thread_time() - begin
+    assert len(heard) == LANE_FRAMES
+    ours.close()
+    theirs.close()
+    return {"lane_frame_s": seconds / LANE_FRAMES / 2}
+
+
+def _ride(count: int) -> float:
+    """So many tasks at a time; CPU seconds of the thread that submits them."""
+    begin = time.thread_time()
+    refs = [rider.remote() for _ in range(count)]
+    seconds = time.thread_time() - begin
+    time.sleep(LANE_REST_S)  # all have run: nobody looks for what is to come
+    skate.get(refs)
+    return seconds
+
+
 def _one_by_one(nap: Any, daemons: list[int], idle_rate: float) -> float:
     """CPU seconds of these daemons for one task when there is no other."""
     before, begin = cpu_s(daemons), time.perf_counter()
@@ -243,13 +340,11 @@ def gcs_costs() -> dict[str, float]:
     few, many = (_offer_s(count, is_idle=False) for count in NODE_COUNTS)
     a_node = (many - few) / (NODE_COUNTS[1] - NODE_COUNTS[0])
     chosen = _offer_s(NODE_COUNTS[1], is_idle=True)
-    small, large = (_events_s(count) for count in (1, 1_000))
     return {
         "gcs_offer_s": max(0.0, few - NODE_COUNTS[0] * a_node),
         "gcs_offer_node_s": a_node,
         "gcs_offer_place_s": (chosen - many) / (NODE_COUNTS[1] - 1),
-        "gcs_events_s": small,
-        "gcs_event_s": max(0.0, large - small) / 999,
+        "gcs_events_s": _events_s(1),
     }
 
 
@@ -283,11 +378,7 @@ def _offer_s(nodes: int, *, is_idle: bool) -> float:
 
 def _events_s(count: int) -> float:
     core = _core_with_nodes(1)
-    event = (
-        "T", b"t" * 16, 0, "nap", b"jjjj", 1, b"w" * 16, 1.0, 1.0, 1.0, 1.0, 1.0, 4, "",
-        b"n" * 16, "task", 1, 1.0, 10, True,
-    )  # fmt: skip
-    batch = m.encode([m.Events(count, encode_events([event] * count), 0)])
+    batch = m.encode([m.Events(count, encode_events([EVENT] * count), 0)])
     seconds = []
     for _ in range(100):
         begin = time.thread_time()
@@ -306,14 +397,21 @@ def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
     return {name: max(0.0, statistics.median(r[name] for r in rounds)) for name in rounds[0]}
 
 
+def one_round() -> dict[str, float]:
+    """All figures, once."""
+    figures = {**task_costs(), **lane_costs(), **lane_frame_costs(), **gcs_costs()}
+    figures |= heartbeat_costs()
+    figures["lane_row_s"] -= figures["frame_s"] / LANE_NOTES  # what the frames of its rows cost
+    return figures
+
+
 def main() -> None:
     """Print all figures, in microseconds: an argument for ``python -m sim.scale --costs``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7, help="of 20 s; medians are printed")
     options = parser.parse_args()
-    rounds = [{**task_costs(), **gcs_costs(), **heartbeat_costs()} for _ in range(options.rounds)]
-    figures = medians(rounds)
-    print(json.dumps({name: round(seconds * 1e6, 2) for name, seconds in figures.items()}))
+    figures = medians([one_round() for _ in range(options.rounds)])
+    print(json.dumps({name: round(seconds * 1e6, 4) for name, seconds in figures.items()}))
 
 
 if __name__ == "__main__":

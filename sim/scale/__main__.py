@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--one-driver", action="store_true", help="one program submits everything")
     parser.add_argument("--even", action="store_true", help="all nodes submit, not every other")
+    parser.add_argument("--no-lanes", action="store_true", help="all tasks go by the nodes")
     parser.add_argument("--costs", default="{}", help='as JSON, in microseconds: {"run_s": 70}')
     options = parser.parse_args()
     given = {name: value * 1e-6 for name, value in json.loads(options.costs).items()}
@@ -48,6 +49,7 @@ def main() -> None:
         one_driver=options.one_driver,
         is_even=options.even,
         costs=replace(Costs(), **given),
+        lanes=not options.no_lanes,
     )
     print(
         f"seed {outcome.seed}: {outcome.tasks:,} tasks of {options.task_ms:g} ms on "
@@ -56,8 +58,11 @@ def main() -> None:
     print(rate(outcome))
     busy = ", ".join(f"{name} {share:.0%}" for name, share in outcome.busy[:SHOWN])
     print(f"busiest daemons, of one core: {busy}")
+    caller, worker = outcome.programs
+    print(f"busiest program that submits {caller:.0%}, busiest worker beside {worker:.0%}")
     print(
-        f"forwarded: {outcome.forwarded:,}, given back: {outcome.given_back:,}; "
+        f"on lanes: {outcome.rode:,}; forwarded: {outcome.forwarded:,}, "
+        f"given back: {outcome.given_back:,}; "
         f"told the GCS: {outcome.met}"
     )
     print(f"{outcome.events:,} events in {outcome.wall_s:.1f} s")

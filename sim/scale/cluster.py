@@ -22,7 +22,7 @@ from sim.scale.gcs_machine import Gcs
 from sim.scale.leaves import Leaves
 from sim.scale.machines import Node
 from sim.scale.network import Network
-from sim.scale.programs import LEAF, NOTHING, Driver, leaf_on, part_on
+from sim.scale.programs import LEAF, NOTHING, Driver, WorkerProcess, leaf_on, part_on
 from sim.scale.world import World
 
 GIVE_UP_S = 2_000.0  # of virtual time
@@ -31,7 +31,8 @@ WORKER_START_S = 0.005  # of a zygote, for one fork; no time at all in the warm-
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run. ``busy`` are the daemons' shares of one core, the busiest first."""
+    """What came of a run. ``busy`` are the daemons' shares of one core, the busiest first;
+    ``programs`` those of the busiest worker that submits, and of the busiest that only runs."""
 
     nodes: int
     cpus: int
@@ -42,6 +43,8 @@ class Outcome:
     seconds: float
     sustained: float  # tasks a second, without the beginning and the end
     busy: list[tuple[str, float]]
+    programs: tuple[float, float]
+    rode: int  # tasks, on lanes
     forwarded: int  # tasks, so often
     given_back: int
     met: dict[str, int]  # messages to the GCS, by kind
@@ -68,7 +71,14 @@ class SimulatedCluster:
     """Nodes, the GCS, and what lies between them."""
 
     def __init__(
-        self, nodes: int, cpus: int, task_s: float, seed: int = 0, costs: Costs | None = None
+        self,
+        nodes: int,
+        cpus: int,
+        task_s: float,
+        seed: int = 0,
+        costs: Costs | None = None,
+        *,
+        lanes: bool = True,
     ) -> None:
         self.world = World(seed)
         self.cpus = cpus
@@ -77,7 +87,8 @@ class SimulatedCluster:
         costs = costs or Costs()
         network = Network(self.world, costs)
         self.nodes = [
-            Node(self.world, costs, network, self.leaves, number, cpus) for number in range(nodes)
+            Node(self.world, costs, network, self.leaves, number, cpus, offers_lanes=lanes)
+            for number in range(nodes)
         ]
         by_id = {node.node_id: node for node in self.nodes}
         for node in self.nodes:
@@ -119,6 +130,7 @@ class SimulatedCluster:
         servers["GCS"] = self.gcs.server
         before = {name: server.busy_s for name, server in servers.items()}
         met = Counter(self.gcs.met)
+        spent = {process: process.thread.busy_s for process in self._processes()}
         forwarded = sum(node.forwarded for node in self.nodes)
         driver.submit(work, 0, lambda: is_done.append("over"))
         self.world.run_until(lambda: len(is_done) == 3, GIVE_UP_S)
@@ -134,6 +146,11 @@ class SimulatedCluster:
             task_s=self.leaves.task_s,
             seconds=seconds,
             sustained=self.leaves.sustained(tasks),
+            programs=(
+                self._busiest(spent, seconds, submits=True),
+                self._busiest(spent, seconds, submits=False),
+            ),
+            rode=driver.rode + sum(process.rode for process in self._processes()),
             busy=sorted(busy, key=lambda pair: -pair[1]),
             forwarded=sum(node.forwarded for node in self.nodes) - forwarded,
             given_back=sum(node.given_back for node in self.nodes),
@@ -141,6 +158,19 @@ class SimulatedCluster:
             events=self.world.events,
             wall_s=time.perf_counter() - wall,
         )
+
+    def _processes(self) -> list[WorkerProcess]:
+        return [process for node in self.nodes for process in node.processes.values()]
+
+    def _busiest(
+        self, before: dict[WorkerProcess, float], seconds: float, *, submits: bool
+    ) -> float:
+        spent = (
+            process.thread.busy_s - before.get(process, 0.0)
+            for process in self._processes()
+            if process.submits is submits
+        )
+        return max(spent, default=0.0) / seconds
 
     def check(self) -> None:
         """The cores' own invariants."""
@@ -166,12 +196,13 @@ def simulate(
     one_driver: bool = False,
     is_even: bool = False,
     costs: Costs | None = None,
+    lanes: bool = True,
 ) -> Outcome:
     """One run, from start to end. Python's cycle collector rests: it would look at all, in vain."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        cluster = SimulatedCluster(nodes, cpus, task_s, seed, costs)
+        cluster = SimulatedCluster(nodes, cpus, task_s, seed, costs, lanes=lanes)
         outcome = cluster.work(tasks, one_driver=one_driver, is_even=is_even)
         if nodes <= 100:
             cluster.check()

@@ -26,14 +26,22 @@ class Costs:
     guest_run_s: float = 11e-6  # to have it run and send its result back
     tick_s: float = 600e-6  # of a node daemon, for one heartbeat and what comes with it
     relay_s: float = 24e-6  # of the head's node, for one message of another node to or from the GCS
+    relay_byte_s: float = 1.6e-9  # likewise, for each byte of task events in a message
     gcs_heartbeat_s: float = 35e-6  # of the GCS
     gcs_offer_s: float = 15e-6  # likewise, for an offer, and
     gcs_offer_node_s: float = 0.14e-6  # for each node that it may choose, and
     gcs_offer_place_s: float = 2.8e-6  # for each that it does choose
     gcs_events_s: float = 2.1e-6  # likewise, for a batch of task events, and
-    gcs_event_s: float = 0.08e-6  # for each of its events
+    gcs_event_byte_s: float = 2.0e-9  # for each of its bytes
     submitter_s: float = 8.0e-6  # of the program that submits, for one task
     worker_s: float = 157e-6  # of a worker, beside the task itself
+
+    # Of a task that goes by a lane.
+    lane_submit_s: float = 3.5e-6  # of the program that submits it, and
+    lane_outcome_s: float = 3.9e-6  # to take in its result
+    lane_worker_s: float = 7.9e-6  # of the worker, beside the task itself
+    lane_frame_s: float = 4.0e-6  # of either, to write or read one frame while it is awake
+    lane_row_s: float = 1.5e-6  # of the node daemon, to hear that it has run, beside the frame
 
     # Not CPU time, and not measured but chosen: a local socket with its two context switches, and
     # a network within one building.
@@ -43,9 +51,10 @@ class Costs:
 
 MEASURED = (
     "frame_s", "line_frame_s", "submit_s", "run_s", "forward_s", "returned_s", "guest_s",
-    "guest_run_s", "tick_s", "relay_s",
+    "guest_run_s", "tick_s", "relay_s", "relay_byte_s",
     "gcs_heartbeat_s", "gcs_offer_s", "gcs_offer_node_s", "gcs_offer_place_s",
-    "gcs_events_s", "gcs_event_s",
+    "gcs_events_s", "gcs_event_byte_s",
     "submitter_s", "worker_s",
+    "lane_submit_s", "lane_outcome_s", "lane_worker_s", "lane_frame_s", "lane_row_s",
 )  # fmt: skip
 """The fields that a measurement fills in."""

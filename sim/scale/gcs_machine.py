@@ -67,7 +67,7 @@ class Gcs:
                 chosen = sum(len(one.places) for _, one in sends if isinstance(one, m.Placed))
                 cost += costs.gcs_offer_place_s * chosen
             elif isinstance(message, m.Events):
-                cost += costs.gcs_events_s + costs.gcs_event_s * message.count
+                cost += costs.gcs_events_s + costs.gcs_event_byte_s * len(message.batch)
             else:
                 cost += costs.gcs_heartbeat_s
         return cost

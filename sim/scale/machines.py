@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from sim.scale.costs import Costs
+from sim.scale.lanes import Callee
 from sim.scale.leaves import Leaves
 from sim.scale.network import CLIENT, CLOCK, GCS, NEIGHBOUR, RELAY, Network
 from sim.scale.programs import Program, WorkerProcess
@@ -20,6 +21,12 @@ from skate.ids import HOME_BYTES, home_of
 from skate.node.node_core import NodeCore
 from skate.objects.arena import Arena
 from skate.rows import Client, Job, Worker
+
+LANE_WORDS = {
+    m.LaneWanted, m.LaneExpected, m.LaneListening, m.LaneOpen, m.LaneRevoke, m.LaneOver,
+    m.LaneClosed,
+}  # fmt: skip
+"""By which a lane comes and goes: few, each counted as a submitted task is."""
 
 ARENA_BYTES = 1 << 30  # nothing here is that large
 
@@ -35,23 +42,28 @@ class Node:
         leaves: Leaves,
         number: int,
         cpus: int,
+        *,
+        offers_lanes: bool,
     ) -> None:
         self.world = world
         self.costs = costs
         self.leaves = leaves
+        self.offers_lanes = offers_lanes
         self.number = number
         self._network = network
         self.node_id = number.to_bytes(HOME_BYTES, "big") + self.world.random.randbytes(12)
         total = {"CPU": cpus * RESOURCE_UNITS}
         self.core = NodeCore(
-            self.node_id, "sim", total, Arena(ARENA_BYTES), "", NodeShell(self), PYTHON
-        )
+            self.node_id, "sim", total, Arena(ARENA_BYTES), "", NodeShell(self), PYTHON,
+            lanes=offers_lanes,
+        )  # fmt: skip
         self.core.begin(self.world.now)
         self.server = Server(self.world, self._handle, self._settle)
         network.nodes.append(self.server)
         self.others: dict[bytes, Node] = {}  # all nodes, by id
         self.forking_s = 0.0  # of the zygote, for one worker
         self.clients: dict[Client, Program] = {}
+        self.processes: dict[bytes, WorkerProcess] = {}  # workers, by id
         self.openers: dict[Client, Node] = {}  # who has opened the line that this peer is
         self._incoming: dict[Node, Client] = {}
         self._since_events = 0.0
@@ -69,8 +81,10 @@ class Node:
             return self.costs.tick_s
         if kind is RELAY:
             assert batch is not None
-            self._network.relay(who, batch, self.world.now + self.costs.relay_s)
-            return self.costs.relay_s
+            size = sum(len(message.batch) for message in batch if isinstance(message, m.Events))
+            spent_s = self.costs.relay_s + size * self.costs.relay_byte_s
+            self._network.relay(who, batch, self.world.now + spent_s)
+            return spent_s
         if batch is None:
             core.client_lost(who)
             return 0.0
@@ -146,6 +160,10 @@ class Node:
                 return costs.guest_s
             self.forwarded += 1
             return costs.forward_s
+        if kind is m.LaneNotes:
+            return costs.lane_row_s * len(message.rows)
+        if kind in LANE_WORDS:
+            return costs.submit_s
         if kind is m.Returned:
             return costs.returned_s if self._is_own(message.task_id) else 0.0
         if kind is m.GivenBack:
@@ -196,6 +214,11 @@ class Node:
         """For the next process."""
         return 1_000 + len(self.clients)
 
+    def callee(self, worker_id: bytes) -> Callee | None:
+        """The end of lanes at this worker."""
+        process = self.processes.get(worker_id)
+        return process.callee if process is not None else None
+
     def from_client(self, client: Program, batch: list[Any] | None, at: float) -> None:
         """It says something (None: its last word has been said)."""
         at += self.costs.local_delay_s
@@ -206,6 +229,7 @@ class Node:
         self.core.begin(self.world.now)
         self.core.worker_exited(client.worker, 0)
         del self.clients[client.peer]
+        del self.processes[client.worker.id]
 
 
 class NodeShell:
@@ -223,7 +247,9 @@ class NodeShell:
         peer = Client()
         peer.worker = worker
         worker.client = peer
-        node.connect(WorkerProcess(node, peer, worker, setup, self._forked_at))
+        process = WorkerProcess(node, peer, worker, setup, self._forked_at)
+        node.processes[worker.id] = process
+        node.connect(process)
 
     def kill_worker(self, worker: Worker) -> None:
         """It has gone by itself: nothing here crashes."""

@@ -2,7 +2,8 @@
 
 A *leaf* takes its time and returns nothing. A *part* submits as many leaves as its arguments say,
 waits for them all and returns. Processes talk to their daemon as the real ones do: what is
-submitted goes out in frames of ``FLUSH_CALLS``, a task that waits lends its CPU out.
+submitted goes out in frames of ``FLUSH_CALLS``, a task that waits lends its CPU out. Where the node
+offers lanes, what may ride there does (lanes.py).
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from sim.scale.costs import Costs
+from sim.scale.lanes import Callee, Caller
 from sim.scale.leaves import Leaves
-from sim.scale.world import World
+from sim.scale.world import Thread, World
 from skate import messages as m
-from skate.config import FLUSH_CALLS, PROTOCOL_VERSION, PYTHON
+from skate.config import FLUSH_CALLS, LANE_TICK_S, PROTOCOL_VERSION, PYTHON
 from skate.ids import FIRST_RETURN, TaskIdCounter
 from skate.rows import Client, Worker
 from skate.spec import FORMAT_MSGPACK, CallTemplate, JobConfig, Strategy
@@ -50,6 +52,7 @@ class Host(Protocol):
     world: World
     costs: Costs
     leaves: Leaves
+    offers_lanes: bool
 
     def connect(self, client: Program) -> None:
         """It has a line to the node's daemon."""
@@ -63,6 +66,9 @@ class Host(Protocol):
     def new_pid(self) -> int:
         """For the next process."""
 
+    def callee(self, worker_id: bytes) -> Callee | None:
+        """The end of lanes at this worker."""
+
 
 class Program:
     """A process with a line to its node's daemon."""
@@ -70,6 +76,7 @@ class Program:
     def __init__(self, node: Host, peer: Client) -> None:
         self.node = node
         self.peer = peer
+        self.thread = Thread(node.world)
 
     def receive(self, batch: list[Any]) -> None:
         """From the daemon."""
@@ -83,14 +90,40 @@ class Program:
 class Submitter(Program):
     """A process that submits tasks and waits for all of them."""
 
+    has_courier = False  # that reads while nobody waits: a driver's does
+
     def __init__(self, node: Host, peer: Client) -> None:
         super().__init__(node, peer)
         self.ids: TaskIdCounter
+        self.lanes: Caller | None = None
         self._left: list[tuple[int, bytes, int]] = []  # template, arguments, how many
         self._depth = 0
         self._awaited = 0
         self._mine: list[bytes] = []
         self._then: Callable[[], None] | None = None
+        self._is_submitting = False
+        self._is_due = False
+        self._looked_at = 0.0
+
+    @property
+    def rode(self) -> int:
+        """Tasks that it has sent by lanes."""
+        return self.lanes.rode if self.lanes is not None else 0
+
+    def open_for_lanes(self, submitter: bytes) -> None:
+        """It has an id, so it may call."""
+        node = self.node
+        if node.offers_lanes:
+            self.lanes = Caller(
+                node.world, node.costs, self.thread, submitter, node.callee, self._wake
+            )
+
+    def register(self, templates: list[CallTemplate], at: float) -> None:
+        """Introduce what it is going to submit."""
+        self.send([FUNCTION, *(m.RegisterTemplate(i, t) for i, t in enumerate(templates))], at)
+        if self.lanes is not None:
+            for template in templates:
+                self.lanes.register(template, FUNCTION)
 
     def submit(
         self, what: list[tuple[int, bytes, int]], depth: int, then: Callable[[], None]
@@ -101,26 +134,56 @@ class Submitter(Program):
         self._awaited = sum(count for _, _, count in what)
         self._mine = []
         self._then = then
+        self._is_submitting = True
+        self._looked_at = self.node.world.now
         self._submit_some()
 
     def _submit_some(self) -> None:
         frame: list[Any] = []
-        while self._left and len(frame) < FLUSH_CALLS:
+        for _ in range(FLUSH_CALLS):
+            if not self._left:
+                break
             template, arguments, count = self._left.pop()
-            some = min(count, FLUSH_CALLS - len(frame))
-            for _ in range(some):
-                task_id = self.ids.next_task()
-                self._mine.append(task_id + FIRST_RETURN)
-                frame.append(m.Submit(task_id, template, arguments, depth=self._depth))
-            if count > some:
-                self._left.append((template, arguments, count - some))
-        world = self.node.world
-        done_at = world.now + len(frame) * self.node.costs.submitter_s
+            if count > 1:
+                self._left.append((template, arguments, count - 1))
+            self._submit_one(template, arguments, frame)
+        world, lanes = self.node.world, self.lanes
         if self._left:
-            world.at(done_at, self._submit_some)
+            if lanes is not None and self._is_time_to_look(lanes):
+                self._looked_at = world.now
+                self._awaited -= lanes.read()
+            world.at(self.thread.spend(0.0), self._submit_some)
         else:
+            self._is_submitting = False
+            if lanes is not None:
+                lanes.flush()
+                self._wake()
+        if lanes is not None:
+            lanes.book.take(frame)
+        if not self._left:
             frame += self.before_waiting()
-        self.send(frame, done_at)
+        if frame:
+            self.send(frame, self.thread.spend(0.0))
+
+    def _is_time_to_look(self, lanes: Caller) -> bool:
+        # Who finds no room looks; a driver has a courier, too, that reads while nobody waits.
+        if lanes.overflow >= FLUSH_CALLS:
+            lanes.overflow = 0
+            return True
+        waited_s = self.node.world.now - self._looked_at
+        return self.has_courier and waited_s >= LANE_TICK_S and lanes.is_calling
+
+    def _submit_one(self, template: int, arguments: bytes, frame: list[Any]) -> None:
+        task_id = self.ids.next_task()
+        self._mine.append(task_id + FIRST_RETURN)
+        costs, thread, depth = self.node.costs, self.thread, self._depth
+        if self.lanes is not None:
+            at = thread.spend(0.0)
+            if self.lanes.ride(task_id, template, arguments, depth, at):
+                thread.spend(costs.lane_submit_s)
+                return
+        thread.spend(costs.submitter_s)
+        frame.append(m.Submit(task_id, template, arguments, depth=depth))
 
     def before_waiting(self) -> list[Any]:
         """What is said when all is submitted."""
@@ -128,16 +191,46 @@ class Submitter(Program):
 
     def receive(self, batch: list[Any]) -> None:
         """Results are counted."""
+        lanes = self.lanes
         for message in batch:
-            if type(message) is m.Ready:
+            kind = type(message)
+            if kind is m.Ready:
                 self._awaited -= 1
+                if lanes is not None:
+                    lanes.book.ready_from_node(message.object_id)
+            elif kind is m.LaneOpen:
+                assert lanes is not None
+                lanes.opened(message)
             else:
                 self.on_message(message)
+        self._end_if_all_returned()
+
+    def _wake(self) -> None:
+        # Something has come by a lane.
+        if not self._is_submitting and not self._is_due:
+            self._is_due = True
+            self.node.world.at(self.thread.spend(0.0), self._look)
+
+    def _look(self) -> None:
+        self._is_due = False
+        if self._is_submitting or self.lanes is None:
+            return
+        words: list[Any] = []
+        self._awaited -= self.lanes.read()
+        self.lanes.book.take(words)
+        if words:
+            self.send(words, self.thread.spend(0.0))
+        self._end_if_all_returned()
+
+    def _end_if_all_returned(self) -> None:
         if self._then is not None and not self._awaited and not self._left:
             then, self._then = self._then, None
-            self.send([m.Release(self._mine)], self.node.world.now)
-            self._mine = []
-            then()
+            at = self.thread.spend(0.0)
+            mine, self._mine = self._mine, []
+            told = mine if self.lanes is None else self.lanes.gone(mine)
+            if told:
+                self.send([m.Release(told)], at)
+            self.node.world.at(at, then)
 
     def on_message(self, message: Any) -> None:
         """Everything but results."""
@@ -146,20 +239,24 @@ class Submitter(Program):
 class Driver(Submitter):
     """The program that began it all; ``then`` is called once it is connected."""
 
+    has_courier = True
+
     def __init__(self, node: Host, templates: list[CallTemplate], then: Callable[[], None]) -> None:
         super().__init__(node, Client())
         self._templates = templates
         self._connected = then
         node.connect(self)
-        hello = m.Hello(PROTOCOL_VERSION, PYTHON, "driver", 1, b"", JobConfig("scale"))
+        hello = m.Hello(
+            PROTOCOL_VERSION, PYTHON, "driver", 1, b"", JobConfig("scale"), lanes=node.offers_lanes
+        )
         self.send([hello], node.world.now)
 
     def on_message(self, message: Any) -> None:
         """Welcome."""
         if isinstance(message, m.Welcome):
             self.ids = TaskIdCounter(message.job_id, message.submitter)
-            templates = [m.RegisterTemplate(i, spec) for i, spec in enumerate(self._templates)]
-            self.send([FUNCTION, *templates], self.node.world.now)
+            self.open_for_lanes(message.submitter)
+            self.register(self._templates, self.node.world.now)
             self._connected()
 
 
@@ -174,9 +271,18 @@ class WorkerProcess(Submitter):
         self.ids = TaskIdCounter(setup.job_id, setup.submitter)
         self._parts: set[int] = set()  # templates that are
         self._knows_leaf = False
-        self._free_at = 0.0
-        hello = m.Hello(PROTOCOL_VERSION, PYTHON, "worker", node.new_pid(), setup.submitter)
+        self.open_for_lanes(setup.submitter)
+        self.callee = Callee(node.world, node.costs, node.leaves, self.thread, NOTHING, self.send)
+        hello = m.Hello(
+            PROTOCOL_VERSION, PYTHON, "worker", node.new_pid(), setup.submitter,
+            lanes=node.offers_lanes,
+        )  # fmt: skip
         self.send([hello], ready_at)
+
+    @property
+    def submits(self) -> bool:
+        """Whether it has run a part."""
+        return self._knows_leaf
 
     def on_message(self, message: Any) -> None:
         """Run this."""
@@ -189,26 +295,28 @@ class WorkerProcess(Submitter):
         elif kind is m.RegisterTemplate:
             if message.template.name == PART:
                 self._parts.add(message.number)
+        elif kind is m.LaneExpected or kind is m.LaneRevoke:
+            self.callee.hear(message)
         elif kind is m.Exit:
-            at = max(self.node.world.now, self._free_at)
+            at = self.thread.spend(0.0)
             self.send(None, at)
             self.node.world.at(at, self.node.worker_exited, self)
 
     def _run_leaf(self, run: m.Run) -> None:
         # One event a task: when it will be over is certain as soon as it is known to the worker.
         node = self.node
-        began = max(node.world.now, self._free_at)
-        ended = began + node.leaves.task_s
-        self._free_at = ended + node.costs.worker_s
+        began = self.thread.spend(0.0)
+        ended = self.thread.spend(node.leaves.task_s)
         node.leaves.ended(ended)
-        self.send([m.Done(run.task_id, run.attempt, began, ended, NOTHING)], self._free_at)
+        done = m.Done(run.task_id, run.attempt, began, ended, NOTHING)
+        self.send([done], self.thread.spend(node.costs.worker_s))
 
     def _begin_part(self, run: m.Run) -> None:
         node = self.node
-        began = max(node.world.now, self._free_at)
+        began = self.thread.spend(0.0)
         if not self._knows_leaf:
             self._knows_leaf = True
-            self.send([FUNCTION, m.RegisterTemplate(0, LEAF)], began)
+            self.register([LEAF], began)
 
         def over() -> None:
             now = node.world.now

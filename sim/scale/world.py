@@ -87,3 +87,18 @@ class Server:
         if waiting:
             self._is_due = True
             self._world.at(self._free_at, self._turn)
+
+
+class Thread:
+    """What one process can do at a time: one thing. ``busy_s`` is what it has done so far."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.free_at = 0.0
+        self.busy_s = 0.0
+
+    def spend(self, seconds: float) -> float:
+        """Work for so long, as soon as it is free; when that will be done."""
+        self.free_at = max(self._world.now, self.free_at) + seconds
+        self.busy_s += seconds
+        return self.free_at

@@ -47,7 +47,25 @@ def test_a_daemon_that_is_too_slow_for_its_tasks_is_the_limit() -> None:
 
 
 def test_empty_tasks_are_limited_by_the_daemons_alone() -> None:
-    outcome = simulate(3, 6_000, cpus=4, task_s=0.0, is_even=True)
+    outcome = simulate(3, 6_000, cpus=4, task_s=0.0, is_even=True, lanes=False)
     assert outcome.share == 0.0, "there is no ideal"
     assert outcome.sustained > 1_000
     assert all(share > 0.9 for name, share in outcome.busy if name != "GCS")
+
+
+def test_empty_tasks_ride_on_lanes_and_node_daemons_are_no_limit() -> None:
+    switched, riding = (
+        simulate(2, 40_000, cpus=8, task_s=0.0, is_even=True, lanes=lanes)
+        for lanes in (False, True)
+    )
+    assert switched.rode == 0
+    assert riding.rode > 30_000
+    assert riding.throughput > 3 * switched.throughput
+
+
+def test_a_program_that_is_slow_to_submit_is_the_limit_of_its_lanes() -> None:
+    costs = replace(Costs(), lane_submit_s=0.0005, submitter_s=0.0005)
+    outcome = simulate(1, 2_000, cpus=8, task_s=0.0, is_even=True, costs=costs)
+    assert outcome.rode > 1_500
+    assert outcome.throughput < 2_000
+    assert outcome.programs[0] > 0.9
