@@ -26,13 +26,13 @@ class Costs:
     guest_run_s: float = 11e-6  # to have it run and send its result back
     tick_s: float = 600e-6  # of a node daemon, for one heartbeat and what comes with it
     relay_s: float = 24e-6  # of the head's node, for one message of another node to or from the GCS
-    relay_byte_s: float = 1.6e-9  # likewise, for each byte of task events in a message
+    relay_byte_s: float = 1.9e-9  # likewise, for each byte of task events in a message
     gcs_heartbeat_s: float = 35e-6  # of the GCS
     gcs_offer_s: float = 15e-6  # likewise, for an offer, and
     gcs_offer_node_s: float = 0.14e-6  # for each node that it may choose, and
     gcs_offer_place_s: float = 2.8e-6  # for each that it does choose
     gcs_events_s: float = 2.1e-6  # likewise, for a batch of task events, and
-    gcs_event_byte_s: float = 2.0e-9  # for each of its bytes
+    gcs_event_byte_s: float = 2.3e-9  # for each of its bytes
     submitter_s: float = 8.0e-6  # of the program that submits, for one task
     worker_s: float = 157e-6  # of a worker, beside the task itself
 
