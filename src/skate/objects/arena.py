@@ -1,7 +1,7 @@
-"""The allocator of one node's shared-memory arena: which bytes of the file belong to whom.
+"""The allocator of one node's shared-memory arena: extents of the file, and holes.
 
 The node's object store asks it for an extent when an object is created and gives the extent back
-once nobody can read it any more. First fit from the lowest address: low pages have been touched
+once no process can read it any more. First fit from the lowest address: low pages have been touched
 before, so tmpfs already backs them and a writer takes no page faults that must find fresh memory.
 
 Invariants, all asserted by `check()`:
@@ -9,9 +9,9 @@ Invariants, all asserted by `check()`:
   - holes are maximal: no two of them touch;
   - for every hole, start <= stale end <= end; from its stale end upward a hole holds no memory.
 
-It knows no file, no object and no pin. Freed bytes are reused by the very next `allocate`, so the
-caller frees an extent only when no process maps it. It never moves an extent: readers hold
-addresses. A failed `allocate` changes nothing; what to evict or spill is not decided here.
+The arena knows no file, no object and no pin. Freed bytes are reused by the very next `allocate`,
+so the caller frees an extent only when no process maps it. Extents never move: readers hold
+addresses. A failed `allocate` changes nothing; the caller decides what to evict or spill.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Arena:
 
     @property
     def capacity_bytes(self) -> int:
-        """All bytes there are, in whole pages."""
+        """The size of the arena, in whole pages."""
         return self._capacity_bytes
 
     @property

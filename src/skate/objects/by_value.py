@@ -1,8 +1,8 @@
 """cloudpickle, with one thing kept: the file that a function was written in.
 
 cloudpickle 3.1.3 and newer name the file of every function that travels by value
-`<dynamic-code>`, so that equal pickles come from unequal folders. A traceback from a worker is then
-without the user's lines. Here the file's name goes along with the code.
+`<dynamic-code>`, so that code in different folders has equal pickles. A traceback from a worker
+then lacks the user's lines. Here the file's name goes along with the code.
 
 Import it where it is used: cloudpickle is not cheap to import.
 """
@@ -27,7 +27,7 @@ def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
 
 
 class ByValuePickler(cloudpickle.CloudPickler):  # type: ignore[misc]
-    """Pickles what plain pickle does, and functions and classes that others cannot import."""
+    """Also pickles functions and classes that other processes cannot import."""
 
     dispatch_table: ClassVar[Any] = ChainMap(
         {types.CodeType: _reduce_code}, *cloudpickle.CloudPickler.dispatch_table.maps

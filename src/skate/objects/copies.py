@@ -1,19 +1,19 @@
-"""Copies of values that other nodes have too, held here: they go when their space is wanted. Pure.
+"""Held copies of values that other nodes have too: evicted when their space is wanted. Pure.
 
 Part of the object store. A copy that nothing holds is cached and may go at any time
-(``ObjectStore.cached``); this is about those that processes hold, and may have been told the place
-of. A copy goes only if it is known to lie elsewhere, no process has it mapped, no task uses it,
-and nobody knows its place:
+(``ObjectStore.cached``). This module has the copies that processes hold, and whose place they may
+know. Such a copy goes only if it is known to lie elsewhere, no process has it mapped, no task uses
+it, and no process knows its place:
 
     KNOWN     processes were told its place (``told``), and may map it at any time
-    ASKED     space is wanted: they were asked to forget it (``messages.Revoke``)
-    UNKNOWN   all have (``forgotten``), or have gone: it may go, the one used longest ago first
+    ASKED     space is wanted: these processes were asked to forget it (``messages.Revoke``)
+    UNKNOWN   all have forgotten it or ended: it may go, the copy used longest ago first
 
-Who needs the value keeps it: a get of many waits for the others. It is asked again after a while,
-if space is still wanted, and is counted on no more: nor is a process that computes, and reads late.
-A mapping that was made before the question came is known here before the answer, as both come on
-one line; and who is told the place once more behind a question is KNOWN again, whatever it answers
-to that. So nothing that is read is ever overwritten.
+A process that needs the value keeps it: a get of many waits for the others. It is asked again after
+a while, if space is still wanted, but the store does not count on it, nor on a process that
+computes and reads late. A mapping made before the question came is known here before the answer, as
+both come on one line. A process told the place again after a question is KNOWN again, whatever it
+answers. So no bytes are overwritten while a process reads them.
 
 Invariant (``check``): a copy is sealed, and held or mapped.
 """
@@ -38,7 +38,7 @@ _NEVER = float("-inf")
 
 
 class Store(Protocol):
-    """What the copies use of the object store."""
+    """The part of the object store that copies use."""
 
     @property
     def objects(self) -> Mapping[bytes, StoredObject]:
@@ -46,21 +46,21 @@ class Store(Protocol):
 
     @property
     def homes(self) -> Container[bytes]:
-        """The first bytes of the NodeIDs of the other nodes that live."""
+        """The first bytes of the NodeIDs of the other living nodes."""
 
     def holders(self, object_id: bytes, /) -> int:
-        """How many clients hold the object."""
+        """The number of clients that hold the object."""
 
     def evict(self, object_id: bytes) -> None:
-        """Let a copy go that is held."""
+        """Drop a copy, though it is held."""
 
 
 class _Copy:
     __slots__ = ("asked_at", "told")
 
     def __init__(self) -> None:
-        # Processes (peers) that know its place, and by which number they were asked to forget it
-        # since they were told; 0: by none.
+        # Clients that know its place, with the number of the question to forget it that followed;
+        # 0: none followed.
         self.told: dict[Any, int] = {}
         self.asked_at = _NEVER
 
@@ -70,9 +70,9 @@ class Copies:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._copies: dict[bytes, _Copy] = {}  # that used longest ago first
-        self._questions: dict[Any, list[bytes]] = {}  # since they were taken: what to ask whom
-        self._number = 1  # of these
+        self._copies: dict[bytes, _Copy] = {}  # the copy used longest ago first
+        self._questions: dict[Any, list[bytes]] = {}  # client -> objects, since the last take
+        self._number = 1  # of these questions
         self._refused_at = _NEVER
 
     def __contains__(self, object_id: bytes) -> bool:
@@ -83,23 +83,23 @@ class Copies:
         self._copies[object_id] = _Copy()
 
     def remove(self, object_id: bytes) -> None:
-        """It is no copy that is held any more."""
+        """The copy is gone, or not held any more."""
         self._copies.pop(object_id, None)
 
     def used(self, object_id: bytes) -> None:
-        """Its last mapping is gone: it is the one used last."""
+        """A copy's last mapping is gone: it is now the one used last."""
         copy = self._copies.pop(object_id, None)
         if copy is not None:
             self._copies[object_id] = copy
 
     def told(self, object_id: bytes, peer: Any) -> None:
-        """A process is told its place."""
+        """A client is told a copy's place."""
         copy = self._copies.get(object_id)
         if copy is not None:
             copy.told[peer] = 0
 
     def forgotten(self, object_id: bytes, peer: Any, number: int) -> None:
-        """A process that was asked so has forgotten its place."""
+        """A client has forgotten a copy's place, as it was asked to."""
         copy = self._copies.get(object_id)
         if copy is None or copy.told.get(peer) != number:
             return
@@ -109,22 +109,22 @@ class Copies:
 
     @property
     def has_questions(self) -> bool:
-        """Whether there is somebody to be asked."""
+        """Whether any client is to be asked."""
         return bool(self._questions)
 
     def take_questions(self) -> tuple[int, dict[Any, list[bytes]]]:
-        """Their number, and who is to be asked to forget the places of what."""
+        """The questions' number, and for each client the objects whose places it is to forget."""
         questions, self._questions = self._questions, {}
         self._number += 1
         return self._number - 1, questions
 
     def peer_lost(self, peer: Any) -> None:
-        """A process is gone."""
+        """A client is gone."""
         for copy in self._copies.values():
             copy.told.pop(peer, None)
 
     def make_room(self) -> bool:
-        """Let one go that nobody uses or knows; False if there is none."""
+        """Drop one copy that nothing uses and no client knows; False if there is none."""
         for object_id, copy in list(islice(self._copies.items(), LOOKED_AT)):
             if copy.told:
                 continue
@@ -135,7 +135,7 @@ class Copies:
         return False
 
     def ask_for(self, size: int, now: float) -> None:
-        """So many bytes are wanted: have processes forget the places of copies."""
+        """So many bytes are wanted: have clients forget the places of copies."""
         for object_id, copy in list(islice(self._copies.items(), LOOKED_AT)):
             if size <= 0:
                 return
@@ -154,17 +154,17 @@ class Copies:
                     self._questions.setdefault(peer, []).append(object_id)
 
     def refused(self, now: float) -> None:
-        """Somebody was told that there is no space: what it needed may go now, so ask again."""
+        """A creator was refused space: the copies that it needed may go now, so ask again."""
         self._refused_at = now
         for copy in self._copies.values():
             copy.asked_at = _NEVER
 
     def is_hopeful(self, now: float) -> bool:
-        """Whether what was asked for since somebody was refused may still make room."""
+        """Whether the questions since the last refusal may still make room."""
         return bool(self._copies) and now - self._refused_at < ASK_AGAIN_S
 
     def may_be_taken(self, object_id: bytes, uses: int) -> bool:
-        """Whether it may go if so many tasks that use it wait for it again."""
+        """Whether a copy may go if so many tasks that use it wait for it again."""
         copy = self._copies.get(object_id)
         return copy is not None and not copy.told and self._may_go(object_id, uses)
 
@@ -173,7 +173,7 @@ class Copies:
         stored = store.objects[object_id]
         if stored.pins or stored.is_forgotten or not _is_elsewhere(stored, store):
             return False
-        # What is held beyond that is for tasks, which need it here or send others to it.
+        # Further holds are of tasks, which need the copy here or send other nodes to it.
         return stored.holds <= stored.idle + store.holders(object_id) + uses
 
     def check(self) -> None:
@@ -185,7 +185,7 @@ class Copies:
 
 
 def _is_elsewhere(stored: StoredObject, store: Store) -> bool:
-    # If the nodes that had it are dead, its home may know of none but this copy. If its home is,
-    # other nodes keep the value only as long as something there holds it.
+    # Nodes that had it dead: its home may know of no copy but this one. Home dead: other nodes
+    # keep the value only as long as something there holds it.
     is_kept = not stored.is_foreign or home_of(stored.id) in store.homes
     return bool(stored.nodes) and is_kept

@@ -1,4 +1,4 @@
-"""Which part of a value cannot be pickled: the path to the innermost culprit, for the error."""
+"""The part of a value that cannot be pickled: the path to the innermost one, for the error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The object directory of one node: values, who holds them, who waits for them, where they lie.
+"""The object directory of one node: values, with their holders, waiters and places.
 
 Pure; its caller is the node core. An object is PENDING (a task has promised it), INLINE (the node
 keeps the bytes), SEALED (it lies in the arena) or REMOTE (it lies in the arena of other nodes). It
@@ -7,16 +7,17 @@ contains a ref to it. A sealed object's span is also kept while a process has it
 even after the last hold is gone.
 
 Objects of other homes (*foreign*, by their id) are known here while something here holds them. The
-first hold by anything but a task of that home is to be registered there (``to_register``), and the
-end of the last such told (``to_release``): what is *borrowed*, for a task that the home has sent or
-as a result that it will fetch, is the home's own to count. A copy of a foreign object that nothing
-here holds any more stays as a cache, until its home frees the object (``forget``) or the space is
-wanted (``make_room``). One that is held goes once no process knows its place (objects/copies.py).
+home counts *borrowed* holds itself: those for a task that it has sent, or for a result that it will
+fetch. The first other hold is to be registered there (``to_register``), and the end of the last one
+told (``to_release``). A copy of a foreign object that nothing here holds any more stays as a cache,
+until its home frees the object (``forget``) or the space is wanted (``make_room``). A held copy
+goes once no process knows its place (objects/copies.py).
 
 Invariants (``check``): an object in the directory has holds > 0 or pins > 0 or is a cached copy;
 every extent belongs to exactly one sealed object or one unsealed creation; contained ids are held
-once per container; what is registered is held, and not only borrowed.
-What it does not do: decide who is told (the node core does), read or write any byte of a value.
+once per container; a registered object is held, and not only borrowed.
+The store does not decide which clients are told (the node core does), and reads or writes no byte
+of a value.
 """
 
 from __future__ import annotations
@@ -41,20 +42,20 @@ class ObjectStore:
     def __init__(self, arena: Arena) -> None:
         self.arena = arena
         self.home = b""  # the first bytes of the NodeID, once there are other nodes
-        self.homes: Container[bytes] = ()  # likewise of the other nodes that live
+        self.homes: Container[bytes] = ()  # likewise of the other living nodes
         self.to_register: list[bytes] = []  # foreign objects held since the caller last looked
         self.to_release: list[bytes] = []  # registered ones held no more
-        self.freed: list[bytes] = []  # objects of this home gone that others may have copies of
+        self.freed: list[bytes] = []  # freed objects of this home; other nodes may have copies
         self.cached: dict[bytes, None] = {}  # foreign copies that nothing holds, the oldest first
         self.holders: Callable[[bytes], int] = lambda object_id: 0  # clients that hold an object
         self.objects: dict[bytes, StoredObject] = {}
-        self.copies = Copies(self)  # foreign or not, held here
+        self.copies = Copies(self)  # of foreign and own objects, held here
         self.creations: dict[bytes, Creation] = {}  # unsealed, by object
-        # Likewise of copies from elsewhere: a task that its home has given up may make one of them.
+        # Copies under way: apart, as a task that its home has given up may make the same object.
         self.arriving: dict[bytes, Creation] = {}
         self.queue: deque[Creation] = deque()  # creators that wait for space, in order
         self.space_freed = False  # since serve_queue last looked
-        self.last_freed = 0.0  # when it last found that
+        self.last_freed = 0.0  # when serve_queue last found freed space
         self.dropped: dict[bytes, None] = {}  # sealed objects gone since the caller last looked
         self.freed_handles: list[bytes] = []  # ids whose last hold went; see on_freed
         self.watched: set[bytes] = set()  # ids whose end the caller wants in freed_handles
@@ -63,7 +64,7 @@ class ObjectStore:
     # ------------------------------------------------------------------ values
 
     def promise(self, object_id: bytes, owner: Any) -> StoredObject:
-        """A task will make it; its submitter holds it once. ValueError if it exists already."""
+        """A task will make the object; its submitter holds it once. ValueError if it exists."""
         if self.home and home_of(object_id) != self.home:
             raise ValueError(f"an object of another home: {object_id.hex()}")
         stored = StoredObject(object_id, owner)
@@ -73,11 +74,11 @@ class ObjectStore:
         return stored
 
     def is_foreign(self, object_id: bytes) -> bool:
-        """Whether another node is its home."""
+        """Whether another node is the object's home."""
         return bool(self.home) and home_of(object_id) != self.home
 
     def borrow(self, object_id: bytes) -> StoredObject:
-        """One more hold for a task of another home, which holds it there: nothing to register."""
+        """One more hold for a task of another home, which has its own: nothing to register."""
         stored = self.objects.get(object_id)
         if stored is None:
             stored = StoredObject(object_id, None, self.is_foreign(object_id))
@@ -109,10 +110,10 @@ class ObjectStore:
     def fulfil_inline(
         self, stored: StoredObject, data: bytes, contains: list[bytes] | None
     ) -> None:
-        """The value is there, in the node's own memory."""
+        """The value has come, into the node's own memory."""
         stored.state = INLINE
         stored.data = data
-        stored.size = 0  # it may have been a large value that was lost
+        stored.size = 0  # an earlier, large value may have been lost
         stored.nodes = None
         self.inline_bytes += len(data)
         if contains:
@@ -129,13 +130,13 @@ class ObjectStore:
         if creation.offset is None:
             raise KeyError("sealed before there was space for it")
         del table[stored.id]
-        self.dropped.pop(stored.id, None)  # it is here again before anybody heard that it was gone
+        self.dropped.pop(stored.id, None)  # it is back before its loss was reported
         stored.state = SEALED
         stored.offset = creation.offset
         stored.size = creation.size
 
     def prefer(self, object_ids: Container[bytes]) -> None:
-        """Who waits for space for these goes first."""
+        """Creators that wait for space for these objects go first."""
         first = [creation for creation in self.queue if creation.object_id in object_ids]
         rest = [creation for creation in self.queue if creation.object_id not in object_ids]
         self.queue = deque([*first, *rest])
@@ -146,7 +147,7 @@ class ObjectStore:
         self.copies.add(stored.id)
 
     def evict(self, object_id: bytes) -> None:
-        """A copy goes, though it is held: it has to be fetched again before it is read."""
+        """Drop a copy, though it is held: it has to be fetched again before it is read."""
         stored = self.objects[object_id]
         self.copies.remove(object_id)
         stored.state = advance(OBJECT_MOVES, stored.state, REMOTE)
@@ -158,15 +159,15 @@ class ObjectStore:
         self.dropped[stored.id] = None
 
     def take_contents(self, stored: StoredObject, contains: list[bytes]) -> None:
-        """The value has these refs in it: they are held as long as it is kept."""
+        """The value contains these refs: hold their objects as long as it is kept."""
         stored.contains = [inner for inner in contains if self.hold(inner, idle=True)]
 
     # ------------------------------------------------------------------ holds and pins
 
     def hold(self, object_id: bytes, *, idle: bool = False) -> bool:
-        """One more hold; False if the object is not known (it was freed, or never was).
+        """One more hold; False if the object is unknown (freed, or never made).
 
-        ``idle``: for something that contains a ref to it, which does not need the value here.
+        ``idle``: by an object or task that contains a ref to it and does not need the value here.
         """
         stored = self.objects.get(object_id)
         if stored is None:
@@ -189,7 +190,7 @@ class ObjectStore:
             self.copies.add(stored.id)
 
     def release(self, object_id: bytes, *, borrowed: bool = False, idle: bool = False) -> None:
-        """One hold (or loan) less; the last one frees it, and what only it contained."""
+        """One hold (or loan) less; the last one frees the object, and objects held only by it."""
         stored = self.objects.get(object_id)
         if stored is None:
             return
@@ -220,7 +221,7 @@ class ObjectStore:
             self.cached.pop(object_id, None)
 
     def unpin(self, object_id: bytes) -> None:
-        """Its last view there is gone."""
+        """A process has dropped its last view of the span."""
         stored = self.objects.get(object_id)
         if stored is None:
             return
@@ -264,12 +265,12 @@ class ObjectStore:
                         stack.append(inside)
 
     def _may_cache(self, stored: StoredObject) -> bool:
-        # Not a result that was made here and contains refs: they are its home's to hold now. And
-        # not of a home that is dead: nobody would say when it is of no use any more.
+        # No result made here that contains refs: its home holds those now. No object of a dead
+        # home: no message would tell when it is of no use any more.
         return not stored.contains and not stored.is_forgotten and home_of(stored.id) in self.homes
 
     def forget(self, object_id: bytes) -> None:
-        """Its home has freed it: a copy that nothing here uses goes, now or as soon as it may."""
+        """The home has freed an object: drop its copy here, now or once nothing uses it."""
         stored = self.objects.get(object_id)
         if stored is None or not stored.is_foreign:
             return
@@ -282,20 +283,20 @@ class ObjectStore:
         self._free(stored, cache=False)
 
     def drop_home(self, home: bytes) -> None:
-        """A home is dead: nobody will say when its objects are freed, so copies go now."""
+        """A home is dead and will not tell when its objects are freed: drop their copies now."""
         for object_id in [i for i in self.cached if home_of(i) == home]:
             self._uncache(self.objects[object_id])
 
     def end_job(self, job_id: bytes) -> None:
-        """Copies of a job's objects are of no use when it has ended."""
+        """A job has ended: drop the copies of its objects."""
         for object_id in [i for i in self.cached if job_of(i) == job_id]:
             self._uncache(self.objects[object_id])
 
     # ------------------------------------------------------------------ space
 
     def make_room(self) -> bool:
-        """Drop the cached copy that was used longest ago, or else one that is held but not used;
-        False if there is none."""
+        """Drop the cached copy used longest ago, or else a copy that is held and not used; False
+        if there is none."""
         if not self.cached:
             return self.copies.make_room()
         self._uncache(self.objects[next(iter(self.cached))])
@@ -308,7 +309,7 @@ class ObjectStore:
         served)."""
         table = self._table(is_copy)
         left = table.get(object_id)
-        if left is not None:  # of an attempt that gave up half-way
+        if left is not None:  # an earlier attempt gave up half-way
             if left.creator is not creator:
                 raise ValueError(f"another process is making {object_id.hex()}")
             self.abandon(left)
@@ -348,7 +349,7 @@ class ObjectStore:
         return served
 
     def abandon(self, creation: Creation) -> None:
-        """The creator is gone or gave up: an unsealed extent is nobody's."""
+        """The creator is gone or gave up: free its unsealed extent."""
         self._table(creation.is_copy).pop(creation.object_id, None)
         if creation.offset is None:
             self.queue.remove(creation)
@@ -357,18 +358,18 @@ class ObjectStore:
             self.space_freed = True
 
     def stop_waiting(self, creator: Any) -> None:
-        """This peer wants no space any more."""
+        """A client wants no space any more."""
         for creation in [c for c in self.queue if c.creator is creator]:
             self.abandon(creation)
 
     def abandon_all_of(self, creator: Any) -> None:
-        """All that this peer was writing or waiting to write."""
+        """Abandon all creations of a client."""
         for creation in [c for c in self.creations.values() if c.creator is creator]:
             self.abandon(creation)
 
     def expired(self, now: float, grace_s: float) -> list[Creation]:
-        """Creations that waited ``grace_s`` during which nothing at all was freed; all fit the
-        arena only if something goes, so whoever is first has to be told."""
+        """Creations to be refused: the first one, if no space at all was freed for ``grace_s``, and
+        those larger than the arena."""
         if not self.queue:
             return []
         first = self.queue[0]

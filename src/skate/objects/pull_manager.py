@@ -1,31 +1,31 @@
-"""Which objects come to this node's arena from other nodes: when, and from whom. Pure.
+"""The pulls of objects from other nodes into this node's arena: order and sources. Pure.
 
-The node core tells it what is wanted and what has happened, and performs its actions, in order and
-before it tells anything else from outside (what an action itself leads to may be told at once):
+The node core reports wants and events, and performs the manager's actions, in order and before it
+reports anything else from outside (events that an action itself causes may be reported at once):
 
-    MakeRoom       an extent, please: ``extent_ready`` (or ``extent_refused``) follows
-    AbandonExtent  it is not needed, whether it was granted or still waits
+    MakeRoom       get an extent: ``extent_ready`` (or ``extent_refused``) follows
+    AbandonExtent  the extent is not needed, whether it was granted or still waits
     StartFetch     node/shell/transfer.py brings the bytes: ``fetch_done`` follows
-    CancelFetch    stop that; ``fetch_done`` follows all the same, and only then the extent is free
-    Locate         who has it by now? ``located`` follows
-    Arrived        its bytes are in its extent: to be sealed
-    Failed         it could not be had
+    CancelFetch    stop a fetch; ``fetch_done`` still follows, and only then the extent is free
+    Locate         ask which nodes have the object: ``located`` follows
+    Arrived        the bytes are in the extent: seal it
+    Failed         the object could not be had
 
 An object is pulled once, however many ask. Pulls are admitted in the order in which they were
-wanted, urgent ones first, within a bound of objects and of bytes: the inputs of what could run
-first are complete before those of what runs last have begun.
+wanted, urgent ones first, within a bound of objects and of bytes: the first task's inputs are
+complete before the last task's have begun.
 
-Broadcast: a node serves ``UPLOADS_PER_OBJECT`` pulls of an object and answers the others "busy".
-Who is told so looks after a short while who has a copy by then, and tries one of all of them, by
-chance. So each round of transfers triples the copies, and nobody serves more than a few for each.
+Broadcast: a node serves ``UPLOADS_PER_OBJECT`` pulls of an object and answers the others "busy". A
+node told "busy" asks the directory after a short while, and tries one of all copies by chance. So
+each round of transfers triples the copies, and no node serves more than a few for each.
 
 Invariants (``check``): a pull is queued or active; active ones keep to the bounds, or are alone; a
-fetch has an extent, a source that is not known to have failed, and ends with ``fetch_done``; what
-waits for a time or an answer has a time after which it goes on. Every pull ends: with ``Arrived``,
-with ``Failed``, or because it was dropped.
+fetch has an extent, a source that is not known to have failed, and ends with ``fetch_done``; a pull
+that waits for a time or an answer has a time after which it goes on. Every pull ends: with
+``Arrived``, with ``Failed``, or because it was dropped.
 
-It does not count who wants an object (the core does: ``drop`` means that nobody does any more), and
-does not rebuild what is lost.
+The manager does not count the clients and tasks that want an object (the core calls ``drop`` after
+the last), and does not rebuild lost objects.
 """
 
 from __future__ import annotations
@@ -72,13 +72,13 @@ class Locate(NamedTuple):
 
 
 class Arrived(NamedTuple):
-    """It is here."""
+    """The object is here."""
 
     object_id: bytes
 
 
 class Failed(NamedTuple):
-    """It is not to be had: ``why`` is "lost" (from none of the nodes ``tried``) or "full"."""
+    """No pull is possible: ``why`` is "lost" (on none of the nodes ``tried``) or "full"."""
 
     object_id: bytes
     tried: list[bytes]
@@ -93,7 +93,7 @@ class PullState(Enum):
 
     QUEUED = "queued"  # for its turn
     ROOM = "room"  # asked for an extent
-    LOCATING = "locating"  # no source is left: who has it?
+    LOCATING = "locating"  # no source is left: asked for others
     WAITING = "waiting"  # its sources were busy
     FETCHING = "fetching"
 
@@ -123,12 +123,12 @@ class _Pull:
         self.size = size
         self.state = QUEUED
         self.is_urgent = False
-        self.is_dropped = False  # while it is fetched: nobody wants it any more
+        self.is_dropped = False  # dropped while it is fetched
         self.offset = -1
-        self.nodes: dict[bytes, None] = {}  # who may have it, in the order of becoming known
-        self.failed: dict[bytes, None] = {}  # of these, or of all: not to be tried (again)
+        self.nodes: dict[bytes, None] = {}  # nodes that may have it, in the order of becoming known
+        self.failed: dict[bytes, None] = {}  # nodes not to be tried (again)
         self.source = b""  # of the fetch under way
-        self.busy = b""  # who was busy last
+        self.busy = b""  # the node that was busy last
         self.backoff_s = config.BUSY_RETRY_S
         self.due = 0.0  # WAITING: try again; LOCATING: ask again
         self.asked = 0  # Locates without an answer
@@ -137,7 +137,7 @@ class _Pull:
 class PullManager:
     """See the module's docstring. ``choose`` picks one of several sources, at random.
 
-    ``node_id`` is this node's own: a location that a late table still names is none.
+    ``node_id`` is this node's own: it is no source, though a late table may still name it.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class PullManager:
         self._bytes_at_once = bytes_at_once
         self._pulls: dict[bytes, _Pull] = {}
         self._urgent: dict[bytes, _Pull] = {}  # queued, in order
-        self._later: dict[bytes, _Pull] = {}  # queued behind those
+        self._later: dict[bytes, _Pull] = {}  # queued behind the urgent ones
         self._active: dict[bytes, _Pull] = {}
         self._active_bytes = 0
         self._average_bytes = 0.0
@@ -162,7 +162,7 @@ class PullManager:
         self._actions: list[Action] = []
 
     def __contains__(self, object_id: bytes) -> bool:
-        """Whether an object is being pulled for somebody."""
+        """Whether an object is being pulled, and not only to be cancelled."""
         pull = self._pulls.get(object_id)
         return pull is not None and not pull.is_dropped
 
@@ -173,13 +173,13 @@ class PullManager:
     def bandwidth(self) -> float:
         """Average bytes a second of transfers to this node; 0 before the first.
 
-        The average bytes of a fetch by its average seconds: so each counts by its size, and many
-        small objects, which take a moment whatever the network, do not hide what it is good for.
+        The average bytes of a fetch by its average seconds: each fetch counts by its size. Many
+        small objects, which take a moment on any network, do not hide its bandwidth.
         """
         return self._average_bytes / self._average_s if self._average_s else 0.0
 
     def take_actions(self) -> list[Action]:
-        """What is to be done, in this order, since this was last called."""
+        """The actions since the last call, in their order."""
         actions, self._actions = self._actions, []
         return actions
 
@@ -188,7 +188,7 @@ class PullManager:
     def want(
         self, object_id: bytes, size: int, nodes: Sequence[bytes], urgent: bool, now: float
     ) -> None:
-        """Somebody needs this object, which these nodes are said to have."""
+        """Pull this object, which these nodes are said to have."""
         pull = self._pulls.get(object_id)
         if pull is None:
             pull = self._pulls[object_id] = _Pull(object_id, size)
@@ -204,7 +204,7 @@ class PullManager:
         self._admit()
 
     def drop(self, object_id: bytes) -> None:
-        """Nobody needs it any more."""
+        """Nothing here needs the object any more."""
         pull = self._pulls.get(object_id)
         if pull is None or pull.is_dropped:
             return
@@ -217,7 +217,7 @@ class PullManager:
         self._end(pull)
 
     def prefer(self, object_ids: Sequence[bytes]) -> None:
-        """These are needed first: others that wait for an extent wait for their turn again."""
+        """Pull these first: others that wait for an extent wait for their turn again."""
         pulls = (self._pulls.get(object_id) for object_id in object_ids)
         chosen = {pull.object_id: pull for pull in pulls if pull and pull.state is QUEUED}
         if not chosen:
@@ -246,14 +246,14 @@ class PullManager:
             self._go_on(pull, now)
 
     def extent_refused(self, object_id: bytes) -> None:
-        """The store has no room for the copy, and will have none soon; there is no extent."""
+        """The store has no room for the copy, and will have none soon."""
         pull = self._pulls.get(object_id)
         if pull is not None and pull.state is ROOM:
             self._actions.append(Failed(object_id, list(pull.failed), "full"))
             self._end(pull)
 
     def located(self, object_id: bytes, nodes: Sequence[bytes], now: float) -> None:
-        """These nodes have the object by now, says the GCS."""
+        """The GCS answers: these nodes have the object by now."""
         pull = self._pulls.get(object_id)
         if pull is None:
             return
@@ -263,7 +263,7 @@ class PullManager:
             self._fail(pull)
 
     def learned(self, object_id: bytes, nodes: Sequence[bytes], now: float) -> None:
-        """These nodes have the object too, says somebody else, unasked."""
+        """Another node tells, unasked, that these nodes have the object too."""
         pull = self._pulls.get(object_id)
         if pull is not None:
             self._learn(pull, nodes, now)
@@ -271,7 +271,7 @@ class PullManager:
     def fetch_done(
         self, object_id: bytes, ok: bool, bytes_: int, seconds: float, why: str, now: float
     ) -> None:
-        """A fetch has ended; nobody writes to the extent any more.
+        """A fetch has ended; no thread writes to the extent any more.
 
         ``why`` is "ok", "busy", "gone" (the source has it no more), "unreachable" or "cancelled".
         """
@@ -308,12 +308,12 @@ class PullManager:
     # ------------------------------------------------------------------ time
 
     def deadline(self) -> float | None:
-        """When ``tick`` has something to do; None: never, as things are."""
+        """When ``tick`` has to be called; None if no pull waits for a time."""
         dues = [p.due for p in self._active.values() if p.state in (WAITING, LOCATING)]
         return min(dues, default=None)
 
     def tick(self, now: float) -> None:
-        """Try those again that were told "busy"; ask again where no answer came."""
+        """Try pulls again that were told "busy"; ask again where no answer came."""
         for pull in list(self._active.values()):
             if pull.due > now:
                 continue
@@ -361,7 +361,7 @@ class PullManager:
         return [node_id for node_id in pull.nodes if node_id not in pull.failed]
 
     def _go_on(self, pull: _Pull, now: float) -> None:
-        """It has its extent, and nothing is under way: fetch from somebody, or ask who has it."""
+        """A pull has its extent and no fetch: fetch from a source, or ask for sources."""
         sources = self._sources(pull)
         if not sources:
             pull.state = LOCATING

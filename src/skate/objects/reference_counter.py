@@ -1,4 +1,4 @@
-"""How many refs to each object this process has, and what its node has to be told.
+"""The number of refs to each object in this process, and the news of them for its node.
 
 Pure; one per client process. ``ObjectRef.__del__`` may run in any thread, at any bytecode, inside
 our own code: it, and every ref that is born from a pickle, only append to ``journal`` (an atomic
@@ -42,7 +42,7 @@ class ReferenceCounter:
         counts = self.counts
         new: dict[bytes, None] = {}
         gone: dict[bytes, None] = {}
-        # What is appended while we drain is the next drain's, or a busy thread could keep us here.
+        # Later entries are left to the next drain, or a busy thread could keep us here.
         for _ in range(len(journal)):
             entry = journal.popleft()
             if isinstance(entry, tuple):
@@ -53,7 +53,7 @@ class ReferenceCounter:
                     continue
                 counts[object_id] = 1
                 if object_id in gone:
-                    del gone[object_id]  # dead and back before the node heard: nothing to say
+                    del gone[object_id]  # dead and back before the node heard: nothing to tell
                 else:
                     new[object_id] = None
             else:

@@ -5,8 +5,8 @@ Only drivers and workers call this; daemons never open a payload. A payload is o
 their (offset, length) as u64 pairs, the pickle, and the buffers, 64-byte aligned (small ones:
 16-byte) relative to the payload's start, so that arrays lie aligned in the arena.
 
-``ObjectRef.__reduce__`` and its like report what they are to the ``contained`` list of the pickling
-under way (a thread-local), which is how refs inside values are found at C speed.
+``ObjectRef.__reduce__`` and its like report their ids to the ``contained`` list of the pickling
+under way (a thread-local): so refs inside values are found at C speed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LARGE_PICKLE_BYTES = 4096
 ATOMS = frozenset({int, float, bool, str, bytes, type(None), complex})
 NO_BUFFERS = FORMAT_PICKLE + _COUNT.pack(0)
 NONE = NO_BUFFERS + pickle.dumps(None, 5)  # the payload of most results
-NO_ARGUMENTS = b""  # of a call without arguments, or whose arguments are its last dependency
+NO_ARGUMENTS = b""  # a call without arguments, or with its arguments as the last dependency
 
 
 class Placeholder:
@@ -48,7 +48,7 @@ class Placeholder:
 
 
 class Pickling(threading.local):
-    """What the pickling of this thread has met so far."""
+    """The refs and buffers that this thread's pickling has met so far."""
 
     contained: list[bytes] | None = None
 
@@ -119,7 +119,7 @@ class _RawSerialized(Serialized):
 
 
 def serialize(value: Any) -> Serialized:
-    """A value's payload. Raises whatever the value's own pickling raises."""
+    """A value's payload. Errors of the value's own pickling are passed on."""
     kind = type(value)
     if kind is bytes:
         return _RawSerialized(value)
@@ -132,7 +132,7 @@ def _serialize_any(value: Any) -> Serialized:
     buffers: list[memoryview] = []
 
     def out_of_band(buffer: pickle.PickleBuffer) -> bool:
-        # Small ones too: inside the pickle they would come back writable, unlike large ones.
+        # Small buffers too: inside the pickle they would come back writable, unlike large ones.
         buffers.append(buffer.raw())
         return False
 
@@ -156,7 +156,7 @@ def deserialize(payload: Any) -> Any:
         if payload == NONE:
             return None
         if payload.startswith(NO_BUFFERS):
-            # A copy of what is small costs less than a view of it.
+            # A copy of a small value costs less than a view of it.
             is_small = len(payload) < _LARGE_PICKLE_BYTES
             return loads(payload[_HEADER:] if is_small else memoryview(payload)[_HEADER:])
         if payload[:1] == FORMAT_RAW:

@@ -38,17 +38,17 @@ class StoredObject:
 
     def __init__(self, object_id: bytes, owner: Any, is_foreign: bool = False) -> None:
         self.id = object_id
-        self.owner = owner  # the peer that submitted its task or put it: it is told unasked
+        self.owner = owner  # the client that submitted its task or put it: it is told unasked
         self.state = ObjectState.PENDING
         self.data = b""
         self.offset = 0
         self.size = 0
         self.holds = 0
-        self.idle = 0  # of these, for what contains a ref to it: objects, arguments of tasks
+        self.idle = 0  # of these, by objects and arguments of tasks that contain a ref to it
         self.borrowed = 0  # foreign: of these, for its home: tasks to run, results to keep
         self.pins = 0
-        self.waiters: list[Any] | None = None  # tasks held back until it is there
-        self.subscribers: list[Any] | None = None  # peers that asked for it
+        self.waiters: list[Any] | None = None  # tasks held back until it is here
+        self.subscribers: list[Any] | None = None  # clients that asked for it
         self.contains: list[bytes] | None = None
         self.is_foreign = is_foreign
         self.is_registered = False  # foreign: its home knows that it is held here

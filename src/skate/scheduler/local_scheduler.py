@@ -1,23 +1,23 @@
-"""The local scheduler of one node: queues by class, resources, and which worker runs what.
+"""The local scheduler of one node: queues by class, resources, and leases of workers.
 
 Pure; its caller is the node core, which tells it of ready tasks, of workers that come, block and
 go, and calls ``dispatch`` once a turn. Tasks with the same demand, job and thread count form a
-scheduling class; deeper tasks of a class go first (a nested call is what its blocked parent waits
-for). A worker is *leased* to a class: it holds the class's resources while it has tasks, and short
-tasks are sent ahead to it (``config.PIPELINE_*``); it alone may hand them back (decision 0010).
+scheduling class; deeper tasks of a class go first (a blocked parent waits for its nested call). A
+worker is *leased* to a class: it holds the class's resources while it has tasks, and short tasks
+are sent ahead to it (``config.PIPELINE_*``); it alone may hand them back (decision 0010).
 
 While one class alone has tasks, its workers are topped up as they go. When several want the same
-resources they take leases in turn, and a lease ends with what it was begun with. A class (or an
-actor) that has waited for ``config.RESOURCE_PATIENCE_S`` is owed its demand: nobody who came to
-wait after it may take that, so that small demands in an endless stream cannot starve a large one.
-But for turns only, ever longer ones (patience.py): what it lacks may be held by a task that never
-ends. A placement group that the GCS has sent here to claim what tasks free (bundles.py) is owed
-that before all others, until the GCS calls it off.
+resources they take leases in turn, and a lease ends with the tasks that it began with. A class (or
+an actor) that has waited for ``config.RESOURCE_PATIENCE_S`` is owed its demand: later ones may not
+take that, so that an endless stream of small demands cannot starve a large one. It is owed in ever
+longer turns only (patience.py), as a task that never ends may hold the rest. A placement group that
+the GCS has sent here to claim resources that tasks free (bundles.py) is owed these before all
+others, until the GCS calls it off.
 
 Invariants (``check``): for each resource, total = available + leases (less the CPU of blocked
 workers) + actors; every SENT task is at exactly one worker; a blocked worker is sent nothing;
 after ``dispatch`` a leased worker has tasks.
-What it does not do: resolve arguments, know sockets or processes, choose other nodes.
+The scheduler resolves no arguments, knows no sockets or processes, and chooses no other nodes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from skate.states import (
 
 PoolKey = tuple[bytes, int]  # job, threads: a worker serves one of these for life
 
-UNKNOWN_S = 3600.0  # what a task of unknown run time is expected to take: nothing goes behind it
+UNKNOWN_S = 3600.0  # assumed run time of a task that has never run: no task goes behind it
 
 
 class LocalScheduler(Resources):
@@ -74,9 +74,9 @@ class LocalScheduler(Resources):
         self.classes: dict[tuple[PoolKey, Demand, str], SchedulingClass] = {}
         self.ready: dict[SchedulingClass, None] = {}  # classes with tasks, next to serve first
         self.placing: deque[Task] = deque()  # actor creations that wait for resources
-        self.claimed: Demand = ()  # by the placement group that is next
+        self.claimed: Demand = ()  # the claim of the placement group that is next
         self.workers: dict[bytes, Worker] = {}
-        self.emptied: list[Worker] = []  # workers whose last task ended (or went) this turn
+        self.emptied: list[Worker] = []  # workers whose last task ended or left this turn
         self.average_task_s = 0.0
         self._send = send
         self._start_worker = start_worker
@@ -102,7 +102,7 @@ class LocalScheduler(Resources):
         return pool
 
     def enqueue(self, task: Task, now: float) -> None:
-        """All arguments of the task are here."""
+        """Queue a task whose arguments are all here."""
         task.state = advance(TASK_MOVES, task.state, TASK_READY)
         task.ready_at = now
         if task.template.spec.kind == "actor":
@@ -113,7 +113,7 @@ class LocalScheduler(Resources):
         self.ready[queue] = None
 
     def requeue(self, task: Task) -> None:
-        """A task that was sent comes back unbegun, or is to run again: it goes first."""
+        """Queue a task first that was sent: it comes back unbegun, or is to run again."""
         task.state = advance(TASK_MOVES, task.state, TASK_READY)
         task.worker = None
         task.gpus = None
@@ -135,12 +135,12 @@ class LocalScheduler(Resources):
         return queue.clear()
 
     def forget_if_empty(self, queue: SchedulingClass) -> None:
-        """Tasks have been taken out of this class: is it still to be served?"""
+        """Tasks were taken out of this class: stop serving it if it has none."""
         if not queue.count:
             self.ready.pop(queue, None)
 
     def end_job(self, job_id: bytes) -> list[Task]:
-        """The job is over: forget its queues; what was in them. Its workers die by themselves."""
+        """The job is over: forget its queues, return their tasks. Its workers die by themselves."""
         tasks = [task for task in self.placing if task.template.job_id == job_id]
         for task in tasks:
             self.placing.remove(task)
@@ -160,7 +160,7 @@ class LocalScheduler(Resources):
         worker.pool.starting += 1
 
     def worker_ready(self, worker: Worker, now: float) -> None:
-        """It has said hello."""
+        """The worker has said hello."""
         worker.pool.starting -= 1
         worker.pool.failed_starts = 0
         worker.move(WORKER_IDLE)
@@ -172,7 +172,7 @@ class LocalScheduler(Resources):
         worker.move(WORKER_ACTOR)
 
     def remove_worker(self, worker: Worker) -> list[Task]:
-        """It is gone; its unfinished tasks, in the order they would have run."""
+        """A worker is gone; returns its unfinished tasks, in the order they would have run."""
         if worker.state is WORKER_STARTING and worker.actor is None:
             worker.pool.starting -= 1
         if worker.state is WORKER_IDLE:
@@ -186,9 +186,9 @@ class LocalScheduler(Resources):
         return unfinished
 
     def lost(self, worker: Worker) -> None:
-        """Its connection or its process has gone, and the other will follow: send it nothing more.
+        """A worker's connection or process has gone, the other will follow: send it no tasks.
 
-        What it holds stays taken until ``remove_worker``: a GPU is free when its process is gone.
+        Its resources stay taken until ``remove_worker``: a GPU is free when its process is gone.
         """
         if worker.state is WORKER_IDLE:
             worker.pool.idle.remove(worker)
@@ -197,7 +197,7 @@ class LocalScheduler(Resources):
             worker.move(WORKER_ENDING)
 
     def end_worker(self, worker: Worker) -> None:
-        """It has been asked to end: it is sent nothing more."""
+        """A worker has been asked to end: send it no more tasks."""
         if worker.state is WORKER_IDLE:
             worker.pool.idle.remove(worker)
         self._end_lease(worker)
@@ -213,7 +213,7 @@ class LocalScheduler(Resources):
         return [w for w in idle[:surplus] if now - w.idle_since >= idle_s]
 
     def blocked(self, worker: Worker) -> None:
-        """Its task waits in get/wait: the CPU (and only that) may serve another."""
+        """A worker's task waits in get/wait: its CPU (and only that) may serve another."""
         if worker.state is not WORKER_LEASED:
             return
         worker.move(WORKER_BLOCKED)
@@ -221,7 +221,7 @@ class LocalScheduler(Resources):
         self.lend_cpu(worker.lease.demand)
 
     def unblocked(self, worker: Worker) -> None:
-        """Its task goes on; this may oversubscribe for a moment rather than deadlock."""
+        """A worker's task goes on; this may oversubscribe for a moment rather than deadlock."""
         if worker.state is not WORKER_BLOCKED:
             return
         worker.move(WORKER_LEASED)
@@ -231,7 +231,7 @@ class LocalScheduler(Resources):
             self.emptied.append(worker)
 
     def handed_back(self, worker: Worker, task_ids: list[bytes]) -> None:
-        """The worker will not run these; they go to the front of their queue, order kept."""
+        """The worker will not run these: put them at the front of their queue, order kept."""
         for task_id in reversed(task_ids):
             task = worker.tasks.pop(task_id, None)
             if task is None:
@@ -243,7 +243,7 @@ class LocalScheduler(Resources):
             self.emptied.append(worker)
 
     def finished(self, worker: Worker, task_id: bytes, seconds: float) -> Task | None:
-        """A worker is done with a task; None if it was not its to do (an older attempt)."""
+        """A worker is done with a task; None if it did not have it (an older attempt)."""
         task = worker.tasks.pop(task_id, None)
         if task is None:
             return None
@@ -266,13 +266,13 @@ class LocalScheduler(Resources):
     # ------------------------------------------------------------------ dispatch
 
     def release_emptied(self, now: float) -> None:
-        """Free what workers hold whose last task has ended this turn."""
+        """Free the resources of workers whose last task has ended this turn."""
         for worker in self.emptied:
             self._release_if_empty(worker, now)
         self.emptied.clear()
 
     def dispatch(self, now: float) -> None:
-        """Send what can run now. Called once a turn, after all of its events."""
+        """Send the tasks that can run now. Called once a turn, after all of its events."""
         if self.emptied:
             self.release_emptied(now)
         ready = self.ready
@@ -285,7 +285,7 @@ class LocalScheduler(Resources):
             self._share(now)
 
     def _serve(self, queue: SchedulingClass, now: float) -> None:
-        # The class is alone: it takes what there is, then tops its workers up.
+        # Class that is alone: it takes all free resources, then tops its workers up.
         idle = queue.pool.idle
         while queue.count and self.fits(queue.demand):
             if not idle:
@@ -297,7 +297,7 @@ class LocalScheduler(Resources):
 
     def dispatch_lent(self, lent: int, wanted: Callable[[Task], bool], now: float) -> None:
         """Send ``wanted`` tasks, and nested ones, also on so many CPU units of workers that wait
-        for space in the object store. After ``dispatch``: what fits anyway is gone."""
+        for space in the object store. Called after ``dispatch`` has sent the tasks that fit."""
         for queue in list(self.ready):
             while queue.count and self._fits_lent(queue.demand, lent):
                 task = queue.find(wanted) or queue.find(lambda task: task.depth > 0)
@@ -318,7 +318,7 @@ class LocalScheduler(Resources):
         return cpus <= self.available.get("CPU", 0) + lent and self.fits(others)
 
     def _share(self, now: float) -> None:
-        # Those that no ending task could ever serve (infeasible, or an actor has it) are no rivals.
+        # A class that no ending task could serve (infeasible, or an actor has it) is no rival.
         owed = self.owed_to_claim()
         actor_waits = self._place_actors(now, owed)
         rivals = [queue for queue in self.ready if self.could_be_met(queue.demand)]
@@ -331,8 +331,8 @@ class LocalScheduler(Resources):
                 del self.ready[queue]
 
     def _take_turns(self, rivals: list[SchedulingClass], now: float, owed: dict[str, int]) -> None:
-        # One lease each in turn. Who has been served goes to the end of ``ready``, also for the
-        # next dispatch; who has waited too long comes first, and is owed what it does not get.
+        # One lease for each class in turn. A served class goes to the end of ``ready``, also for
+        # the next dispatch; a class that has waited too long comes first, and is owed the rest.
         late = now - RESOURCE_PATIENCE_S
         rivals = sorted(rivals, key=lambda q: min(q.waiting_since or late, late))
         fresh: list[Worker] = []
@@ -360,7 +360,7 @@ class LocalScheduler(Resources):
                 self._fill([w for w in fresh if w.lease is lease], lease, now)
 
     def _place_actors(self, now: float, owed: dict[str, int]) -> bool:
-        # Whether a creation waits for what ending tasks will give back.
+        # Returns whether a creation waits for resources that ending tasks will give back.
         waits = False
         refused: set[Demand] = set()
         for _ in range(len(self.placing)):
@@ -378,8 +378,8 @@ class LocalScheduler(Resources):
         return waits
 
     def could_be_met(self, demand: Demand) -> bool:
-        """Whether running tasks, just by ending, could make it fit. What actors and waiting tasks
-        hold does not count: it may come back only after others have run."""
+        """Whether running tasks, just by ending, could make it fit. Resources of actors and
+        waiting tasks do not count: they may come back only after others have run."""
         for name, units in demand:
             free = self.available.get(name, 0)
             if free >= units:
@@ -392,14 +392,14 @@ class LocalScheduler(Resources):
         return True
 
     def owed_to_claim(self) -> dict[str, int]:
-        """What nobody else may take, as the group that is next waits for it."""
+        """The resources that are kept for the placement group that is next."""
         owed: dict[str, int] = {}
         if self.claimed:
             self._owe(self.claimed, owed)
         return owed
 
     def fits_beside(self, demand: Demand, owed: dict[str, int]) -> bool:
-        """Whether the demand can be met right now from what is not owed to others."""
+        """Whether the demand can be met right now from resources not owed to others."""
         if owed:
             for name, units in demand:
                 if self.available.get(name, 0) - owed.get(name, 0) < units:
@@ -408,7 +408,7 @@ class LocalScheduler(Resources):
 
     def _owe(self, demand: Demand, owed: dict[str, int]) -> None:
         for name, units in demand:
-            # CPUs are set aside only while CPUs are lacking: they need not idle because, say, the
+            # CPUs are set aside only while CPUs are lacking: they need not idle while, say, the
             # only GPU is busy for an hour.
             if name != "CPU" or self.available.get(name, 0) - owed.get(name, 0) < units:
                 owed[name] = owed.get(name, 0) + units
@@ -421,12 +421,12 @@ class LocalScheduler(Resources):
         worker.gpus = self.take(queue.demand)
         queue.leased[worker.id] = worker
         queue.waiting_since = 0.0
-        worker.stalled = task is not None  # on a lent CPU: nothing is sent after it
+        worker.stalled = task is not None  # on a lent CPU: no task is sent after it
         self._send_one(worker, queue.pop() if task is None else task, now)
 
     def lend(self, worker: Worker, queue: SchedulingClass, lane: Lane) -> None:
-        """Lend an idle worker to a caller that sends it tasks of this class itself: it holds what
-        they demand, and is sent none from here."""
+        """Lend an idle worker to a caller that sends it tasks of this class itself: the worker
+        holds their demand, and gets none from here."""
         queue.pool.idle.remove(worker)
         worker.move(WORKER_LEASED)
         worker.lease = queue
@@ -435,7 +435,7 @@ class LocalScheduler(Resources):
         queue.leased[worker.id] = worker
 
     def take_back(self, worker: Worker) -> None:
-        """It runs nothing of its caller any more."""
+        """A lent worker runs no task of its caller any more."""
         worker.lane = None
         self.emptied.append(worker)
 
@@ -450,14 +450,14 @@ class LocalScheduler(Resources):
                     return
 
     def _has_room(self, worker: Worker, task: Task) -> bool:
-        # Unknown run times, one-call workers and tasks that a crash has sent back go alone: for
-        # the last, so that the next crash blames the right one.
+        # Unknown run times, one-call workers and tasks that a crash has sent back go alone: the
+        # last so that the next crash blames the right task.
         template = task.template
         average = template.average_s
         if average < 0 or task.attempt or template.spec.max_calls or worker.gpus:
             return False
         if template.spec.max_retries == 0:
-            return False  # at most once: it must be certain whether it had begun
+            return False  # at-most-once task: it must be certain whether it had begun
         held = len(worker.tasks)
         if held == 1:
             first = next(iter(worker.tasks.values()))
@@ -502,7 +502,7 @@ class LocalScheduler(Resources):
         if lease is None:
             return
         demand = lease.demand
-        if worker.state is WORKER_BLOCKED:  # its CPU has been given back already
+        if worker.state is WORKER_BLOCKED:  # a blocked worker has given its CPU back already
             demand = tuple(pair for pair in demand if not is_cpu(pair[0]))
         self.give_back(demand, worker.gpus)
         lease.leased.pop(worker.id, None)
@@ -512,7 +512,7 @@ class LocalScheduler(Resources):
     # ------------------------------------------------------------------ views
 
     def free_soon(self) -> dict[str, int]:
-        """What is free, less what ready tasks take as soon as their workers have started."""
+        """The free resources, less those that ready tasks take once their workers have started."""
         free = dict(self.available)
         for name, units in self.claimed:
             free[name] = max(0, free.get(name, 0) - units)
@@ -525,7 +525,7 @@ class LocalScheduler(Resources):
         return free
 
     def attainable(self) -> dict[str, int]:
-        """What of the node's own would be free if all tasks that run ended now."""
+        """The node's own resources that would be free if all running tasks ended now."""
         free = {n: units for n, units in self.available.items() if parse_name(n) is None}
         for worker in self.workers.values():
             if worker.state is WORKER_LEASED and worker.lease is not None:
@@ -535,7 +535,7 @@ class LocalScheduler(Resources):
         return free
 
     def queued(self) -> int:
-        """Ready tasks and actor creations that wait for resources."""
+        """The number of ready tasks, and of actor creations that wait for resources."""
         return sum(queue.count for queue in self.classes.values()) + len(self.placing)
 
     def check(self, held_by_actors: dict[str, int] | None = None) -> None:
