@@ -120,13 +120,14 @@ class CallerLanes:
         ids: TaskIdCounter,
         submitter: bytes,
         lanes_dir: str,
+        sequences: dict[bytes, int],
     ) -> None:
         self._connection = connection
         self._references = references
         self._ids = ids
         self._lanes_dir = lanes_dir
         self.values = values
-        self.book = LaneBook(submitter, references, values)
+        self.book = LaneBook(submitter, references, values, sequences)
         self.sockets: dict[int, LaneSocket] = {}
         self._overflow = 0  # tasks that might ride, and found no room, since ``look``
         connection.handlers[m.LaneOpen] = self._on_open
@@ -252,22 +253,23 @@ class CallerLanes:
     # ------------------------------------------------------------------ what the node says, hears
 
     def _on_open(self, message: m.LaneOpen) -> None:
-        if message.lane in self.sockets:
-            return
-        try:
-            path = os.path.join(self._lanes_dir, message.worker.hex())
-            sock = unix_socket.connect(path, timeout_s=0)
-        except OSError:
-            with self._connection.lock:
-                self.book.not_connected(message)
-                self.tell_node()
-                self._connection.flush_locked()
-            return
+        # May run twice: what is ready the first time is used again.
+        source = self.sockets.get(message.lane)
+        if source is None:
+            try:
+                path = os.path.join(self._lanes_dir, message.worker.hex())
+                sock = unix_socket.connect(path, timeout_s=0)
+            except OSError:
+                with self._connection.lock:
+                    self.book.not_connected(message)
+                    self.tell_node()
+                    self._connection.flush_locked()
+                return
+            source = LaneSocket(self, self._connection, self.book.connected(message), sock)
+            self.sockets[message.lane] = source
         with self._connection.lock:
-            lane = self.book.opened(message)
-            source = LaneSocket(self, self._connection, lane, sock)
-            self.sockets[lane.number] = source
             self._connection.add_source(source)
+            self.book.offer(source.lane)
             self._connection.flush_source(source)
 
     def _on_ready(self, ready: m.Ready) -> None:

@@ -38,6 +38,10 @@ from skate.client.stream import Stream
 from skate.errors import RuntimeClosedError
 from skate.net.frame import BadFrame, PartReader
 
+_AT_ONCE = (False,)
+"""For ``extend(map(lock.acquire, _AT_ONCE))``: no interrupt can come between having a lock and
+knowing so."""
+
 LOOKS_AT_OTHERS = 8
 """Of so many looks for an answer one is at all sources, the others where it is expected."""
 
@@ -111,10 +115,13 @@ class Connection:
         """Queue a message; the caller holds the lock."""
         if self.closed:
             self.raise_closed()
-        outbox = self.outbox
-        outbox.append(message)
+        self.outbox.append(message)
+        self.queued_locked(size)
+
+    def queued_locked(self, size: int = 0) -> None:
+        """A message was put into the outbox: it leaves at once, or soon; the lock is held."""
         self._bytes += size
-        count = len(outbox)
+        count = len(self.outbox)
         if count >= config.FLUSH_CALLS or self._bytes >= config.FLUSH_BYTES:
             self.flush_locked()
         elif count == 1:
@@ -236,23 +243,22 @@ class Connection:
         self.push()
         self._pushed = True
         while True:
-            if self._leader.acquire(blocking=False):
-                try:
-                    done = self._lead(ready, deadline)
-                finally:
-                    self._leader.release()
-                    if self._followers:
-                        self._notify()
-                return done
+            leads: list[bool] = []
+            try:
+                leads.extend(map(self._leader.acquire, _AT_ONCE))
+                if leads[0]:
+                    return self._lead(ready, deadline)
+            finally:
+                if leads and leads[0]:
+                    self._stop_leading()
             self.flush()
             with self._turn:
                 self._followers += 1
                 try:
                     if ready():
                         return True
-                    if self._leader.acquire(blocking=False):
-                        self._leader.release()  # take it outside of the condition
-                        continue
+                    if not self._leader.locked():
+                        continue  # take it outside of the condition
                     left = config.SLEEP_AT_MOST_S
                     if deadline is not None:
                         left = min(left, deadline - time.monotonic())
@@ -351,16 +357,17 @@ class Connection:
 
     def try_read(self) -> bool:
         """Handle what has arrived; whether something had, or another thread is at it."""
-        if not self._leader.acquire(blocking=False):
-            return True
         found = False
+        leads: list[bool] = []
         try:
+            leads.extend(map(self._leader.acquire, _AT_ONCE))
+            if not leads[0]:
+                return True
             while not self.closed and self.read_at_hand():
                 found = True
         finally:
-            self._leader.release()
-            if self._followers:
-                self._notify()
+            if leads and leads[0]:
+                self._stop_leading()
         return found
 
     def look(self) -> bool:
@@ -369,14 +376,20 @@ class Connection:
         For an event loop that looks before it sleeps, as ``wait_for`` does.
         """
         hint = self.hint
-        if hint is None or not self._leader.acquire(blocking=False):
+        if hint is None:
             return False
+        leads: list[bool] = []
         try:
-            return hint.read()
+            leads.extend(map(self._leader.acquire, _AT_ONCE))
+            return leads[0] and hint.read()
         finally:
-            self._leader.release()
-            if self._followers:
-                self._notify()
+            if leads and leads[0]:
+                self._stop_leading()
+
+    def _stop_leading(self) -> None:
+        self._leader.release()
+        if self._followers:
+            self._notify()
 
     # ------------------------------------------------------------------ the courier
 

@@ -128,8 +128,15 @@ def rides(spec: CallTemplate, function_bytes: int) -> bool:
 class LaneBook:
     """See the module's docstring."""
 
-    def __init__(self, submitter: bytes, references: ReferenceCounter, values: Values) -> None:
+    def __init__(
+        self,
+        submitter: bytes,
+        references: ReferenceCounter,
+        values: Values,
+        sequences: dict[bytes, int] | None = None,
+    ) -> None:
         self._submitter = submitter
+        self._sequences = {} if sequences is None else sequences  # next call number per actor
         self._references = references
         self._values = values
         self.to_node: deque[Any] = deque()
@@ -166,20 +173,27 @@ class LaneBook:
 
     def opened(self, message: m.LaneOpen) -> CallerLane:
         """The node has opened a lane, and this process is connected to the callee."""
-        found = self.lanes.get(message.lane)
-        if found is not None:
-            return found
+        lane = self.lanes.get(message.lane) or self.connected(message)
+        self.offer(lane)
+        return lane
+
+    def connected(self, message: m.LaneOpen) -> CallerLane:
+        """A lane that takes no call before it is offered: its socket has to be read first."""
         task_class = None if message.template < 0 else self.task_classes[message.template]
         lane = CallerLane(message, task_class)
         lane.out.append(m.LaneHello(lane.number, self._submitter))
+        return lane
+
+    def offer(self, lane: CallerLane) -> None:
+        """From now on calls ride there."""
+        self.lanes[lane.number] = lane
+        task_class = lane.task_class
         if task_class is None:
             self.actor_lanes[lane.actor_id] = lane
         else:
             task_class.had_lanes = True
             if lane not in task_class.lanes:
                 task_class.lanes.append(lane)
-        self.lanes[lane.number] = lane
-        return lane
 
     def not_connected(self, message: m.LaneOpen) -> None:
         """The node has opened a lane, and the callee could not be reached."""
@@ -290,6 +304,8 @@ class LaneBook:
         lane.sent += 1
         lane.unanswered[task_id] = call
         self.local[task_id + FIRST_RETURN] = lane
+        if sequence >= 0:  # with the call: for a number that never comes an actor would wait
+            self._sequences[lane.actor_id] = sequence + 1
         lane.out.append(call)
 
     def _introduce(self, lane: CallerLane, template: int) -> None:

@@ -93,7 +93,13 @@ class Runtime:
         self.lanes: CallerLanes | None = None
         if lanes_dir and config.LANES:
             self.lanes = CallerLanes(
-                connection, self.values, self.references, self.ids, submitter, lanes_dir
+                connection,
+                self.values,
+                self.references,
+                self.ids,
+                submitter,
+                lanes_dir,
+                self.sequences,
             )
             templates.on_new = self.lanes.book.register
         connection.handlers[m.Revoke] = self.values.on_revoke
@@ -174,7 +180,6 @@ class Runtime:
         """Call a method; the ids of its returns, each held once."""
         with self.connection.lock:
             sequence = self.sequences.get(actor_id, 0)
-            self.sequences[actor_id] = sequence + 1
             if self.lanes is not None:
                 if returns == 1 and nested is None:
                     riding = self.lanes.ride_call(
@@ -185,19 +190,24 @@ class Runtime:
                 self.lanes.escape(dependencies or ())
             task_id = self.ids.next_task()
             object_ids = self._promise(task_id, returns)
-            self.connection.append_locked(
-                m.CallActor(
-                    task_id,
-                    actor_id,
-                    sequence,
-                    template,
-                    arguments,
-                    dependencies,
-                    nested,
-                    in_order,
-                ),
-                len(arguments),
+            call = m.CallActor(
+                task_id,
+                actor_id,
+                sequence,
+                template,
+                arguments,
+                dependencies,
+                nested,
+                in_order,
             )
+            connection = self.connection
+            if connection.closed:
+                connection.raise_closed()
+            outbox = connection.outbox
+            # In one, or an interrupt would leave a number that never comes, and the actor waits.
+            self.sequences[actor_id] = sequence + 1
+            outbox.append(call)
+            connection.queued_locked(len(arguments))
         return object_ids
 
     def create_actor(
