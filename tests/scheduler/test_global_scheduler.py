@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from skate.config import (
@@ -534,6 +534,17 @@ LOADS = st.tuples(
     extra=st.integers(0, 5),
     average_s=st.sampled_from([0.0, 0.1, 1.0]),
     must_leave=st.booleans(),
+)
+@example(  # the nearest node is the lowest before seven places that are free, though far
+    loads=[
+        (4, 1, 0.0, float(MEGABYTE), False),
+        (4, 1, 0.0, 0.0, True),
+        (3, 1, 1.0, float(MEGABYTE), False),
+    ],
+    count=12,
+    extra=3,
+    average_s=1.0,
+    must_leave=True,
 )
 def test_many_at_once_are_placed_as_one_by_one(
     loads: list[tuple[int, int, float, float, bool]],

@@ -342,13 +342,18 @@ class GlobalScheduler:
             heap.append((candidate.wait_s(), 0, random(), number, candidate))
         heapify(heap)
         grain = max(1, min(count // GRAINS, int(GRAIN_S / task_s)))
+        rooms = sum(max(0, entry[4].free) for entry in heap)  # what is left of all free resources
         while count:
             _, _, _, number, candidate = heap[0]
-            # At the end all queues are level, at least an even share above the lowest of now; so
-            # an even share is never too much for the lowest.
-            share = min(count, max(grain, count // (len(heap) + 1)))
-            if candidate.count < candidate.free:
-                share = min(share, candidate.free - candidate.count)
+            room = max(0, candidate.free - candidate.count)
+            if room:
+                share = min(room, count, max(grain, count // (len(heap) + 1)))
+                rooms -= share
+            else:
+                # At the end all queues are level, at least an even share above the lowest of now;
+                # so an even share of what must queue is never too much for the lowest. Tasks that
+                # find room elsewhere lift no queue: there may be that many fewer.
+                share = min(count, max(grain, (count - rooms) // (len(heap) + 1)))
             candidate.count += share
             count -= share
             heapreplace(heap, (candidate.wait_s(), candidate.count, random(), number, candidate))
