@@ -26,9 +26,9 @@ METHODS = [
     CallTemplate("method", b"", "two", num_returns=2),
 ]
 TASKS = [
-    CallTemplate("task", b"quick", "quick", demand_of({"CPU": 1.0}), max_retries=3),
-    CallTemplate("task", b"brisk", "brisk", demand_of({"CPU": 1.0}), max_retries=3),
-    CallTemplate("task", b"small", "small", demand_of({"CPU": 0.5}), max_retries=3),
+    CallTemplate("task", b"quick", "quick", demand_of({"CPU": 1.0}), max_retries=1),
+    CallTemplate("task", b"brisk", "brisk", demand_of({"CPU": 1.0}), max_retries=1),
+    CallTemplate("task", b"small", "small", demand_of({"CPU": 0.5}), max_retries=1),
 ]
 BURSTS = [1, 1, 2, 3, 8, 30]
 

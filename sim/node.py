@@ -162,13 +162,13 @@ class SimulatedNode:
             self.die()
             self.simulator.at(REJOIN_S, self._rejoin, self)
 
-    def worker_exited(self, worker: Worker, status: int) -> None:
+    def worker_exited(self, worker: Worker, status: int, begun: bytes) -> None:
         """The zygote has reaped a worker."""
         if self.dead:
             return
         self.simulator.tell(self.name, "exit status", status, "of worker", worker.id)
         self.core.begin(self.simulator.now)
-        self.core.worker_exited(worker, status)
+        self.core.worker_exited(worker, status, begun)
         self.turn_soon()
 
     def turn_soon(self) -> None:

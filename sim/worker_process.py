@@ -36,6 +36,7 @@ class WorkerProcess(Process):
         self.templates: dict[int, CallTemplate] = {}
         self.functions: set[bytes] = set()
         self.running: Fiber | None = None
+        self.begun = b""  # the last task that did
         self.exiting = False
         self.options: ActorOptions | None = None
         self.kept: Fiber | None = None  # what outlives a call: the actor's own state
@@ -164,6 +165,7 @@ class WorkerProcess(Process):
         simulator = self.simulator
         run, spec = work.run, work.spec
         simulator.tell(self.name, "begins", run.task_id, run.attempt, spec.name)
+        self.begun = run.task_id
         simulator.ledger.began(self, run.task_id, run.attempt, spec, self.in_order)
         fiber = Fiber(self, run, Random(simulator.random.random()))
         fiber.work = work
@@ -256,4 +258,4 @@ class WorkerProcess(Process):
             self.called.died()
             simulator = self.simulator
             delay = simulator.random.random() ** 3 * 0.02
-            simulator.at(delay, self.node.worker_exited, self.worker, status)
+            simulator.at(delay, self.node.worker_exited, self.worker, status, self.begun)

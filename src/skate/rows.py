@@ -311,6 +311,7 @@ class Worker:
         "idle_since",
         "lane",
         "lanes",
+        "last_begun",
         "lease",
         "listens",
         "load_s",
@@ -337,6 +338,7 @@ class Worker:
         self.calls: dict[int, int] = {}  # per template with max_calls: how often
         self.actor: Any = None  # that it hosts
         self.submitter = b""  # given to it at its start
+        self.last_begun = b""  # a task; known once the process is reaped
         self.lanes: dict[int, Lane] = {}  # on which it is called
         self.listens = True  # for callers on lanes; False: it has said that it cannot
         self.lane: Lane | None = None  # on which it is lent: the node sends it no tasks
@@ -532,9 +534,9 @@ class Lane:
     """A lane between two processes of this node, as the node knows it (node/lanes.py)."""
 
     __slots__ = (
-        "actor", "adopted", "average_s", "awaiting", "begun", "caller", "how", "is_revoked",
-        "last_word", "lost_at", "number", "obituary", "promised", "queue", "state", "status",
-        "template", "templates", "window", "worker",
+        "actor", "adopted", "average_s", "awaiting", "begun", "caller", "has_run", "how",
+        "is_revoked", "last_word", "lost_at", "number", "obituary", "promised", "queue", "state",
+        "status", "template", "templates", "window", "worker",
     )  # fmt: skip
 
     def __init__(self, number: int, caller: Client, worker: Worker, actor: Actor | None) -> None:
@@ -548,6 +550,7 @@ class Lane:
         self.window = LANE_WINDOW_CALLS  # that may be unanswered
         self.state = LaneState.EXPECTED
         self.is_revoked = False
+        self.has_run = False  # all that was taken there
         self.promised: dict[bytes, None] = {}  # results that are still to come to the node
         self.how = m.HANDED_BACK  # what the caller has said last, and of how many
         self.awaiting = 0  # calls that then have still to come

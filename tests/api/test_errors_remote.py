@@ -418,6 +418,28 @@ def test_a_task_that_always_crashes_runs_once_more_than_its_retries(
     assert (tmp_path / "runs").stat().st_size == retries + 1
 
 
+def test_every_run_counts_also_of_tasks_that_travel_together(tmp_path: Path) -> None:
+    """What short tasks come to leaves their worker together, and is lost if a later one kills it:
+    which had begun is known all the same."""
+
+    @skate.remote(max_retries=1)
+    def work(n: int) -> int:
+        counted(tmp_path / str(n))
+        if n % 20 == 13:
+            os._exit(1)
+        return n
+
+    skate.get([work.remote(0) for _ in range(50)])
+    refs = {n: work.remote(n) for n in range(1, 100)}
+    for n, ref in refs.items():
+        if n % 20 == 13:
+            assert type(error_of(ref)) is WorkerCrashedError
+            assert (tmp_path / str(n)).stat().st_size == 2
+        else:
+            assert skate.get(ref, timeout=SOON_S) == n
+            assert (tmp_path / str(n)).stat().st_size <= 2
+
+
 def test_tasks_sent_ahead_to_a_worker_that_dies_run_elsewhere_and_once(tmp_path: Path) -> None:
     @skate.remote(max_retries=1)
     def work(n: int) -> int:

@@ -92,12 +92,19 @@ class Node:
         self.say(peer, m.Hello(PROTOCOL_VERSION, PYTHON, "worker", pid, lanes=lanes))
         return peer
 
-    def lose(self, peer: Client, status: int = KILLED, *, exit_first: bool = False) -> None:
-        """A worker's EOF and exit status, in either order."""
+    def lose(
+        self,
+        peer: Client,
+        status: int = KILLED,
+        *,
+        exit_first: bool = False,
+        begun: bytes = b"",
+    ) -> None:
+        """A worker's EOF and exit status, in either order; ``begun`` is the last task that had."""
         assert peer.worker is not None
         steps: list[Callable[[], None]] = [
             lambda: self.core.client_lost(peer),
-            lambda: self.core.worker_exited(peer.worker, status),  # type: ignore[arg-type]
+            lambda: self.core.worker_exited(peer.worker, status, begun),  # type: ignore[arg-type]
         ]
         for step in reversed(steps) if exit_first else steps:
             step()

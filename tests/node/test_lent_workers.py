@@ -433,6 +433,27 @@ def test_the_task_that_a_worker_died_of_fails_once_its_retries_are_used_up() -> 
     scene.ends()
 
 
+@pytest.mark.parametrize("has_run", [False, True])
+def test_of_a_dead_workers_tasks_those_that_had_begun_pay_with_a_retry(has_run: bool) -> None:
+    """Two of three; or all, if its lane had ended and it had begun something else since."""
+    scene = Scene(cpus=1)
+    worker, number = scene.lent()
+    tasks = scene.on_lane(3, retries=1)
+    last = tasks[1].task_id
+    if has_run:
+        scene.node.say(worker, m.LaneOver(number))
+        last = b"a task of others"
+    scene.node.lose(worker, begun=last)
+    scene.node.say(scene.driver.peer, *scene.back(number, m.LOST, tasks))
+    for task in tasks:
+        fresh = scene.node.came_up()
+        assert ids(scene.node.said(fresh)) == [task.task_id]
+        scene.node.lose(fresh, begun=task.task_id)
+        is_over = has_run or task is not tasks[2]
+        assert bool(scene.told(m.Ready, scene.driver.peer)) == is_over
+    scene.ends()
+
+
 def test_lost_tasks_that_need_each_other_run_one_after_the_other() -> None:
     """Scenario 12: the chain's inputs are results that were lost with the worker as well."""
     scene = Scene(cpus=1)

@@ -302,6 +302,25 @@ def test_only_the_task_that_ran_is_blamed_for_a_crash() -> None:
     assert driver.errors() == {second: "WorkerCrashedError"}
 
 
+def test_a_task_that_had_begun_behind_others_pays_for_a_crash_too() -> None:
+    """What came of the first had not left the process when the second began, and killed it."""
+    node, driver, worker = setting()
+    warm = driver.submit(max_retries=1)
+    node.say(worker, done(warm))
+    first, second, third = (driver.submit(max_retries=1) for _ in range(3))
+    assert runs(node, worker) == [x[:16] for x in (warm, first, second, third)]
+    node.lose(worker, begun=second[:16])
+    worker = node.came_up()
+    assert runs(node, worker) == [first[:16]], "alone, so that it is certain who kills the next"
+    node.say(worker, done(first, 1))
+    node.lose(worker, begun=second[:16])
+    assert driver.errors() == {second: "WorkerCrashedError"}
+    node.lose(node.came_up(), begun=third[:16])
+    assert driver.errors() == {}, "the third had not begun when the first worker died"
+    node.lose(node.came_up(), begun=third[:16])
+    assert driver.errors() == {third: "WorkerCrashedError"}
+
+
 @pytest.mark.parametrize("first_sign", ["exit", "eof"])
 def test_nothing_is_sent_to_a_worker_that_is_known_to_be_dying(first_sign: str) -> None:
     """Else a task that never began would count as run, and an at-most-once task would fail."""

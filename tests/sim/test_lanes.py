@@ -25,6 +25,11 @@ TELLING_SEEDS = {
 }
 
 
+TELLING_SEEDS_OF_LEASES = {
+    213: "a task that had begun behind others when its worker died paid no retry",
+}
+
+
 @pytest.mark.parametrize("first", range(0, 60, CHUNK))
 def test_no_run_with_lanes_breaks_a_rule(first: int) -> None:
     for seed in range(first, first + CHUNK):
@@ -46,6 +51,11 @@ def test_no_run_with_leases_breaks_a_rule(first: int) -> None:
 @pytest.mark.parametrize("seed", TELLING_SEEDS, ids=TELLING_SEEDS.get)
 def test_what_once_went_wrong_with_lanes(seed: int) -> None:
     run(seed, kind=LaneSettings)
+
+
+@pytest.mark.parametrize("seed", TELLING_SEEDS_OF_LEASES, ids=TELLING_SEEDS_OF_LEASES.get)
+def test_what_once_went_wrong_with_leases(seed: int) -> None:
+    run(seed, kind=LeaseSettings)
 
 
 def test_runs_with_lanes_do_what_they_are_for() -> None:

@@ -21,7 +21,7 @@ from skate.config import (
     LANES_PER_PROCESS,
 )
 from skate.error_records import decode_error
-from skate.ids import FIRST_RETURN
+from skate.ids import FIRST_RETURN, submitter_of
 from skate.node.actor_calls import ActorCalls
 from skate.node.actor_reports import ActorReports
 from skate.node.actor_router import ActorRouter
@@ -214,6 +214,7 @@ class Lanes:
         if lane is None:
             return
         lane.begun.clear()
+        lane.has_run = True
         self._free(lane)
         if lane.state is EXPECTED:  # the worker is on its way out: the caller was not told
             self._finish(lane)
@@ -349,7 +350,8 @@ class Lanes:
         if lost[0].template.job_id not in self._jobs.by_id:
             self._running.drop_tasks(lost)
         elif actor is None:
-            self._workers.retry_unfinished(lane.worker, lost, lane.status, lane.obituary)
+            begun = sum(_has_begun(lane, task) for task in lost)
+            self._workers.retry_unfinished(lane.worker, lost, begun, lane.status, lane.obituary)
         elif actor.state is DEAD:
             for call in lost:
                 self._running.fail(call, actor.cause)
@@ -407,6 +409,13 @@ class Lanes:
         for worker in self._scheduler.workers.values():
             if worker.lane is not None:
                 assert worker.lane.number in self._lanes and worker.lease is worker.lane.queue
+
+
+def _has_begun(lane: Lane, task: Task) -> bool:
+    # Whether a task that was lost with its worker had begun. Ids ascend on a lane. A lane that was
+    # over by then is no longer what the worker's last task tells of: all of it counts as begun.
+    last = lane.worker.last_begun
+    return lane.has_run or (submitter_of(task.id) == submitter_of(last) and task.id <= last)
 
 
 def _may_ride(spec: CallTemplate) -> bool:

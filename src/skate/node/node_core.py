@@ -110,9 +110,12 @@ class NodeCore:
         """A client that did not read does so again."""
         self.parts.values.resume(client)
 
-    def worker_exited(self, worker: Worker, status: int) -> None:
-        """A worker's process is reaped; ``status`` is an exit code, or minus a signal."""
-        self.parts.workers.exited(worker, status)
+    def worker_exited(self, worker: Worker, status: int, begun: bytes = b"") -> None:
+        """A worker's process is reaped; ``status`` is an exit code, or minus a signal.
+
+        ``begun``: the task that it had begun last, if any.
+        """
+        self.parts.workers.exited(worker, status, begun)
 
     def worker_not_started(self, worker: Worker) -> None:
         """A worker's process was never started."""

@@ -2,7 +2,8 @@
 
 A worker is buried (its tasks retried, its resources free) once both its EOF and its exit status are
 in, in either order: the worker's last messages come before the EOF, and the status tells why it
-died.
+died. With the status comes the task that the worker had begun last. Those before it have begun too,
+though their results had not left the process: each of them costs a retry.
 """
 
 from __future__ import annotations
@@ -139,9 +140,13 @@ class Workers:
             ),
         )
 
-    def exited(self, worker: Worker, status: int) -> None:
-        """The process is reaped; ``status`` is an exit code, or minus a signal."""
+    def exited(self, worker: Worker, status: int, begun: bytes = b"") -> None:
+        """The process is reaped; ``status`` is an exit code, or minus a signal.
+
+        ``begun``: the task that it had begun last, if any.
+        """
         if worker.id in self._scheduler.workers:
+            worker.last_begun = begun
             self.exits[worker.id] = (worker, status)
             if worker.id not in self.lost:
                 self._going(worker)
@@ -190,25 +195,30 @@ class Workers:
         if worker.pool.job_id not in self._jobs.by_id:
             self._running.drop_tasks(unfinished)
         elif unfinished:
-            self.retry_unfinished(worker, unfinished, status, self.describe_exit(worker, status))
+            begun = 1 + next((i for i, t in enumerate(unfinished) if t.id == worker.last_begun), 0)
+            how = self.describe_exit(worker, status)
+            self.retry_unfinished(worker, unfinished, begun, status, how)
 
     def retry_unfinished(
-        self, worker: Worker, unfinished: list[Task], status: int, how: str
+        self, worker: Worker, unfinished: list[Task], begun: int, status: int, how: str
     ) -> None:
-        """Retry a dead worker's tasks, in their order: the first was running, the others had not
-        begun."""
-        first = unfinished[0]
-        for task in [task for task in unfinished if self._guests.is_orphan(task)]:
-            unfinished.remove(task)
-            self._guests.orphan_ended(task)
-        if first not in unfinished:
-            pass  # an orphan: no home waits for it
-        elif first.retries_left == 0:
-            self._running.fail(first, self._crash_payload(worker, first, status, how))
-            del unfinished[0]
-        else:
-            first.retries_left -= first.retries_left > 0
-        for task in reversed(unfinished):  # each goes to the front of its queue
+        """Retry a dead worker's tasks, in their order: the first ``begun`` have begun, no others.
+
+        The first task counts as begun in any case: a task whose mere arrival kills its worker must
+        not go to one worker after the other, for ever.
+        """
+        again: list[Task] = []
+        for number, task in enumerate(unfinished):
+            if self._guests.is_orphan(task):
+                self._guests.orphan_ended(task)  # no home waits for it
+            elif number and number >= begun:
+                again.append(task)
+            elif task.retries_left == 0:
+                self._running.fail(task, self._crash_payload(worker, task, status, how))
+            else:
+                task.retries_left -= task.retries_left > 0
+                again.append(task)
+        for task in reversed(again):  # each goes to the front of its queue
             task.attempt += 1
             if task.owner.node_id:
                 task.is_bound = True  # a guest's attempts are counted here

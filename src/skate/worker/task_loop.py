@@ -2,10 +2,14 @@
 
 What waits behind a task can be handed back: when the task blocks in get or wait, or runs for more
 than 25 ms (the courier thread sees to that). An actor's calls are never handed back.
+
+The loop notes each task before it runs it, in memory that outlives the process (``begun``): the
+result of one may leave the process only after the next has begun, and is lost if that one kills it.
 """
 
 from __future__ import annotations
 
+import mmap
 import threading
 import time
 from collections.abc import Callable
@@ -31,12 +35,14 @@ class TaskLoop:
         *,
         hands_back: bool,
         clock_offset: float,
+        begun: mmap.mmap,
     ) -> None:
         self._connection = connection
         self._inbox = inbox
         self._executor = executor
         self._hands_back = hands_back
         self._clock_offset = clock_offset
+        self._begun = begun
         self._begun_at = 0.0  # when the running task began; 0: none runs
         self._is_blocked = False  # the main thread's task waits in get/wait
         self._courier_is_awake = False
@@ -56,7 +62,7 @@ class TaskLoop:
         """Run tasks (or calls), one by one, until asked to end."""
         inbox, connection, executor = self._inbox, self._connection, self._executor
         execute = executor.execute
-        queue = inbox.queue
+        queue, begun = inbox.queue, self._begun
         looked_at = 0.0
 
         def is_due() -> bool:
@@ -67,6 +73,7 @@ class TaskLoop:
             work = inbox.next()
             now = time.monotonic()
             while work is not None:  # else there is nothing, or the courier has handed it back
+                begun[:] = work.run.task_id
                 self._running = work
                 self._begun_at = now
                 if not self._courier_is_awake:

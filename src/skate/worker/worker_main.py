@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import mmap
 import os
 import signal
 import socket
@@ -39,8 +40,9 @@ class Loop(Protocol):
 class Worker:
     """The parts of this process; ``worker`` is the one of this process."""
 
-    def __init__(self, connection: Connection, setup: m.WorkerSetup) -> None:
+    def __init__(self, connection: Connection, setup: m.WorkerSetup, begun: mmap.mmap) -> None:
         self._connection = connection
+        self._begun = begun
         self.setup = setup
         self.runtime = Runtime(
             connection,
@@ -93,7 +95,8 @@ class Worker:
 
             return ThreadedLoop(*parts, options.max_concurrency)
         offset = self.setup.clock_offset
-        return TaskLoop(*parts, hands_back=options is None, clock_offset=offset)
+        is_of_tasks = options is None
+        return TaskLoop(*parts, hands_back=is_of_tasks, clock_offset=offset, begun=self._begun)
 
     def _finish(self) -> None:
         """An intended end: the user's hooks, then the last words."""
@@ -123,8 +126,11 @@ def exit_actor() -> NoReturn:
     raise ActorExit
 
 
-def main(line: socket.socket) -> None:
-    """Entry of a freshly forked worker; ``line`` is its connection."""
+def main(line: socket.socket, begun: mmap.mmap) -> None:
+    """Entry of a freshly forked worker; ``line`` is its connection.
+
+    ``begun``: where the id of each task is noted as it begins, for whoever reaps the process.
+    """
     global worker
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -134,5 +140,5 @@ def main(line: socket.socket) -> None:
     connection.on_lost = lambda reason: os._exit(0)  # the node is gone: nobody to work for
     connection.wait_for(lambda: setups)
     take_over(setups[0])
-    worker = Worker(connection, setups[0])
+    worker = Worker(connection, setups[0], begun)
     worker.run()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import mmap
 import os
 import signal
 import socket
@@ -40,10 +41,10 @@ WARM_MODULES = (
 )
 
 
-def _run_worker(line: socket.socket) -> None:
+def _run_worker(line: socket.socket, begun: mmap.mmap) -> None:
     from skate.worker.worker_main import main as worker_main
 
-    worker_main(line)
+    worker_main(line, begun)
 
 
 def _starter() -> socket.socket:

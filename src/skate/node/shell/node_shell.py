@@ -248,7 +248,7 @@ class NodeShell:
             self._not_started(worker, report["why"])
             return
         self.logs.died(worker)
-        core.worker_exited(worker, status)
+        core.worker_exited(worker, status, report["begun"])
         with contextlib.suppress(OSError):  # its lanes' socket; a worker that ended well removed it
             os.unlink(os.path.join(core.me.lanes_dir, worker.id.hex()))
         # A child that the worker forked may still hold its end of the line, so that no EOF comes.

@@ -2,13 +2,15 @@
 
 A child of the node daemon, forked before the daemon starts its event loop. It gets requests over a
 SEQPACKET socketpair (one datagram each, the worker's end of its connection attached) and reports
-each start and exit. It ends on EOF; its workers carry PR_SET_PDEATHSIG and end with it. It never
-runs user code and never opens the job's data: the worker learns its job from its node.
+each start and exit. It ends on EOF; its workers carry PR_SET_PDEATHSIG and end with it. It
+shares a few bytes with each worker, which notes there the task that it begins: the report of its
+exit names the last one, whatever killed the worker. The zygote never runs user code and never opens
+the job's data: the worker learns its job from its node.
 
     node -> zygote   {"do": "fork", "id": worker id, "out": path, "err": path} + 1 fd
                      {"do": "kill", "id": worker id}
-    zygote -> node   {"did": "fork", "id": .., "pid": ..} | {"did": "exit", "id": .., "status": ..}
-                     {"did": "fail", "id": .., "why": text}
+    zygote -> node   {"did": "fork", "id": .., "pid": ..} | {"did": "fail", "id": .., "why": text}
+                     {"did": "exit", "id": .., "status": .., "begun": TaskID or zeros}
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import errno
 import gc
 import importlib
+import mmap
 import os
 import select
 import signal
@@ -25,21 +28,25 @@ from typing import Any
 
 import msgspec
 
+from skate.ids import TASK_ID_BYTES
 from skate.node.shell import linux
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
 MAX_REQUEST_BYTES = 64 << 10
 
+RunWorker = Callable[[socket.socket, mmap.mmap], None]  # its connection; what it has begun last
+
 
 class Zygote:
     """The zygote's loop."""
 
-    def __init__(self, line: socket.socket, run_worker: Callable[[socket.socket], None]) -> None:
+    def __init__(self, line: socket.socket, run_worker: RunWorker) -> None:
         self._line = line
         self._run_worker = run_worker
         self._pids: dict[bytes, int] = {}
-        self._pidfds: dict[int, tuple[bytes, int]] = {}  # pidfd -> worker id, pid
+        # pidfd -> worker id, pid, and the memory where it notes what it has begun
+        self._pidfds: dict[int, tuple[bytes, int, mmap.mmap]] = {}
         self._poll = select.poll()
         self._poll.register(line, select.POLLIN)
 
@@ -78,13 +85,14 @@ class Zygote:
     def _fork(self, request: dict[str, Any], fd: int) -> None:
         parent = os.getpid()
         try:
+            begun = mmap.mmap(-1, TASK_ID_BYTES)
             pid = os.fork()
         except OSError as error:
             os.close(fd)
             self._tell_failure(request["id"], error)
             return
         if pid == 0:
-            self._become_worker(request, fd, parent)
+            self._become_worker(request, fd, parent, begun)
         os.close(fd)
         try:
             pidfd = os.pidfd_open(pid)
@@ -94,11 +102,13 @@ class Zygote:
             self._tell_failure(request["id"], error)
             return
         self._pids[request["id"]] = pid
-        self._pidfds[pidfd] = (request["id"], pid)
+        self._pidfds[pidfd] = (request["id"], pid, begun)
         self._poll.register(pidfd, select.POLLIN)
         self._tell({"did": "fork", "id": request["id"], "pid": pid})
 
-    def _become_worker(self, request: dict[str, Any], fd: int, parent: int) -> None:
+    def _become_worker(
+        self, request: dict[str, Any], fd: int, parent: int, begun: mmap.mmap
+    ) -> None:
         code = 1
         try:
             linux.die_with_parent(parent)
@@ -111,7 +121,7 @@ class Zygote:
                 os.dup2(log, number)
                 os.close(log)
             gc.enable()
-            self._run_worker(socket.socket(fileno=fd))
+            self._run_worker(socket.socket(fileno=fd), begun)
             code = 0
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -123,12 +133,14 @@ class Zygote:
             os._exit(code)
 
     def _reap(self, pidfd: int) -> None:
-        worker_id, pid = self._pidfds.pop(pidfd)
+        worker_id, pid, begun = self._pidfds.pop(pidfd)
         _, status = os.waitpid(pid, 0)
         self._poll.unregister(pidfd)
         os.close(pidfd)
         del self._pids[worker_id]
-        self._tell({"did": "exit", "id": worker_id, "status": os.waitstatus_to_exitcode(status)})
+        code = os.waitstatus_to_exitcode(status)
+        self._tell({"did": "exit", "id": worker_id, "status": code, "begun": begun[:]})
+        begun.close()
 
     def _tell_failure(self, worker_id: bytes, error: OSError) -> None:
         self._tell({"did": "fail", "id": worker_id, "why": str(error)})
@@ -141,7 +153,7 @@ class Zygote:
 
 
 def start(
-    run_worker: Callable[[socket.socket], None],
+    run_worker: RunWorker,
     not_for_workers: Sequence[int] = (),
     warm_modules: Sequence[str] = (),
 ) -> tuple[socket.socket, int]:
