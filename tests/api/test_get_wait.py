@@ -402,6 +402,26 @@ def test_futures_of_a_session_that_ends_do_not_hang(run_program: RunProgram) -> 
     assert done.stdout == "RuntimeClosedError\n", done.stderr
 
 
+def test_a_shutdown_that_takes_its_time_is_no_death_of_the_node(run_program: RunProgram) -> None:
+    """The node closes the line once it has heard that the driver leaves: a thread that waits sees
+    the end of the line before the main thread, which is slow here, has closed its own."""
+    done = run_program(
+        """
+        import sys, time, skate
+        skate.init(num_cpus=1)
+        @skate.remote
+        def sleep():
+            time.sleep(600)
+        future = sleep.remote().future()
+        sys.settrace(lambda frame, event, argument: time.sleep(0.01))
+        skate.shutdown()
+        sys.settrace(None)
+        print(type(future.exception(10)).__name__)
+        """
+    )
+    assert (done.stdout, done.stderr) == ("RuntimeClosedError\n", "")
+
+
 # --- several at once -------------------------------------------------------------------------
 
 

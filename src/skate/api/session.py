@@ -118,6 +118,7 @@ class Session:
         self.ended = False
         self.end_reason = ""  # what the node said, then what became of it
         self._described = False
+        self._is_leaving = False  # the node is told so, and will close the line
         self._is_lost = False
         self._is_said = False
         self._describing = threading.Lock()
@@ -201,6 +202,8 @@ class Session:
 
     def _on_lost(self, reason: str) -> None:
         # Called by whichever thread reads, under the reader's lock: the work is another thread's.
+        if self._is_leaving:
+            return  # no death: the node has heard, before ``end`` has closed our side
         self._is_lost = True
         threading.Thread(target=self._end_badly, name="skate-end", daemon=True).start()
 
@@ -226,7 +229,7 @@ class Session:
                 self._described = True
 
     def _raise_closed(self) -> None:
-        if self.connection.closed == "shutdown":
+        if self._is_leaving or self.connection.closed == "shutdown":
             raise RuntimeClosedError("skate was shut down: call init() again")
         if self.connection.closed.startswith("this process was forked"):
             raise RuntimeClosedError(self.connection.closed)
@@ -244,6 +247,7 @@ class Session:
             with contextlib.suppress(Exception):
                 self._await_logs()
                 deadline = time.monotonic() + config.STOP_TIMEOUT_S
+            self._is_leaving = not self.connection.closed
             with contextlib.suppress(Exception):
                 self.connection.append(m.Leaving("shutdown"))
                 self.connection.flush()
