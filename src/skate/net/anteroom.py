@@ -28,12 +28,12 @@ class Anteroom(asyncio.Protocol):
         self._over: asyncio.Future[None] = loop.create_future()
 
     async def heard(self) -> bool:
-        """Return once the peer has said all that it has to; False if it is gone instead."""
+        """Wait for the peer's part of the handshake; False if it is gone instead."""
         await self._over
         return not self.is_lost
 
     def hand_over(self, protocol: asyncio.Protocol) -> None:
-        """From now on the connection is this protocol's, beginning with what has come already."""
+        """Give the connection to this protocol, with the bytes that have come already."""
         transport = self.transport
         transport.set_protocol(protocol)
         if not transport.is_closing():
@@ -49,7 +49,7 @@ class Anteroom(asyncio.Protocol):
             self.transport.abort()
 
     def connection_made(self, transport: Any) -> None:
-        """Over TLS, if it was agreed on, the handshake goes on only now."""
+        """Go on with the handshake: TLS, if it was agreed on, is up only now."""
         self.transport = transport
         transport.set_write_buffer_limits(high=config.WRITE_BACKLOG_BYTES)
         if self._handshake.wants_tls:

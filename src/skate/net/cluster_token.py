@@ -1,8 +1,8 @@
-"""The cluster's token: where it is kept, and who may read it.
+"""The cluster's token: its file, and the file's permissions.
 
-Whoever has it may run code as the user that the cluster runs as, so a file that others can read is
-refused. The head makes one if there is none; every other node and every remote driver needs the
-same. Called by whatever starts a node (launch/launching.py) and by both ends of a connection.
+A client with the token may run code as the cluster's user, so a file that others can read is
+refused. The head makes a token if there is none; every other node and every remote driver needs the
+same. Called at the start of a node (launch/launching.py) and by both ends of a connection.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ TOKEN_VARIABLE, FILE_VARIABLE = "SKATE_TOKEN", "SKATE_TOKEN_FILE"
 
 
 def read_token(path: str | Path) -> bytes:
-    """The token in a file; AuthenticationError says what is wrong with it."""
+    """The token in a file; AuthenticationError with the reason if it is no good."""
     try:
-        # Not blocking: what was named may be a pipe, which would wait for a writer.
+        # Not blocking: the path may be a pipe, which would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             _check_file(Path(path), os.fstat(descriptor))
@@ -47,7 +47,7 @@ def _check_file(path: Path, status: os.stat_result) -> None:
             "token: use a file of your own"
         )
     mode = stat.S_IMODE(status.st_mode)
-    # Somebody else's file (root's, of a secret that Kubernetes mounts) may come to us by our group.
+    # Another user's file (root's, for a secret that Kubernetes mounts) may be ours by our group.
     forbidden = 0o077 if status.st_uid == os.getuid() else 0o027
     if mode & forbidden:
         raise AuthenticationError(
@@ -85,7 +85,7 @@ def given_token() -> bytes:
 
 
 def find_token(root: Path, option: str | None = None) -> bytes:
-    """The token of whoever connects: --token-file, SKATE_TOKEN, SKATE_TOKEN_FILE, or `root`'s."""
+    """The dialler's token: --token-file, SKATE_TOKEN, SKATE_TOKEN_FILE, or `root`'s."""
     if option is None and (token := given_token()):
         return token
     return read_token(given_file(option) or _existing(root / FILE_NAME))
@@ -104,10 +104,10 @@ def new_token() -> bytes:
 
 
 def token_file(root: Path, option: str | None, is_head: bool, private: Path) -> Path:
-    """The file that a node is to take its token from, checked; a head makes one if there is none.
+    """The file with a node's token, checked; a head makes one if there is none.
 
-    A token that the environment holds is written to `private`, a file in the session's folder: the
-    environment of a daemon is handed on to more processes than need it.
+    A token from the environment is written to `private`, a file in the session's folder: a
+    daemon's environment is handed on to more processes than need it.
     """
     if option is None and (token := given_token()):
         write_token(private, token)
@@ -133,8 +133,8 @@ def _existing(path: Path) -> Path:
 
 
 def _make(path: Path) -> None:
-    """A new token, whole as soon as anybody can see it; or another's, if that was quicker."""
-    # A name of its own: a draft that a crash has left may not stand in the way for ever.
+    """Make a new token file, complete once it is visible; keep another's, if that was quicker."""
+    # A unique name: a draft left by a crash must not be in the way for ever.
     draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     write_token(draft, new_token())
     try:

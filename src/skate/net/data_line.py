@@ -8,7 +8,7 @@ Under TLS, and where the system has no splice, the bytes pass through one small 
 
 Called by node/shell/transfer.py. Every call blocks, in the kernel and without the GIL, for as long
 as bytes keep coming; ``silence_s`` without any raises TimeoutError. Only ``cut`` may be called by
-another thread: whoever is blocked in the line then finds it closed.
+another thread: a thread blocked in the line then finds it closed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NO_SPLICE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class Quiet(TimeoutError):
-    """Nothing has come for a while, and nothing is half read: one may well go on waiting."""
+    """No message has begun for a while; the reader may go on waiting."""
 
 
 class DataLine:
@@ -44,7 +44,7 @@ class DataLine:
         self._sock = sock
         self._silence_s = silence_s
         self.is_tls = isinstance(sock, ssl.SSLSocket)
-        self.has_answered = False  # for its owner: whether the other side has said anything lately
+        self.has_answered = False  # for its owner: whether the other side has sent anything lately
         if self.is_tls:
             sock.settimeout(silence_s)
             return
@@ -133,7 +133,7 @@ class DataLine:
             buffer = buffer[count:]
 
     def splice_into(self, pipe: int, length: int) -> int:
-        """What is there, up to so many bytes, into a pipe and without copying; not under TLS."""
+        """Move received bytes, at most so many, into a pipe without copying; not under TLS."""
         with self._timed():
             count = os.splice(self._sock.fileno(), pipe, length)
         if not count:
@@ -143,13 +143,13 @@ class DataLine:
     # ------------------------------------------------------------------ its end
 
     def cut(self) -> None:
-        """End it now, from whichever thread."""
+        """End the line now, from any thread."""
         with contextlib.suppress(OSError):
             # Past ssl's own shutdown, which would take the session from under the reading thread.
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Give the descriptor back; nobody may be in a call."""
+        """Close the descriptor; no thread may be in a call."""
         self._sock.close()
 
     def _ended(self) -> ConnectionError:
@@ -189,7 +189,7 @@ class ArenaWriter:
             offset += len(piece)
 
     def _splice(self, line: DataLine, offset: int, end: int) -> int:
-        """How far it came: to the end, or as far as this system knows how to."""
+        """The offset that it reached: the end, or less where the system has no splice."""
         read_end, write_end = self._open_pipe()
         in_pipe = 0
         try:
@@ -211,14 +211,14 @@ class ArenaWriter:
                     in_pipe -= len(data)
                 self.close()
                 return offset
-            self.close()  # what may be left in the pipe belongs to nobody
+            self.close()  # drop bytes that may be left in the pipe
             raise
         return offset
 
     def _open_pipe(self) -> tuple[int, int]:
         if self._pipe is None:
             self._pipe = os.pipe()
-            # Refused to a user who has too many large pipes already: it works with a small one.
+            # The system refuses more large pipes to a user with many: a small one works too.
             with contextlib.suppress(OSError):
                 fcntl.fcntl(self._pipe[1], fcntl.F_SETPIPE_SZ, config.TRANSFER_PIECE_BYTES)
         return self._pipe

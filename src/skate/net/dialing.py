@@ -1,15 +1,15 @@
 """Connecting to another machine of the cluster: from an address to the first message.
 
 ``dial`` blocks, for drivers and the threads that move bulk data; ``dial_async`` is for daemons.
-Both return once the other side has let us in, and both fail with one sentence that names the
-address and says what to check:
+Both return once the other side has accepted, and both fail with one sentence that names the
+address and the thing to check:
 
-    ConnectionError      nobody is there, or it does not answer as a skate node does; also, as its
-                         subclass RefusedError, a node that said no: trying again changes nothing
+    ConnectionError      no node is there, or it does not answer as a skate node does; also, as its
+    subclass RefusedError, a node that refused: trying again changes nothing
     AuthenticationError  the token is not that of the cluster
 
 A door that is full of strangers (or that was shut without a word) is tried again until the time is
-up. Anything else is tried once: whoever wants to try longer knows how long.
+up. Anything else is tried once: only the caller knows how long to go on.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _P = TypeVar("_P", bound=asyncio.Protocol)
 
 
 class RefusedError(ConnectionError):
-    """A node is there and said no, in a sentence; it would say so again."""
+    """A node is there and has refused, in a sentence; it would do so again."""
 
 
 class Dialled(NamedTuple):
-    """A connection that was let in. Nothing behind the handshake has been read off the socket."""
+    """An accepted connection. No byte behind the handshake has been read off the socket."""
 
     sock: socket.socket
     """Blocking, without a time-out; an ``ssl.SSLSocket`` if TLS is used."""
@@ -59,7 +59,7 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def set_options(sock: socket.socket) -> None:
-    """What every TCP connection between machines has: no delay, and notice of a silent end."""
+    """Set the options of every TCP connection between machines: no delay, silent ends noticed."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -143,7 +143,7 @@ def _shake(
     deadline: float,
     timeout_s: float,
 ) -> socket.socket:
-    """Until the handshake is over, one way or the other; returns the socket to use from now on."""
+    """Run the handshake to its end, good or bad; returns the socket to use from now on."""
     try:
         out = handshake.begin()
         while True:
@@ -167,7 +167,7 @@ def _shake(
     except ssl.SSLEOFError:
         handshake.lost()
     except ssl.SSLError as error:
-        sock.close()  # which the caller does not have, if it is the one that TLS has made
+        sock.close()  # a socket made by TLS is not known to the caller
         raise RefusedError(tls_module.failure(address, error)) from None
     except OSError as error:
         handshake.lost(error.strerror or str(error))
@@ -194,10 +194,10 @@ async def dial_async(
     tls: Tls | None = None,
     timeout_s: float = config.DIAL_TIMEOUT_S,
 ) -> tuple[asyncio.Transport, _P]:
-    """The same in an event loop: the connection is that of the protocol which ``factory`` makes.
+    """The same in an event loop: the connection gets the protocol that ``factory`` makes.
 
-    The factory is called, and ``connection_made``, in the same turn of the loop that finds the
-    other side's ok; what came behind it is given to ``data_received`` next.
+    The factory and ``connection_made`` are called in the same turn of the loop that finds the
+    other side's ok; ``data_received`` gets the bytes behind it next.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s

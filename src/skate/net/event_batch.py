@@ -36,7 +36,7 @@ from skate.messages import Events, LaneRow
 
 
 class TaskEvent(msgspec.Struct, array_like=True, tag="T", gc=False):
-    """One attempt of a task, as far as it has come."""
+    """One attempt of a task, up to now."""
 
     task_id: bytes
     attempt: int
@@ -80,7 +80,7 @@ class LaneEvent(msgspec.Struct, array_like=True, tag="L", gc=False):
 
 
 class ObjectEvent(msgspec.Struct, array_like=True, tag="O", gc=False):
-    """Something that was done to an object."""
+    """A step in an object's life."""
 
     object_id: bytes
     what: str

@@ -1,11 +1,11 @@
 """Frames: a little-endian u32 length, then a MessagePack array of messages.
 
 A message too large for a frame (a task with hundreds of small arguments) travels as ``Part``s. They
-are messages like others, to whoever counts, until their receiver gives them to a ``PartReader``.
+count as messages like others until their receiver gives them to a ``PartReader``.
 
-Pure. ``FrameReader`` is fed whatever a socket gave and returns the payloads that are whole; a
-length out of bounds raises ``BadFrame``, and whoever owns the connection closes that one and
-nothing else. A half frame of a peer that vanished is simply never returned.
+Pure. ``FrameReader`` is fed a socket's bytes and returns the payloads that are whole; a length out
+of bounds raises ``BadFrame``, and the connection's owner closes that one and nothing else. A half
+frame of a peer that vanished is never returned.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def frame(batch: Sequence[msgspec.Struct]) -> bytes:
 
 
 def frames(batch: Sequence[msgspec.Struct]) -> list[bytes]:
-    """As many frames as keep each at about ``config.READ_TURN_BYTES``, so that turns stay short."""
+    """Frames of about ``config.READ_TURN_BYTES`` each, so that turns stay short."""
     return [data for data, _ in counted_frames(batch)]
 
 
@@ -83,7 +83,7 @@ def _one_by_one(batch: Sequence[msgspec.Struct]) -> list[tuple[bytes, int]]:
 
 
 def _pieces(payload: bytes) -> list[messages.Part]:
-    """A message, each piece of which fits a frame."""
+    """A message as pieces, each of which fits a frame."""
     starts = range(0, len(payload), READ_TURN_BYTES)
     return [
         messages.Part(number, payload[at : at + READ_TURN_BYTES], at == starts[-1])
@@ -109,7 +109,7 @@ def split(
 ) -> tuple[list[Any], bytes, int]:
     """(messages of all whole frames, the rest, how many bytes the rest needs to be whole).
 
-    Has no state: whoever is interrupted may simply ask again. Raises BadFrame.
+    Has no state: an interrupted caller may call again. Raises BadFrame.
     """
     out: list[Any] = []
     view = memoryview(data)
@@ -132,7 +132,7 @@ def split(
 
 
 def cut(data: bytes) -> tuple[list[tuple[bytes, int]], bytes, int]:
-    """Whole frames as they are, for who only passes them on: ``split`` without decoding.
+    """Whole frames as they are, for a caller that only passes them on: ``split`` undecoded.
 
     ([(frame, how many messages are in it)], the rest, how many bytes the rest needs to be whole).
     """

@@ -1,4 +1,4 @@
-"""What two machines say before the first message: both prove the cluster token, then a hello.
+"""The handshake of two machines before the first message: both prove the token, then a hello.
 
 Pure: bytes in, bytes out; nonces come from outside. ``DialHandshake`` is the side that connected
 (net/dialing.py), ``AcceptHandshake`` the side that listens (node/shell/doorman.py).
@@ -20,10 +20,10 @@ something else. The two records at the end carry their length, at most ``HELLO_M
 
 Invariants: until the other side has proven the token, it is told nothing but a start, a nonce,
 whether TLS is used, and ``NO``, which is always the same; and none of its bytes reach a decoder.
-``wants`` never asks for bytes beyond the handshake: who reads no more than that leaves the first
-message in the socket; who reads more finds it in ``rest``.
+``wants`` never asks for bytes beyond the handshake: an owner that reads no more leaves the first
+message in the socket; one that reads more finds it in ``rest``.
 
-Not here: secrecy. Without TLS, whoever sits on the wire can read, and change, all that follows.
+Not here: secrecy. Without TLS, a machine on the wire can read, and change, all that follows.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ assert len(NO) == _START.size
 
 
 class LineHello(msgspec.Struct, array_like=True, tag=1):
-    """Who connects, and what for.
+    """The dialling side: its id, and the connection's purpose.
 
     ``session_id`` names the lasting line (net/lasting.py) that this connection begins or resumes,
     ``received`` is how many of its messages have come here before.
@@ -78,23 +78,23 @@ class LineHello(msgspec.Struct, array_like=True, tag=1):
 
 
 class LineOk(msgspec.Struct, array_like=True, tag=2):
-    """Come in; who is here. ``session_id`` and ``received`` as in ``LineHello``."""
+    """Accepted; the accepting side's id. ``session_id`` and ``received`` as in ``LineHello``."""
 
     node_id: bytes
     session_id: bytes = b""
     received: Annotated[int, msgspec.Meta(ge=0)] = 0
     session: str = ""
-    python: str = PYTHON  # a probe may run another; who means to join looks at it
+    python: str = PYTHON  # a probe may run another; a node that means to join looks at it
 
 
 class LineRefused(msgspec.Struct, array_like=True, tag=3):
-    """No, and why, in a sentence for a human who has the token."""
+    """Refused, with the reason, in a sentence for a human who has the token."""
 
     reason: str
 
 
 class Identity(NamedTuple):
-    """Who accepts: what a ``LineOk`` of the doorman's own says."""
+    """The accepting side, for a ``LineOk`` of the doorman's own."""
 
     node_id: bytes
     session: str
@@ -102,7 +102,7 @@ class Identity(NamedTuple):
 
 
 class Refusal(enum.Enum):
-    """What kind of failure ``DialHandshake.refused`` tells of: whether to try again hangs on it."""
+    """The kind of failure in ``DialHandshake.refused``: whether to try again depends on it."""
 
     BUSY = "the door is full, or was shut without a word: the same attempt may work soon"
     TOKEN = "one side does not know the other's token"
@@ -116,7 +116,7 @@ _decode_answer = msgspec.msgpack.Decoder(LineOk | LineRefused).decode
 
 
 class _Handshake:
-    """Takes the bytes of one step after the other off what was fed."""
+    """Takes the bytes of one step after the other off the bytes that were fed."""
 
     def __init__(self, token: bytes, tls: bool) -> None:
         self.authenticated = False
@@ -132,16 +132,16 @@ class _Handshake:
 
     @property
     def wants(self) -> int:
-        """How many bytes the next step lacks; 0: the other side is to say nothing more for now."""
+        """The number of bytes that the next step lacks; 0: the other side has to wait now."""
         return max(0, self._size - len(self._held))
 
     @property
     def rest(self) -> bytes:
-        """What came behind the handshake: the start of the first messages."""
+        """The bytes behind the handshake: the start of the first messages."""
         return self._held
 
     def feed(self, data: bytes) -> bytes:
-        """What to send in answer to these bytes; look at the attributes after it."""
+        """Take these bytes; returns the bytes to send. Look at the attributes afterwards."""
         self._held += data
         out = b""
         while self._size and len(self._held) >= self._size:
@@ -153,7 +153,7 @@ class _Handshake:
     def tls_started(self) -> bytes:
         """TLS, which ``wants_tls`` asked for, is up: go on inside it, with these bytes first."""
         self.wants_tls = False
-        if self._held:  # in the clear, where nothing was to come: somebody on the wire put it there
+        if self._held:  # bytes in the clear, where none may come: injected on the wire
             return self._refuse("bytes in the clear where TLS was to begin")
         return self._greet()
 
@@ -187,7 +187,7 @@ class _Handshake:
         self._expect(_LENGTH.size, on_length)
 
     def _mac(self, magic: bytes) -> bytes:
-        """Of the side whose magic this is, over all that both have said."""
+        """The HMAC of the side with this magic, over all bytes of both sides."""
         return hmac.digest(self._token, magic + self._transcript, "sha256")
 
 
@@ -208,7 +208,7 @@ class AcceptHandshake(_Handshake):
         self._expect(_START.size, self._on_start)
 
     def answer(self, answer: LineOk | str) -> bytes:
-        """What the owner says to ``peer_hello``: come in, or a sentence why not."""
+        """The owner's answer to ``peer_hello``: accepted, or a sentence with the reason."""
         if isinstance(answer, str):
             return self._turn_away(answer)
         self.done = True
@@ -249,7 +249,7 @@ class AcceptHandshake(_Handshake):
     def _on_hello(self, part: bytes) -> bytes:
         try:
             hello = _decode_hello(part)
-        except Exception as error:  # also of its text's encoding and its depth
+        except Exception as error:  # also bad text encoding or depth
             return self._turn_away(f"a hello that does not decode: {error}")
         if hello.purpose != self.purpose or hello.purpose not in PURPOSES:
             known = ", ".join(PURPOSES)
@@ -267,7 +267,7 @@ class AcceptHandshake(_Handshake):
         return NO
 
     def _turn_away(self, reason: str) -> bytes:
-        """No, to a peer that has proven the token: it may know why."""
+        """Refuse a peer that has proven the token: it may know the reason."""
         self._refuse(reason[:HELLO_REASON_MAX_CHARS])
         return _record(LineRefused(self.refused))
 
@@ -311,7 +311,7 @@ class DialHandshake(_Handshake):
         self._refuse(f"{self._address} broke off the handshake{because}: its log tells why{guess}")
 
     def timed_out(self, timeout_s: float) -> None:
-        """The other side has said nothing more for as long as the owner waits."""
+        """The other side has been silent for as long as the owner waits."""
         if not self.refused:
             self._refuse(
                 f"{self._address} accepted the connection and did not finish the handshake within "
@@ -398,7 +398,7 @@ class DialHandshake(_Handshake):
     def _on_answer(self, part: bytes) -> bytes:
         try:
             answer = _decode_answer(part)
-        except Exception as error:  # also of its text's encoding and its depth
+        except Exception as error:  # also bad text encoding or depth
             return self._refuse(f"{self._address} sent an answer that does not decode: {error}")
         if isinstance(answer, LineRefused):
             return self._fail(

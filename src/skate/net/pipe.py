@@ -1,4 +1,4 @@
-"""Two connections joined: what comes from one goes out at the other, both ways.
+"""Two connections joined: the bytes of each go out at the other.
 
 Used by node/shell/doorman.py on the head, between a node elsewhere and the GCS's unix socket. Each
 side reads only as fast as the other can be written to. An end of either (half-closed, closed,
@@ -37,7 +37,7 @@ class PipeEnd(asyncio.Protocol):
                 end.transport.abort()
 
     def connection_made(self, transport: Any) -> None:
-        """What the other has heard already goes out first."""
+        """Write the bytes that the other end has read already."""
         self.transport = transport
         transport.set_write_buffer_limits(high=config.WRITE_BACKLOG_BYTES)
         other = self._other
@@ -50,24 +50,24 @@ class PipeEnd(asyncio.Protocol):
             other.eof_received()
 
     def data_received(self, data: bytes) -> None:
-        """Out at the other end."""
+        """Write at the other end."""
         if self._other.transport is not None:
             self._other.transport.write(data)
-        else:  # for a turn of the loop or two, until it is
+        else:  # the other end is not connected yet, for a turn of the loop or two
             self._early += data
 
     def pause_writing(self) -> None:
-        """This one's peer does not read: neither do we at the other end."""
+        """This end's peer does not read: stop reading at the other end."""
         transport = self._other.transport
         if not transport.is_closing():
             transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """This end's peer reads again."""
         self._other._resume()
 
     def eof_received(self) -> bool:
-        """No more will come from here, though what goes here may still."""
+        """This end's peer sends no more, though it may still read."""
         self._has_ended = True
         theirs = self._other.transport
         if theirs is None:
@@ -77,10 +77,10 @@ class PipeEnd(asyncio.Protocol):
             return False
         if not theirs.is_closing():
             theirs.write_eof()
-        return bool(self.transport.can_write_eof())  # TLS knows no half of an end
+        return bool(self.transport.can_write_eof())  # TLS has no half-closed state
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Then the other is of no use."""
+        """One end is lost: close the other."""
         self._is_lost = True
         theirs = self._other.transport
         if theirs is None:

@@ -3,11 +3,11 @@
 Optional: without it a connection is authenticated by the cluster token, but neither encrypted nor
 protected after its handshake. Every node, and each driver that connects from afar, has a
 certificate signed by the cluster's own authority; each side verifies the other's. Names in
-certificates are not compared: nodes are known by addresses that come and go, and whoever has a
-certificate of this authority, and the token, is a member. So the authority must sign for nobody
-else. TLS 1.3 only: both sides are skate.
+certificates are not compared: nodes are known by addresses that come and go, and a machine with a
+certificate of this authority, and the token, is a member. So the authority must sign for members
+only. TLS 1.3 only: both sides are skate.
 
-Called by whoever reads the options ``--tls-cert``, ``--tls-key`` and ``--tls-ca``.
+Called by the commands with the options ``--tls-cert``, ``--tls-key`` and ``--tls-ca``.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _context(accepts: bool, cert: str, key: str, ca: str) -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
     if accepts:
-        context.num_tickets = 0  # nobody resumes, and a server that speaks unasked is a nuisance
+        context.num_tickets = 0  # no client resumes, and tickets would be unasked-for bytes
     try:
         context.load_cert_chain(cert, key, password=_no_password)
     except (ssl.SSLError, ValueError) as error:
@@ -66,12 +66,12 @@ def _context(accepts: bool, cert: str, key: str, ca: str) -> ssl.SSLContext:
 
 
 def _no_password() -> str:
-    """OpenSSL would ask on the terminal."""
+    """No password: OpenSSL would ask for one on the terminal."""
     raise ValueError("it is encrypted")
 
 
 def failure(address: str, error: Exception) -> str:
-    """Why TLS with this address did not come about, for the side that connected."""
+    """The reason why TLS with this address failed, for the side that connected."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
             f"the TLS certificate of {address} was not signed by this cluster's authority "

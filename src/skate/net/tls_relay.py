@@ -1,11 +1,11 @@
 """A plain socket in front of a TLS one, for a client's connection (client/connection.py).
 
-That one polls, sends and receives on one socket from several threads, and any of its steps may be
+The client polls, sends and receives on one socket from several threads, and any of its steps may be
 interrupted; OpenSSL allows neither. So a thread owns the TLS socket, and a pair of unix sockets
-leads to it. Only a driver that connects from afar, over TLS, has this; it costs a copy each way.
+leads to it. Only a driver on another machine, over TLS, has this; it costs a copy each way.
 
-Each direction holds one piece at most, so who does not read holds up who writes. At the end of
-either side what is under way is still delivered, then the other is closed.
+Each direction holds one piece at most, so a reader that stops holds up the writer. When either side
+ends, bytes under way are still delivered, then the other side is closed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Relay:
         self._to_plain = b""
         self._to_tls = b""
         self._tls_events = 0
-        self._is_read = True  # the plain end
+        self._is_read = True  # the plain end is still read
         _relays.add(self)
 
     def run(self) -> None:
@@ -55,21 +55,21 @@ class _Relay:
                 if not (self._from_tls() | self._from_plain()):
                     self._wait()
         except (OSError, EOFError):
-            pass  # what there is to say about it, the reader of the other side finds out
+            pass  # the reader of the other side finds out the reason
         finally:
             self._close()
 
     def _wait(self) -> None:
         plain_events = select.POLLOUT if self._to_plain else 0
         plain_events |= 0 if self._to_tls else select.POLLIN
-        poll = select.poll()  # each time anew: who is not asked may not wake us by hanging up
+        poll = select.poll()  # each time anew: a hang-up of an unregistered socket must not wake us
         for sock, events in ((self._plain, plain_events), (self._tls, self._tls_events)):
             if events:
                 poll.register(sock, events)
         poll.poll()
 
     def _from_tls(self) -> bool:
-        """Move what can be moved; whether anything was."""
+        """Move the bytes that can be moved; returns whether any were."""
         if not self._is_read:
             return False
         if not self._to_plain:
@@ -87,7 +87,7 @@ class _Relay:
             sent = self._plain.send(self._to_plain)
         except BlockingIOError:
             return False
-        except OSError:  # closed; but what it said before has yet to be passed on
+        except OSError:  # closed, but its earlier bytes have yet to be passed on
             self._is_read = False
             self._to_plain = b""
             return True
@@ -121,7 +121,7 @@ class _Relay:
         self._tls.settimeout(LINGER_S)
         give_up_at = time.monotonic() + LINGER_S
         while socket.socket.recv(self._tls, PIECE_BYTES) and time.monotonic() < give_up_at:
-            pass  # ciphertext, that nobody is left to read
+            pass  # drop ciphertext: its reader has gone
 
     def _close(self) -> None:
         for sock in (self._tls, self._plain):
@@ -130,7 +130,7 @@ class _Relay:
             sock.close()
 
     def close_in_child(self) -> None:
-        """The parent's connection: no thread serves it here, and its end must be its end."""
+        """In a forked child: close the parent's connection, which no thread serves here."""
         for sock in (self._tls, self._plain):
             with contextlib.suppress(OSError):
                 os.close(sock.detach())

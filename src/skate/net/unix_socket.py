@@ -17,7 +17,7 @@ PATH_MAX_BYTES = 107  # of sockaddr_un.sun_path, without the final zero
 
 
 def listen(path: str, backlog: int = 128) -> socket.socket:
-    """A listening socket at this path. OSError if that cannot be."""
+    """A listening socket at this path. OSError if the system refuses."""
     sock = socket.socket(socket.AF_UNIX)
     try:
         with _address(path) as address:
