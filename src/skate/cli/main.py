@@ -72,7 +72,7 @@ def microbenchmark(seconds: float, rounds: int, name_filter: str, as_json: bool)
 
 
 def node_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say what a node has, and by what it shows that it belongs."""
+    """The options for a node's resources, and for its proof of membership."""
     options = [
         click.option("--num-cpus", type=float, help="CPUs for tasks [default: the machine's]."),
         click.option("--num-gpus", type=float, help="GPUs for tasks [default: the machine's]."),
@@ -256,7 +256,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except click.Abort:
-        sys.exit(130)  # what a shell reports for a program that Ctrl-C has ended
+        sys.exit(130)  # as a shell reports a program that Ctrl-C has ended
     if isinstance(outcome, Program):
         run_program(outcome)  # last of all, and not under click: its errors are the program's own
     else:

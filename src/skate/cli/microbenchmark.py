@@ -1,8 +1,8 @@
-"""``skate microbenchmark``: how fast the basic operations are on this machine.
+"""``skate microbenchmark``: the speed of the basic operations on this machine.
 
-The cases bear the names that users of Ray know them by, and do as many operations at a time as
-those do or, where that would take seconds, fewer; a result is a rate, so the two can be compared.
-Each case sets up what it needs, runs once unmeasured, and is then repeated for a bounded time.
+The cases have the names of Ray's, and do as many operations at a time or, where that would take
+seconds, fewer; a result is a rate, so the two can be compared. Each case is prepared, runs once
+unmeasured, and is then repeated for a bounded time.
 
 Workers import this module, as its remote functions and classes run there.
 """
@@ -35,7 +35,7 @@ Operation = Callable[[], object]
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure: ``prepare`` returns what to repeat; ``scale`` is its worth in units."""
+    """One measurement: ``prepare`` returns the operation to repeat, worth ``scale`` units."""
 
     name: str
     prepare: Callable[[], Operation]
@@ -46,7 +46,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Result:
-    """The rates of one case, in ``unit``: one for each round, and what they come to."""
+    """The rates of one case, in ``unit``: one for each round, and their summary."""
 
     name: str
     unit: str
@@ -66,7 +66,7 @@ def run_microbenchmark(
     """Measure every case whose name contains ``name_filter`` and write the results.
 
     Each case takes about ``seconds``, split into ``rounds``, and at least one repetition a round.
-    Written are the median of the rounds and half the distance between the fastest and the slowest.
+    It writes the median of the rounds and half the distance between the fastest and the slowest.
     The exit code is 1 if no case has such a name.
     """
     cases = [case for case in make_cases() if name_filter.lower() in case.name.lower()]
@@ -103,7 +103,7 @@ def measure(case: Case, seconds: float, rounds: int) -> Result:
 
 
 def _rate(operation: Operation, seconds: float) -> float:
-    """Repeat an operation until ``seconds`` are over, at least once; return how often a second."""
+    """Repeat an operation for ``seconds``, at least once; return the repetitions a second."""
     count = 0
     begin = time.perf_counter()
     while True:
@@ -121,7 +121,7 @@ def as_line(result: Result) -> str:
     return f"{result.name:<52} {result.unit:>12} {rate:>22}"
 
 
-# What runs in workers.
+# Tasks and actors, which run in workers.
 
 
 @skate.remote
@@ -187,7 +187,7 @@ class AsyncActor:
 
 
 class Client:
-    """Calls other actors, so that it is not the driver that is measured."""
+    """Calls other actors, so that the driver is not the bottleneck."""
 
     def __init__(self, servers: list[Any]) -> None:
         self.servers = servers
@@ -209,7 +209,7 @@ RemoteAsyncActor: Any = skate.remote(AsyncActor)
 RemoteClient: Any = skate.remote(Client)
 
 
-# What is measured. The functions below prepare a case and return the operation to repeat.
+# The cases. The functions below prepare a case and return the operation to repeat.
 
 
 def make_cases() -> list[Case]:
@@ -270,7 +270,7 @@ def _async_actor_cases() -> Iterator[Case]:
 
 
 def _server_count() -> int:
-    """Return how many actors the 1:n and n:n cases call: half as many as there are CPUs."""
+    """Return the number of actors in the 1:n and n:n cases: half the number of CPUs."""
     return max(1, (os.cpu_count() or 1) // 2)
 
 

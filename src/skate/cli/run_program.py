@@ -1,11 +1,11 @@
 """Run a user's program as ``python`` itself would, with ``import ray`` meaning skate.
 
 ``skate run`` calls ``run_program`` last of all, outside of the command line's own error handling:
-whatever the program raises travels on to the interpreter, so that exit code, traceback, Ctrl-C and
+all errors of the program travel on to the interpreter, so that exit code, traceback, Ctrl-C and
 ``sys.exit`` are Python's own. Only the frames above the program's first are taken off a traceback.
 
-Invariant: from the program's first line on, ``sys.argv``, ``sys.path[0]`` and ``__main__`` are what
-they would be under ``python PROGRAM`` or ``python -m MODULE``.
+Invariant: from the program's first line on, ``sys.argv``, ``sys.path[0]`` and ``__main__`` are as
+under ``python PROGRAM`` or ``python -m MODULE``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Program(NamedTuple):
 
 
 def run_program(program: Program) -> None:
-    """Run a program to its end in this process, once; everything that it raises is passed on.
+    """Run a program to its end in this process, once; its errors are passed on.
 
     Raises ``SystemExit`` with Python's own exit code if there is no such program, and
     ``RuntimeError`` if Ray itself has been imported already.
@@ -98,7 +98,7 @@ def _run_path(target: str) -> None:
 
 def _set_import_folder(folder: str) -> None:
     """Replace the folder of the ``skate`` command, first on the path, by the program's own."""
-    if not sys.flags.safe_path:  # else Python has put no such folder on the path, and would not
+    if not sys.flags.safe_path:  # else Python puts no such folder on the path
         sys.path[0] = folder
 
 
@@ -124,7 +124,7 @@ def _show_program_frames(
 ) -> None:
     """Call the exception hook in force with a traceback that begins in the program."""
     while traceback and traceback.tb_frame.f_code.co_filename != __file__:
-        traceback = traceback.tb_next  # whatever called run_program
+        traceback = traceback.tb_next  # frames of the callers of run_program
     while traceback and traceback.tb_frame.f_code.co_filename in OWN_FILES:
         traceback = traceback.tb_next
     show(kind, error.with_traceback(traceback), traceback)

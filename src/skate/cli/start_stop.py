@@ -1,11 +1,10 @@
 """``skate start`` and ``skate stop``: a node of this machine comes and goes.
 
-Called by the command line only. Everything that does something is launch/launching.py; this module
-tells the user what has happened and what to type next, and stays in the foreground if asked to.
+Called by the command line only. The work is done by launch/launching.py; this module tells the user
+the outcome and the next commands, and stays in the foreground if asked to.
 
-Exit codes: 0 if it went as asked, 1 if not (with a sentence on stderr), 2 for options that cannot
-be. With ``--block`` 0 after Ctrl-C or SIGTERM, which stop the node, and 1 if a daemon ends by
-itself.
+Exit codes: 0 for success, 1 for failure (with a sentence on stderr), 2 for impossible options. With
+``--block`` 0 after Ctrl-C or SIGTERM, which stop the node, and 1 if a daemon ends by itself.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ USAGE_EXIT_CODE = 2
 
 
 def start(request: NodeRequest, *, block: bool) -> int:
-    """Start a node, tell what to do next, and stay if that was asked for."""
+    """Start a node, print the next commands, and stay if that was asked for."""
     with stop_signals():
         try:
             daemons = launch(request, detached=not block)
@@ -49,7 +48,7 @@ def start(request: NodeRequest, *, block: bool) -> int:
             print(_what_next(daemons, block), flush=True)
             return 0
         except Stopped as stopped:
-            return 0 if block else 128 + stopped.number  # as a shell tells of a signal
+            return 0 if block else 128 + stopped.number  # as a shell reports a signal
         except (SkateError, OSError, TypeError, ValueError) as error:
             return complain_of(error)
 
@@ -84,15 +83,15 @@ def _what_next(daemons: Daemons, block: bool) -> str:
 
 
 def complain(what: str, exit_code: int = 1) -> int:
-    """A sentence on stderr; the exit code."""
+    """Print a sentence on stderr; returns the exit code."""
     print(f"skate: {what}", file=sys.stderr, flush=True)
     return exit_code
 
 
 def complain_of(error: Exception) -> int:
-    """The same for what has kept a node from starting."""
+    """The same for an error that kept a node from starting."""
     if isinstance(error, OSError) and error.strerror and error.filename is None:
-        return complain(error.strerror)  # a sentence of ours: its number is for programs
+        return complain(error.strerror)  # our own sentence: the errno is for programs
     wrong_options = isinstance(error, TypeError | ValueError)
     return complain(str(error), USAGE_EXIT_CODE if wrong_options else 1)
 
@@ -101,7 +100,7 @@ def complain_of(error: Exception) -> int:
 
 
 class Stopped(BaseException):
-    """A signal asks the command to end: raised wherever it is."""
+    """A signal asks the command to end; raised at any point of it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -128,7 +127,7 @@ def stop_signals() -> Iterator[None]:
 
 
 def _stay(daemons: Daemons) -> int:
-    """Until a signal comes, or a daemon ends."""
+    """Wait until a signal comes, or a daemon ends."""
     try:
         print(_what_next(daemons, True), flush=True)
         ended = wait_for_end(daemons)
@@ -146,7 +145,7 @@ def _stay(daemons: Daemons) -> int:
 
 
 def wait_for_end(daemons: Daemons, timeout_s: float | None = None) -> dict[str, str]:
-    """The daemons that have ended, by role, and how; {} if none has within the time."""
+    """The daemons that have ended, by role, with their status; {} if none has in time."""
     poller = select.poll()
     pidfds = []
     try:

@@ -1,8 +1,8 @@
-"""What one live session, or the cluster that it is part of, says of itself.
+"""The state of one live session, or of the cluster that it is part of.
 
 For ``skate status`` (status_view.py, its only caller), which looks and never changes anything.
-Errors: OSError if nobody listens or nobody answers in time, SystemFailureError for a session that
-refuses or breaks off.
+Errors: OSError if no node listens or answers in time, SystemFailureError for a session that refuses
+or breaks off.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from skate.scheduler.label_rules import NODE_ID_LABEL
 
 
 def collect(session_folder: Path) -> dict[str, Any]:
-    """The nodes of a session or a cluster, what waits for resources, actors, object store.
+    """The nodes of a session or a cluster, its waiting work, actors and object store.
 
     Keys: "nodes" (rows with node_id, address, alive, cause of death, resources_total,
     resources_available, labels), "pending" (rows with name, demand, count, reason, node_id),
@@ -48,13 +48,13 @@ def collect(session_folder: Path) -> dict[str, Any]:
 
 
 def _sum(nodes: list[dict[str, Any]], status: dict[str, Any], key: str, asked: int) -> int:
-    """Over all living nodes; the one that was asked knows better than its last heartbeat."""
+    """The sum over all living nodes; the asked node's is newer than its last heartbeat."""
     others = (node for node in nodes if node["Alive"] and node["NodeID"] != status["node_id"])
     return asked + sum(int(node[key]) for node in others)
 
 
 def _node_row(node: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
-    # The node that was asked knows its load now; of others the GCS knows the last heartbeat.
+    # The asked node knows its load now; of others the GCS knows the last heartbeat.
     asked = node["NodeID"] == status["node_id"]
     port = node["NodeManagerPort"]
     return {
@@ -64,13 +64,13 @@ def _node_row(node: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
         "cause": node["DeathReasonMessage"],
         "resources_total": node["Resources"],
         "resources_available": status["resources_available"] if asked else node["available"],
-        # The one that every node has is its id, which is shown anyway.
+        # Every node has the label of its id, which is shown anyway.
         "labels": {key: x for key, x in node["Labels"].items() if key != NODE_ID_LABEL},
     }
 
 
 def _pending(status: dict[str, Any], of_gcs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What waits on the node that was asked, as it says itself, and elsewhere, as the GCS knows."""
+    """Work that waits on the asked node, as it tells itself, and elsewhere, as the GCS knows."""
     here = [{**row, "node_id": status["node_id"]} for row in status["pending"]]
     known = {(row["name"], _key(row["demand"])) for row in here}
     return here + [
@@ -81,7 +81,7 @@ def _pending(status: dict[str, Any], of_gcs: list[dict[str, Any]]) -> list[dict[
 
 
 def _merged(pending: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for a thousand actors that wait for the same, wherever they do."""
+    """Merge rows: a thousand actors that wait for the same, on any node, are one row."""
     rows: dict[str, dict[str, Any]] = {}
     for row in pending:
         key = _key([row["name"], row["demand"], row["reason"]])

@@ -1,9 +1,8 @@
-"""What ``skate status`` prints: the live sessions and clusters of this user on this machine.
+"""The output of ``skate status``: this user's live sessions and clusters on this machine.
 
-They are found by their folders (launch/session_folder.py). A cluster is shown once, however many of
-its nodes are here. What a session says of itself comes from ``skate.cli.status.collect``; this
-module only lays out tables, and changes nothing that lives: what killed sessions have left is
-removed.
+Sessions are found by their folders (launch/session_folder.py). A cluster is shown once, however
+many of its nodes are here. A session's state comes from ``skate.cli.status.collect``; this module
+only lays out tables, and changes no live session. Leftovers of killed sessions are removed.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def show_status(address: str | None = None, *, console: Console | None = None) -
     """
     console = console or Console()
     root = sessions_root()
-    sweep(root)  # of a node that was killed, the arena would stay in memory
+    sweep(root)  # or the arena of a killed node would stay in memory
     sessions = list(live_sessions(root))
     if address is not None:
         sessions = [session for session in sessions if _is_meant(session, address)]
@@ -55,7 +54,7 @@ def _is_meant(session: LiveSession, address: str) -> bool:
 
 
 def _one_of_each(sessions: Sequence[LiveSession]) -> list[LiveSession]:
-    """Of a cluster with several nodes here one session, the head's if that is among them."""
+    """One session of each cluster with several nodes here, the head's if that is among them."""
     from skate.launch.addresses import is_same
 
     found: list[LiveSession] = []
@@ -64,7 +63,7 @@ def _one_of_each(sessions: Sequence[LiveSession]) -> list[LiveSession]:
         name = told.cluster_address or told.node_socket
         for place, other in enumerate(found):
             known = other.description
-            # A node knows its head by the name that it was given: localhost, say.
+            # A node knows its head by the name in its options: localhost, say.
             if is_same(name, known.cluster_address or known.node_socket):
                 if told.is_head:
                     found[place] = session
@@ -75,7 +74,7 @@ def _one_of_each(sessions: Sequence[LiveSession]) -> list[LiveSession]:
 
 
 def _show_session(session: LiveSession, console: Console) -> bool:
-    """Print all there is to say about one session; return whether it could be read."""
+    """Print the state of one session; return whether it could be read."""
     told = session.description
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(told.started))
     pids = {
@@ -128,7 +127,7 @@ def _show_report(report: Mapping[str, Any], console: Console) -> None:
 
 
 def totals(nodes: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], dict[str, float]]:
-    """All resources of these nodes, and what of them is available."""
+    """All resources of these nodes, and the available part."""
     total: dict[str, float] = {}
     available: dict[str, float] = {}
     for node in nodes:
@@ -148,7 +147,7 @@ def _in_use(total: Mapping[str, float], available: Mapping[str, float]) -> list[
 
 
 def node_table(nodes: Sequence[Mapping[str, Any]]) -> Table:
-    """Lay out the nodes: one row for each, with what of its resources is in use."""
+    """Lay out the nodes: one row for each, with its resources in use."""
     table = Table("node", "state", "in use", "labels", title="nodes", title_justify="left")
     for node in nodes:
         in_use = _in_use(node["resources_total"], node["resources_available"])
@@ -164,7 +163,7 @@ def node_table(nodes: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def pending_table(pending: Sequence[Mapping[str, Any]]) -> Table:
-    """Lay out the work that waits for resources, and why it waits."""
+    """Lay out the work that waits for resources, with the reasons."""
     table = Table("waiting", "count", "each needs", "why", title="pending", title_justify="left")
     for row in pending:
         needs = [

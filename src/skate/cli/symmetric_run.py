@@ -5,12 +5,11 @@ there, the head's machine runs the program, with SKATE_ADDRESS set; when that en
 and each machine's command exits with the program's exit code. So a batch system that starts one
 command on each of its machines (Slurm's srun) needs nothing else.
 
-The two sides talk through the GCS's key-value store: the head says there that it runs a program,
-and later the exit code, which the others look for; it stays until they have left. On one machine,
-the first to bind the port is the head.
+The two sides talk through the GCS's key-value store: the head writes there that it runs a program,
+and later the exit code, which the others read; it stays until they have left. On one machine, the
+first to bind the port is the head.
 
-Called by the command line only. What this process has started lives for it: if it is killed, its
-node ends, and the program.
+Called by the command line only. If this process is killed, its node and its program end too.
 """
 
 from __future__ import annotations
@@ -89,7 +88,7 @@ def _start_node(request: NodeRequest, wait_s: float) -> Daemons:
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-    # On the head's own machine whoever has the port may be the head of this very run.
+    # On the head's own machine the process with the port may be the head of this very run.
     return launch(replace(request, wait_s=wait_s))
 
 
@@ -107,7 +106,7 @@ def _resolve(host: str, wait_s: float) -> list[str]:
 
 @contextlib.contextmanager
 def _noted_signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM as they come; the program gets the terminal's Ctrl-C by itself."""
+    """Note SIGINT and SIGTERM; the program gets the terminal's Ctrl-C by itself."""
     came: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -123,7 +122,7 @@ def _noted_signals() -> Iterator[list[int]]:
 
 
 class _Part:
-    """What both sides do."""
+    """The work of both sides."""
 
     def __init__(self, daemons: Daemons, give_up_at: float, came: list[int]) -> None:
         self._daemons = daemons
@@ -131,7 +130,7 @@ class _Part:
         self._signals = came
 
     def _stopped_code(self) -> int:
-        """As a shell tells of a signal; 0 if none has come."""
+        """The exit code as a shell reports a signal; 0 if none has come."""
         return 128 + self._signals[0] if self._signals else 0
 
     def _check_daemons(self, timeout_s: float = 0.0) -> None:
@@ -140,7 +139,7 @@ class _Part:
             raise SystemFailureError(how)
 
     def _ended(self, timeout_s: float = 0.0) -> str:
-        """Wait for so long; how a daemon has ended, "" if none has."""
+        """Wait for so long; returns how a daemon has ended, "" if none has."""
         if ended := wait_for_end(self._daemons, timeout_s):
             how = "; ".join(f"the {role} daemon has ended: {how}" for role, how in ended.items())
             return f"{how}. Its log: {self._daemons.path / 'logs'}"
@@ -163,7 +162,7 @@ class _Head(_Part):
         self._min_nodes = min_nodes
 
     def run(self) -> int:
-        """Until the program has ended and the others have left."""
+        """Wait until the program has ended and the others have left."""
         with Observer(self._daemons.node_socket) as observer:
             _tell(observer, RUNS, " ".join(self._command))
             exit_code = 1
@@ -176,7 +175,7 @@ class _Head(_Part):
         return exit_code
 
     def _await_nodes(self, observer: Observer) -> int:
-        """0 once enough are there; the exit code if a signal comes first."""
+        """0 once enough nodes have joined; the exit code if a signal comes first."""
         told = 0
         while (there := _count(observer)) < self._min_nodes and not self._signals:
             if time.monotonic() > self._give_up_at:
@@ -195,7 +194,7 @@ class _Head(_Part):
         address = self._daemons.description.address
         environ = {**os.environ, "SKATE_ADDRESS": address, "RAY_ADDRESS": address}
         try:
-            # Of the main thread's making, which ends with this process and not before.
+            # Started by the main thread, which ends with this process and not before.
             program = subprocess.Popen(
                 self._command, env=environ, preexec_fn=partial(die_with_parent, os.getpid())
             )
@@ -206,7 +205,7 @@ class _Head(_Part):
             try:
                 status = program.wait(LOOK_AGAIN_S)
             except subprocess.TimeoutExpired:
-                # What uses the cluster fails now; what the program does about that is its affair.
+                # Calls to the cluster fail now; the program decides what to do.
                 if not is_told and (how := self._ended()):
                     is_told = True
                     _note(how)
@@ -227,7 +226,7 @@ class _Other(_Part):
     """A machine that lends its node to the program."""
 
     def run(self) -> int:
-        """Until the head's machine tells the exit code."""
+        """Wait until the head's machine tells the exit code."""
         address = self._daemons.description.head_address
         _note(f"joined {address}")
         told_by = time.monotonic() + RUN_TOLD_WITHIN_S

@@ -1,4 +1,4 @@
-"""What the demo measures: filled in by the run and its tasks, laid out by the report."""
+"""The demo's figures: filled in by the run and its tasks, laid out by the report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskReport:
-    """Where a task ran, and how much there was to do."""
+    """The place of a task, and the amount of its work."""
 
     pid: int
     node_id: str
@@ -20,7 +20,7 @@ class TaskReport:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a query found, and how many bytes of the index its task read where they lay."""
+    """The result of a query, and the bytes of the index that its task read in place."""
 
     words: tuple[str, ...]
     file_count: int
@@ -32,7 +32,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Measurement:
-    """All that the closing table is made of."""
+    """All figures of the closing table."""
 
     task_reports: list[TaskReport]
     answers: list[Answer]

@@ -1,10 +1,10 @@
-"""The work of ``skate demo``: an inverted index, word -> in which files it is, and how often.
+"""The work of ``skate demo``: an inverted index, word -> its files, and its count in each.
 
-Plain functions and one class over NumPy arrays. They know nothing of tasks or actors: ``demo.py``
+Plain functions and one class over NumPy arrays. They know nothing of tasks or actors: demo/run.py
 runs them on skate and then, the very same ones, one after the other in one process.
 
-Invariant: an index does not depend on the order in which its parts were added, so that two of them
-made from the same files are equal array by array.
+Invariant: an index does not depend on the order in which its parts were added, so that two indexes
+of the same files are equal array by array.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class PartialPostings:
-    """What one chunk contributes to one shard: for each word a run of (file, count) pairs."""
+    """The part of one chunk in one shard: for each word a run of (file, count) pairs."""
 
     words: list[str]
     run_lengths: Integers
@@ -89,7 +89,7 @@ def split_evenly(files: Sequence[Path], chunk_count: int) -> Iterator[Chunk]:
 
 
 def shard_of(word: str, shard_count: int) -> int:
-    """Return which shard keeps a word: not by ``hash``, which differs from process to process."""
+    """Return the shard of a word: not by ``hash``, which differs from process to process."""
     return zlib.crc32(word.encode()) % shard_count
 
 
@@ -119,11 +119,11 @@ class ShardBuilder:
         self._parts: list[PartialPostings] = []
 
     def add(self, part: PartialPostings) -> None:
-        """Take in what one chunk contributes."""
+        """Take in the part of one chunk."""
         self._parts.append(part)
 
     def build(self) -> ShardIndex:
-        """Merge all that has been taken in."""
+        """Merge all parts."""
         words = sorted({word for part in self._parts for word in part.words})
         number_of = {word: number for number, word in enumerate(words)}
         numbers = [
@@ -145,7 +145,7 @@ class ShardBuilder:
 
 
 def find(word: str, shards: Sequence[ShardIndex]) -> tuple[Integers, Integers]:
-    """Return the numbers of the files that contain a word, and how often each does."""
+    """Return the numbers of the files that contain a word, with the count in each."""
     shard = shards[shard_of(word, len(shards))]
     place = int(np.searchsorted(shard.words, word.encode()))
     if place == len(shard.words) or shard.words[place] != word.encode():
@@ -155,7 +155,7 @@ def find(word: str, shards: Sequence[ShardIndex]) -> tuple[Integers, Integers]:
 
 
 def find_all(words: Sequence[str], shards: Sequence[ShardIndex]) -> tuple[Integers, Integers]:
-    """Return the files that contain every one of some words, and how often in all each does."""
+    """Return the files that contain all of some words, with the sum of the counts in each."""
     files, counts = find(words[0], shards)
     for word in words[1:]:
         more_files, more_counts = find(word, shards)

@@ -1,6 +1,6 @@
-"""What ``skate demo`` shows: progress bars, the answers, and the table of what all that took.
+"""The output of ``skate demo``: progress bars, the answers, and the table of figures.
 
-Lays out what demo/run.py has measured; measures nothing itself.
+Lays out the measurements of demo/run.py; measures nothing itself.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ ID_DIGITS_SHOWN = 12
 
 
 def make_progress(console: Console) -> Progress:
-    """Return a display of bars: they move on a terminal, and are printed once at the end if not."""
+    """Return a display of bars: they move on a terminal; elsewhere they are printed at the end."""
     name = TextColumn("{task.description}")
     return Progress(name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
 
 
 def bar_for(progress: Progress, name: str, file_count: int) -> Callable[[int], None]:
-    """Add a bar; return what moves it on by a number of files."""
+    """Add a bar; return the function that moves it on by a number of files."""
     bar = progress.add_task(name, total=file_count)
     return lambda done: progress.advance(bar, done)
 
 
 def answer_table(answers: Iterable[Answer], files: Sequence[Path]) -> Table:
-    """Lay out what the queries found."""
+    """Lay out the results of the queries."""
     table = Table("files with", title="From the index")
     for name in ("files", "uses"):
         table.add_column(name, justify="right")
@@ -46,7 +46,7 @@ def answer_table(answers: Iterable[Answer], files: Sequence[Path]) -> Table:
 
 
 def summary_table(measured: Measurement) -> Table:
-    """Lay out where the work was done, how long it took, and what did not have to be copied."""
+    """Lay out the places of the work, its time, and the bytes that were not copied."""
     tasks_of_pid = Counter(report.pid for report in measured.task_reports)
     workers = ", ".join(f"{pid} ({count})" for pid, count in sorted(tasks_of_pid.items()))
     actors = ", ".join(str(shard.maker_pid) for shard in measured.shards)
@@ -70,7 +70,7 @@ def summary_table(measured: Measurement) -> Table:
 
 
 def _sharing(measured: Measurement) -> str:
-    """Say how much of the index was read where it lies, and by how many others than its makers."""
+    """Tell how much of the index was read in place, and by how many other processes."""
     reads = [answer.shared_bytes for answer in measured.answers] + [measured.driver_shared_bytes]
     readers = {answer.report.pid for answer in measured.answers if answer.shared_bytes}
     if measured.driver_shared_bytes:

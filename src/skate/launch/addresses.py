@@ -1,8 +1,8 @@
-"""What this machine is called on the network, and who has its ports.
+"""This machine's addresses on the network, and the processes on its ports.
 
-Called by whatever starts a node or looks for one (launching, joining, symmetric runs). An address
-is HOST:PORT, with an IPv6 host in brackets. Nothing here sends a byte to anybody, but to a name
-server. Errors: OSError with a sentence for what the network refuses.
+Called by the modules that start a node or look for one (launching, joining, symmetric runs). An
+address is HOST:PORT, with an IPv6 host in brackets. This module sends bytes to name servers only.
+Errors: OSError with a sentence for refusals of the network.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def resolve(host: str) -> list[str]:
 
 
 def is_same(one: str, other: str) -> bool:
-    """Whether two addresses lead to the same port of the same machine, under whatever names."""
+    """Whether two addresses lead to the same port of the same machine, whatever their names."""
     if one == other:
         return True
     try:
@@ -57,7 +57,7 @@ def is_own(ip: str) -> bool:
 
 
 def is_loopback(ip: str) -> bool:
-    """Whether an IP address leads nowhere but here."""
+    """Whether an IP address leads to this machine only."""
     return ip.startswith("127.") or ip == "::1"
 
 
@@ -71,7 +71,7 @@ def default_ip() -> str:
             found = "127.0.0.1"
     if not is_loopback(found) and found != "0.0.0.0":
         return found
-    try:  # no route at all; the host's own name may still lead to an interface
+    try:  # no default route; the host's own name may still lead to an interface
         named = [ip for ip in resolve(socket.gethostname()) if not is_loopback(ip) and is_own(ip)]
     except OSError:
         named = []
@@ -79,7 +79,7 @@ def default_ip() -> str:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket; "" is all interfaces, port 0 any free one. OSError says why not."""
+    """A listening TCP socket; "" is all interfaces, port 0 any free one. OSError with a reason."""
     address = host or "0.0.0.0"
     sock = socket.socket(_family(address), socket.SOCK_STREAM)
     try:
@@ -103,7 +103,7 @@ def _not_bound(host: str, port: int, error: OSError) -> str:
 
 
 def owner_of(port: int) -> str:
-    """Who listens on a port of this machine, in words: "redis-server (pid 17)"."""
+    """The listener on a port of this machine, in words: "redis-server (pid 17)"."""
     for inode, uid in _listeners(port):
         pid = _holder(inode)
         if pid:
@@ -136,7 +136,7 @@ def _holder(inode: str) -> int:
                 if os.readlink(f"/proc/{entry}/fd/{fd}") == f"socket:[{inode}]":
                     return int(entry)
         except OSError:
-            continue  # it has ended, or it is another user's
+            continue  # the process has ended, or is another user's
     return 0
 
 

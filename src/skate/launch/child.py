@@ -1,4 +1,4 @@
-"""A process that this one has started: whether it lives, how it ended, its end.
+"""A process that this one has started: its life, exit status and end.
 
 In place of subprocess.Popen, for processes that were started without loading that.
 """
@@ -20,19 +20,19 @@ class Child:
         self._lock = threading.Lock()
 
     def poll(self) -> int | None:
-        """How it has ended; None while it lives."""
+        """The exit status; None while the child lives."""
         with self._lock:
             if self.returncode is None:
                 try:
                     pid, status = os.waitpid(self.pid, os.WNOHANG)
                     if pid:
                         self.returncode = os.waitstatus_to_exitcode(status)
-                except ChildProcessError:  # the program waits for any child, and has got this one
+                except ChildProcessError:  # the program waits for any child, and got this one
                     self.returncode = 0
             return self.returncode
 
     def wait(self, timeout_s: float | None = None) -> int | None:
-        """How it has ended; None if it lives after so long a time."""
+        """The exit status; None if the child lives after so long a time."""
         if self.poll() is None:
             try:
                 descriptor = os.pidfd_open(self.pid)
@@ -47,7 +47,7 @@ class Child:
         return self.poll()
 
     def send(self, number: int) -> None:
-        """Send a signal, if it lives."""
+        """Send a signal, if the child lives."""
         with self._lock:
             if self.returncode is None:
                 os.kill(self.pid, number)

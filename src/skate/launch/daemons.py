@@ -1,18 +1,17 @@
-"""The node daemon of a session, and its GCS if that is here, as whoever started them sees them.
+"""The node daemon of a session, and its GCS if that is here, for the process that started them.
 
 A driver's own session, `skate start`, `symmetric-run` and `cluster_utils` start them through
-``Daemons``, with listening sockets that are bound first, so that errors are immediate. The session
-asks what became of them when the connection breaks, and stops them. ``JoinedNode`` is the same for
-a driver that found a node running: it starts and stops nothing.
+``Daemons``, with listening sockets that are bound first, so that errors are immediate. When the
+connection breaks, the session asks how they ended, and stops them. ``JoinedNode`` is the same for a
+driver that found a node running: it starts and stops nothing.
 
-Who ends when: the node ends on the EOF of a pipe, its lifeline, that only the process which started
-it holds; a detached one has none and ends when it is told to (SIGTERM), or with its GCS. The GCS of
-a driver's own session has such a lifeline too; that of a cluster has one that the head's node
-holds, so it ends with that node.
+Ends: the node ends on the EOF of a pipe, its lifeline, that only its starter holds; a detached node
+has none and ends on SIGTERM, or with its GCS. The GCS of a driver's own session has such a lifeline
+too; the lifeline of a cluster's GCS is held by the head's node, so it ends with that node.
 
-Invariants: after ``stop`` no process of the session is left; nothing of the starting process but
-its interpreter, its flags and its environment reaches the daemons: no folder of modules of its own,
-which might shadow one of the standard library, and no cluster token.
+Invariants: after ``stop`` no process of the session is left; only the interpreter, its flags and
+the environment of the starter reach the daemons: no folder of its modules, which might shadow the
+standard library, and no cluster token.
 """
 
 from __future__ import annotations
@@ -58,25 +57,25 @@ class NodeHost(Protocol):
 
     path: Path  # the session's folder
     node_socket: str
-    description: Description  # what session.json says
+    description: Description  # the content of session.json
 
     def connect(self) -> socket.socket:
         """A connection for the driver. OSError if nobody listens."""
 
     def check_started(self, deadline: float) -> None:
-        """Raise what keeps the node from answering, if something does, or the deadline is over."""
+        """Raise an error if the node cannot answer, or if the deadline is over."""
 
     def welcomed(self) -> None:
         """The node has let the driver in."""
 
     def await_death(self) -> None:
-        """The connection has broken: let become known why."""
+        """The connection has broken: wait until the reason can be known."""
 
     def node_ends(self) -> None:
         """The node has told that it ends."""
 
     def obituary(self, said: str) -> str:
-        """What has died, and how. ``said`` is what the node told at its end."""
+        """The daemons that died, and how. ``said`` is the node's own reason at its end."""
 
     def stop(self, deadline: float) -> None:
         """The session is over."""
@@ -90,7 +89,7 @@ class NodeHost(Protocol):
 
 @dataclass(frozen=True)
 class NodeSettings:
-    """What a node is started with. ``host`` is this machine as other nodes know it."""
+    """A node's start settings. ``host`` is this machine as other nodes know it."""
 
     resources: dict[str, int]
     store_bytes: int
@@ -133,7 +132,7 @@ class Daemons:
     # ------------------------------------------------------------------ start
 
     def start(self, settings: NodeSettings, tcp: socket.socket | None = None) -> None:
-        """Bind the unix sockets and start what belongs here; OSError if that cannot be.
+        """Bind the unix sockets and start this session's daemons; OSError if that fails.
 
         ``tcp`` listens for the rest of a cluster; without it the session is its driver's alone, and
         its GCS starts once the node has welcomed that (``welcomed``).
@@ -169,18 +168,18 @@ class Daemons:
                 self._folder.write_description(self.description)
 
     def _tell_node(self, cfg: NodeConfig) -> None:
-        """Let the node's process, which is started if need be, know what it is."""
+        """Start the node's process, if need be, and send it its configuration."""
         node = self._node
         if node is None:
             node = start_node(self._folder.name, str(self._folder.logs))
             self._processes["node"] = Child(node.pid)
         self._node = None
-        # If it has died by now, that is seen later.
+        # A process that has died by now is noticed later.
         with socket.socket(fileno=node.line) as line, contextlib.suppress(BrokenPipeError):
             socket.send_fds(line, [msgspec.json.encode(cfg)], cfg.inherited_fds())
 
     def welcomed(self) -> None:
-        """The node has let the driver in: start what its first task can do without."""
+        """The node has let the driver in: start the GCS, which its first task can do without."""
         with contextlib.ExitStack() as stack:
             self._start_gcs(self._lifeline(stack), "--local")
         self._folder.write_description(self.description)
@@ -188,7 +187,7 @@ class Daemons:
     def _start_gcs(self, lifeline: int, *flags: str) -> None:
         listener, self._gcs_listener = self._gcs_listener, None
         if listener is None:
-            return  # it is on another machine
+            return  # the GCS is on another machine
         with listener:
             fd = listener.fileno()
             arguments = [
@@ -242,7 +241,7 @@ class Daemons:
         return unix_socket.connect(self.node_socket)
 
     def check_started(self, deadline: float) -> None:
-        """While they start: SystemFailureError, with its log, if one has died or takes too long."""
+        """At the start: SystemFailureError, with its log, if a daemon died or takes too long."""
         for role, process in self._processes.items():
             if (status := process.poll()) is not None:
                 raise SystemFailureError(
@@ -256,7 +255,7 @@ class Daemons:
             )
 
     def await_death(self) -> None:
-        """The connection has broken while they start: let the exit status arrive."""
+        """The connection has broken at the start: let the exit status arrive."""
         self._wait_dead("")
 
     def _log_tail(self, role: str) -> str:
@@ -275,7 +274,7 @@ class Daemons:
         """Nothing: its exit status tells."""
 
     def obituary(self, said: str) -> str:
-        """What has died, how, and where its log is. ``said`` is what the node told at its end."""
+        """The dead daemon, its status and its log. ``said`` is the node's own reason at its end."""
         dead = self._wait_dead(said)
         culprits = [role for role, status in dead.items() if status]
         if not culprits and "gcs" in dead:
@@ -294,7 +293,7 @@ class Daemons:
         )
 
     def _wait_dead(self, said: str) -> dict[str, int]:
-        """The exit statuses, once there is one that explains the end."""
+        """The exit statuses, once one of them explains the end."""
         deadline = time.monotonic() + DEATH_NOTICED_WITHIN_S
         while True:
             statuses = {role: process.poll() for role, process in self._processes.items()}
@@ -321,7 +320,7 @@ class Daemons:
         """End all and their processes: by themselves until the deadline, then by force."""
         self.abandon()
         if self._node is not None:
-            os.close(self._node.line)  # it was told nothing: it ends by that
+            os.close(self._node.line)  # the node ends on EOF instead of a configuration
             self._node = None
         if self._detached:
             for process in self._processes.values():
@@ -362,8 +361,8 @@ class JoinedNode:
         return unix_socket.connect(self.node_socket)
 
     def check_started(self, deadline: float) -> None:
-        """SystemFailureError if it has not answered by the deadline, or has lost its head."""
-        with contextlib.suppress(OSError, ValueError):  # its folder is being swept away
+        """SystemFailureError if the node has not answered by the deadline, or has lost its head."""
+        with contextlib.suppress(OSError, ValueError):  # the folder is being swept away
             if headless := read_description(self.path).headless:
                 raise SystemFailureError(
                     f"{headless}: call init() again later. Its log: {self._log}"
@@ -378,13 +377,13 @@ class JoinedNode:
         """Nothing."""
 
     def await_death(self) -> None:
-        """Nothing: its exit status is for whoever started it."""
+        """Nothing: the exit status is for the node's starter."""
 
     def node_ends(self) -> None:
         """Nothing."""
 
     def obituary(self, said: str) -> str:
-        """What has become of it, as far as a stranger can tell."""
+        """The node's end, as far as another process can tell."""
         told = self.description
         deadline = time.monotonic() + DEATH_NOTICED_WITHIN_S
         while is_alive := told.node_pid in marked(told.session):
@@ -401,7 +400,7 @@ class JoinedNode:
         )
 
     def stop(self, deadline: float) -> None:
-        """Nothing: it is not ours to end."""
+        """Nothing: the node is not ours to end."""
 
     def abandon(self) -> None:
         """Nothing."""

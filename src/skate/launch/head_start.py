@@ -1,9 +1,9 @@
 """How a session begins: its folder, the interpreters of its daemons. It loads next to nothing.
 
-A program that starts a session of its own does this first (``begin``), before it loads what it
-needs itself, so that the node loads at the same time what that needs. What it is to be the node
-learns later, over a socket that is its standard input (``Daemons.start``): its configuration and
-its descriptors, in one datagram. If the other end closes without a word it ends.
+A program that starts a session of its own does this first (``begin``), before it loads its own
+modules, so that the node loads its modules at the same time. The node gets its configuration and
+descriptors later, in one datagram over a socket that is its standard input (``Daemons.start``). If
+the other end closes without a word, the node ends.
 
 Called by api/start.py, and by session_folder.py and daemons.py for every other start.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ADDRESS_VARIABLES = ("SKATE_ADDRESS", "RAY_ADDRESS")
 
 _NEEDED = ("skate", "msgspec", "uvloop", "cloudpickle")
-_FLAGS = (  # that stand on a command line
+_FLAGS = (  # the interpreter's flags that a command line can give
     "bytes_warning", "debug", "dev_mode", "dont_write_bytecode", "ignore_environment", "isolated",
     "no_site", "no_user_site", "optimize", "quiet", "safe_path", "verbose",
 )  # fmt: skip
@@ -40,9 +40,9 @@ class NewFolder:
 
 
 class NodeProcess:
-    """A node daemon's process that does not know yet what it is to be.
+    """A node daemon's process that has no configuration yet.
 
-    ``line`` is our end, a descriptor, of the socket that will tell it.
+    ``line`` is our end, a descriptor, of the socket that will bring it.
     """
 
     def __init__(self, pid: int, line: int) -> None:
@@ -59,7 +59,7 @@ class HeadStart:
         self.is_taken = False
 
     def drop(self) -> None:
-        """If it was not taken: it was in vain, and leaves nothing behind."""
+        """Undo a start that was not taken over; nothing is left behind."""
         if self.is_taken:
             return
         import shutil
@@ -73,9 +73,9 @@ class HeadStart:
 
 
 def begin(address: str | None) -> HeadStart | None:
-    """Begin a session, if it is plain that ``init(address)`` will want one of its own.
+    """Begin a session, if it is certain that ``init(address)`` will want one of its own.
 
-    None if it is not, or if anything is in the way: whoever starts it then says what.
+    None if it is not, or if anything is in the way: the later start then tells the reason.
     """
     if address != "local" and (address or any(map(os.environ.get, ADDRESS_VARIABLES))):
         return None
@@ -88,7 +88,7 @@ def begin(address: str | None) -> HeadStart | None:
 
 
 def _may_join(root: str) -> bool:
-    """Whether a session may be here that is not its driver's alone."""
+    """Whether this machine may have a session that is not its driver's alone."""
     if not os.path.isdir(root):
         return False
     for name in os.listdir(root):
@@ -98,7 +98,7 @@ def _may_join(root: str) -> bool:
                 with open(os.path.join(folder, "session.json"), "rb") as file:
                     if b'"started_by":"init"' not in file.read():
                         return True
-            except FileNotFoundError:  # it is being started, or being swept away
+            except FileNotFoundError:  # the session is being started, or swept away
                 continue
     return False
 
@@ -107,7 +107,7 @@ def _may_join(root: str) -> bool:
 
 
 def root_path() -> str:
-    """The folder of this user's sessions, as yet unchecked: $SKATE_TEMP_DIR or one in /tmp."""
+    """The folder of this user's sessions, not yet checked: $SKATE_TEMP_DIR or one in /tmp."""
     given = os.environ.get("SKATE_TEMP_DIR")
     if given:
         return given
@@ -120,7 +120,7 @@ def root_path() -> str:
 
 
 def make_root(path: str) -> None:
-    """Make the folder of sessions, if need be, for this user alone; OSError says why not."""
+    """Make the folder of sessions, if need be, for this user alone; OSError with a reason."""
     try:
         os.makedirs(path, 0o700, exist_ok=True)
     except OSError as error:
@@ -163,7 +163,7 @@ def _not_made(path: str, error: OSError) -> OSError:
 
 
 def start_node(session: str, logs: str) -> NodeProcess:
-    """Start a node daemon, and the socket that will tell it what it is to be."""
+    """Start a node daemon, with the socket that will bring its configuration."""
     pair = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     ours, theirs = (end.detach() for end in pair)
     try:
@@ -178,9 +178,9 @@ def start_node(session: str, logs: str) -> NodeProcess:
 def start_daemon(
     role: str, session: str, logs: str, arguments: Iterable[str] = (), stdin: int = -1
 ) -> int:
-    """Run a role of this skate under this interpreter; what it prints goes to a log. Its pid.
+    """Run a role of this skate under this interpreter, its prints in a log; returns its pid.
 
-    It inherits what is inheritable, and closes what is not its own (skate/__main__.py).
+    It inherits all inheritable descriptors, and closes those not its own (skate/__main__.py).
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     files: list[tuple[object, ...]] = [
@@ -191,9 +191,9 @@ def start_daemon(
         else (os.POSIX_SPAWN_DUP2, stdin, 0),
     ]
     command, environ = [*_interpreter(), role, *arguments], _environment(session)
-    try:  # the terminal's Ctrl-C is for who started it alone
+    try:  # the terminal's Ctrl-C is for the starter alone
         return os.posix_spawn(command[0], command, environ, file_actions=files, setsid=True)
-    except NotImplementedError:  # it sees to it itself, a moment later
+    except NotImplementedError:  # the daemon does it itself, a moment later
         return os.posix_spawn(command[0], command, environ, file_actions=files)
 
 
@@ -205,12 +205,12 @@ def _interpreter() -> list[str]:
 
         flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     package = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-    # -P: neither the folder of what it runs nor the current one becomes a place of modules.
+    # -P: no modules from the script's folder or the current one.
     return [sys.executable, *flags, "-P", os.path.join(package, "__main__.py")]
 
 
 def _environment(session: str) -> dict[str, str]:
-    """This process's, but for its modules: those that skate needs are named one by one."""
+    """This process's environment; SKATE_PATH replaces its module path, with only our needs."""
     environ = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_DAEMONS}
     folders: dict[str, None] = {}
     for name in _NEEDED:

@@ -1,6 +1,6 @@
-"""Which cluster ``init()`` joins: Ray's rules for an address, and this machine's node of it.
+"""The cluster that ``init()`` joins: Ray's rules for an address, and this machine's node of it.
 
-An address comes from the call, or from SKATE_ADDRESS or RAY_ADDRESS if that names none:
+An address comes from the call, or else from SKATE_ADDRESS or RAY_ADDRESS:
 
     none             the cluster that `skate start` runs on this machine, if it does; else no one's
     "auto"           the same, or ConnectionError
@@ -9,8 +9,8 @@ An address comes from the call, or from SKATE_ADDRESS or RAY_ADDRESS if that nam
                      named (and not the head), that one
     "scheme://..."   a cluster that this machine is no part of
 
-A driver always talks to a node of its own machine, over a unix socket and shared memory; which one
-that is, the session folders tell. Stale ones do not count: somebody has to listen.
+A driver always talks to a node of its own machine, over a unix socket and shared memory. The
+session folders tell which node that is; folders whose node does not listen do not count.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from skate.launch.session_folder import (
 
 
 class Wanted(NamedTuple):
-    """An address, and who has said it, for errors."""
+    """An address, and its origin, for errors."""
 
     address: str
     source: str
@@ -43,7 +43,7 @@ class Wanted(NamedTuple):
 
 
 def wanted(address: str | None) -> Wanted:
-    """What the call or the environment asks for; "" if neither does. TypeError for no string."""
+    """The address of the call or the environment; "" if neither has one. TypeError: no string."""
     if address is not None and not isinstance(address, str):
         raise TypeError(f"address has to be a string, not {address!r}")
     if address in (None, "", "auto"):
@@ -57,7 +57,7 @@ def find(asked: Wanted) -> LiveSession | None:
     """This machine's node of the cluster; None to start a session of one's own."""
     if asked.address == "local":
         return None
-    sweep(sessions_root())  # of a node that was killed, the arena would stay in memory
+    sweep(sessions_root())  # or the arena of a killed node would stay in memory
     if asked.address in ("", "auto"):
         found = running()
         if found is None and asked.address == "auto":
@@ -112,7 +112,7 @@ def _best(sessions: Iterable[LiveSession]) -> LiveSession | None:
 
 
 def refuse_settings(found: LiveSession, **settings: Any) -> None:
-    """ValueError if a program that joins a cluster says what a node is to have."""
+    """ValueError if a program that joins a cluster gives settings of a node."""
     given = [name for name, value in settings.items() if value is not None]
     if given:
         raise ValueError(

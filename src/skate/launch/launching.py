@@ -1,12 +1,12 @@
 """Starts nodes of a cluster on this machine, and stops them.
 
-Called by `skate start`, `stop` and `symmetric-run` and by ``cluster_utils``. ``launch`` does all
-that can fail before a daemon runs in this process, so that a user reads one sentence at once: it
-checks the token and TLS files, reaches the head, binds the port. Then the daemons start (api/
-daemons.py), and it returns once the node is registered with its GCS.
+Called by `skate start`, `stop` and `symmetric-run` and by ``cluster_utils``. ``launch`` first does
+all steps that can fail in this process, so that a user reads one sentence at once: it checks the
+token and TLS files, reaches the head, binds the port. Then the daemons start (launch/daemons.py),
+and it returns once the node is registered with its GCS.
 
-What is started detached outlives this process: a session of its own (setsid), the folder's lock in
-the hands of the node daemon, no pipe to end on. It ends by ``stop_sessions``.
+A detached node outlives this process: a session of its own (setsid), the folder's lock held by the
+node daemon, no pipe to end on. It ends by ``stop_sessions``.
 
 Errors: ValueError for settings that cannot be, AuthenticationError for the token, OSError for the
 network and files, SystemFailureError for daemons that do not come up; each a sentence for the user.
@@ -62,12 +62,12 @@ REGISTERED_ASKED_EVERY_S = 0.25
 
 @dataclass(frozen=True)
 class NodeRequest:
-    """What a user asks for, as the options of `skate start` say it; None is the default."""
+    """A user's request, by the options of `skate start`; None is the default."""
 
     head_address: str = ""  # HOST:PORT of the head to join; "" to be the head
     port: int = 0  # 0: any that is free
-    ip: str = ""  # of this machine, to listen on and to be known by; "": all, and the default one
-    host: str = ""  # to be known by, while listening on all
+    ip: str = ""  # this machine's, to listen on and to tell others; "": all, and the default one
+    host: str = ""  # to tell others, while listening on all
     num_cpus: float | None = None
     num_gpus: float | None = None
     resources: dict[str, float] = field(default_factory=dict)
@@ -77,8 +77,8 @@ class NodeRequest:
     tls_cert: str | None = None
     tls_key: str | None = None
     tls_ca: str | None = None
-    driver_kept_s: float = config.DRIVER_KEPT_S  # a remote driver may be cut off for so long
-    head_silent_s: float = config.HEAD_SILENT_S  # nothing may be heard of the head for so long
+    driver_kept_s: float = config.DRIVER_KEPT_S  # a remote driver may be cut off for this long
+    head_silent_s: float = config.HEAD_SILENT_S  # the head may be silent for this long
     wait_s: float = 0.0  # for a head that does not listen yet
 
 
@@ -88,7 +88,7 @@ def launch(
     """Start a node, and the GCS if it is the head; with ``wait`` return once it is registered."""
     check_node_labels(request.labels)
     store_bytes = machine.store_bytes(request.object_store_memory)
-    _resources(request, store_bytes, "127.0.0.1")  # what is wrong with them is told first
+    _resources(request, store_bytes, "127.0.0.1")  # wrong resources are reported first
     tls = load_tls(request.tls_cert, request.tls_key, request.tls_ca)
     folder = SessionFolder()
     daemons = Daemons(folder, started_by=started_by, detached=detached)
@@ -141,10 +141,10 @@ def _absolute(path: str | None) -> str:
 
 
 def reach_head(address: str, token: bytes, tls: Tls | None, wait_s: float) -> str:
-    """This machine's IP address as the head sees it; tries for ``wait_s`` if nobody listens yet.
+    """This machine's IP address as the head sees it; tries for ``wait_s`` until the head listens.
 
-    Of a head on this very machine it is the address of the default route instead: others are to
-    reach this node as well. RefusedError if it runs another Python: what joins would be refused.
+    With a head on this very machine it is the address of the default route, as other machines
+    have to reach this node too. RefusedError if the head runs another Python: it would refuse.
     """
     give_up_at = time.monotonic() + wait_s
     while True:
@@ -182,7 +182,7 @@ def await_registered(daemons: Daemons, deadline: float) -> None:
                 except SystemFailureError:
                     last_words = observer.last_words
         except OSError:
-            pass  # it has died already, and closed its socket
+            pass  # the node has died already, and closed its socket
         daemons.await_death()
         if last_words:
             raise SystemFailureError(f"the node could not start: {last_words}")
@@ -208,7 +208,7 @@ def living_nodes(node_socket: str, timeout_s: float) -> list[dict[str, object]]:
 
 
 def running_sessions(root: Path, started_by: Iterable[str]) -> list[LiveSession]:
-    """The sessions of these origins of which any process is left, whether or not it answers."""
+    """The sessions of these origins with any process left, whether or not it answers."""
     origins, alive = set(started_by), marked_sessions()
     return [
         one
@@ -225,7 +225,7 @@ def stop_sessions(sessions: list[LiveSession], grace_s: float) -> None:
     deadline = time.monotonic() + grace_s
     for session in sessions:
         told = session.description
-        # Only a process that carries the session's mark: the pid may be another's by now.
+        # Only a process that carries the session's mark: the pid may be reused by now.
         if grace_s > 0 and told.node_pid in marked(session.folder.name):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(told.node_pid, signal.SIGTERM)
@@ -236,7 +236,7 @@ def stop_sessions(sessions: list[LiveSession], grace_s: float) -> None:
         left = [one for one in left if one.folder.name in alive]
     for session in left:
         kill_session(session.folder.name)
-    # A killed process lets go of its session's lock a moment after it has lost its mark.
+    # A killed process frees its session's lock a moment after its mark has gone.
     deadline = time.monotonic() + LET_GO_WITHIN_S
     sweep(sessions_root())
     while any(has_traces(one.folder) for one in sessions) and time.monotonic() < deadline:

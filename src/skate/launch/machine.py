@@ -1,4 +1,4 @@
-"""What this machine offers: CPUs, memory, GPUs, as a process in a container sees them."""
+"""This machine's CPUs, memory and GPUs, as a process in a container sees them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def store_bytes(given: float | None) -> int:
 def _check_amount(name: str, value: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} has to be a number, not {value!r}")
-    if not 0 <= value <= RESOURCE_LIMIT:  # which NaN is not either
+    if not 0 <= value <= RESOURCE_LIMIT:  # false for NaN as well
         raise ValueError(f"{name} has to be from 0 to {RESOURCE_LIMIT:g}, not {value!r}")
 
 

@@ -1,9 +1,9 @@
 """A look at a session from outside: questions to its node over a connection of their own.
 
-An observer belongs to no job and holds nothing, and whatever becomes of it, the session goes on.
-Called by ``skate status``, and by whatever waits for a cluster to come up or to end. Questions that
-the node cannot answer itself it passes on to the GCS (gcs/questions.py). Errors: OSError if nobody
-listens or nobody answers in time, SystemFailureError for a session that refuses or breaks off.
+An observer belongs to no job and holds nothing, and its end does not touch the session. Called by
+``skate status``, and by code that waits for a cluster to come up or to end. The node passes
+questions that it cannot answer on to the GCS (gcs/questions.py). Errors: OSError if no node listens
+or answers in time, SystemFailureError for a session that refuses or breaks off.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Observer:
         self._reader = FrameReader(m.decode_to_client)
         self._asked = 0
         self._answers: dict[int, m.Answer] = {}
-        self.last_words = ""  # why the node has refused us, or ends
+        self.last_words = ""  # the node's reason for its refusal or its end
         self._line = unix_socket.connect(node_socket, timeout_s)
         self._send(m.Hello(PROTOCOL_VERSION, PYTHON, "observer", os.getpid()))
 
@@ -72,7 +72,7 @@ class Observer:
             self._answers[message.number] = message
 
     def _send(self, message: Any) -> None:
-        # If it has hung up already, its last words are still there to be read.
+        # A node that has hung up already: its last words can still be read.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._line.sendall(frame([message]))
 

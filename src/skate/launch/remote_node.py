@@ -1,4 +1,4 @@
-"""The node of a cluster that this machine is no part of: ``init("skate://HOST:PORT")``.
+"""A node of a cluster on other machines: ``init("skate://HOST:PORT")``.
 
 As the session of a driver sees it (``NodeHost``). The program connects over TCP, with the cluster's
 token (SKATE_TOKEN, SKATE_TOKEN_FILE or the file in the folder of sessions) and, if the cluster uses
@@ -7,7 +7,7 @@ shared memory: large values travel over the line (client/remote_line.py), which 
 connection of up to ``config.DRIVER_KEPT_S``.
 
 Errors: ValueError for an address or files that make no sense, ConnectionError if the node cannot be
-reached or says no, AuthenticationError for the token; each a sentence for the user.
+reached or refuses, AuthenticationError for the token; each a sentence for the user.
 """
 
 from __future__ import annotations
@@ -76,17 +76,17 @@ class RemoteNode:
         """Nothing."""
 
     def await_death(self) -> None:
-        """The line has ended: let become known why."""
+        """The line has ended: wait until the reason is known."""
         self.line.await_end(REASON_WITHIN_S)
         if self.line.why:
             raise ConnectionError(self.line.why)
 
     def node_ends(self) -> None:
-        """The node has said so: there is nobody to connect to anew."""
+        """The node has told its end: do not connect anew."""
         self.line.node_ends()
 
     def obituary(self, said: str) -> str:
-        """Why the line has ended. ``said`` is what the node told at its end."""
+        """The reason for the line's end. ``said`` is the node's own reason at its end."""
         self.line.await_end(REASON_WITHIN_S)
         what = said or self.line.why or "the connection has ended"
         return (
@@ -101,14 +101,14 @@ class RemoteNode:
         self.line.finish(deadline)
 
     def abandon(self) -> None:
-        """There is no time: the node finds out by itself."""
+        """No time is left: the node notices the end by itself."""
 
     def abandon_in_child(self) -> None:
         """Nothing: the line itself sees to it."""
 
 
 def refuse_settings(**settings: Any) -> None:
-    """ValueError if a program that connects from afar says what a node is to have."""
+    """ValueError if a remote program gives settings of a node."""
     given = [name for name, value in settings.items() if value is not None]
     if given:
         raise ValueError(

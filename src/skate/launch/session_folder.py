@@ -1,8 +1,8 @@
-"""Session folders: where they are, what is in them, and sweeping those that ended badly.
+"""Session folders: their places and contents, and sweeping those that ended badly.
 
 A session is one node of this machine with its workers, and with its GCS unless that is elsewhere;
-``session.json`` in its folder tells who belongs to it. It is live if somebody listens on its node's
-socket. Called by whatever starts, joins, shows or stops sessions.
+``session.json`` in its folder describes them. It is live if its node listens on its socket. Called
+by the code that starts, joins, shows or stops sessions.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Description(msgspec.Struct):
     node_socket: str
     session: str = ""
     started_by: str = BY_INIT
-    driver_pid: int = 0  # of the process that started it and that it lives for, if there is one
+    driver_pid: int = 0  # of the process that started it and that it ends with, if there is one
     node_pid: int = 0
     gcs_pid: int = 0  # 0 if the GCS is on another machine
     node_id: str = ""  # hex
@@ -48,11 +48,11 @@ class Description(msgspec.Struct):
     head_address: str = ""  # of the head's node, unless this is it
     token_file: str = ""
     started: float = 0.0
-    waits_for_head: bool = False  # it has lost it, and answers nobody (node/shell/rejoin.py)
+    waits_for_head: bool = False  # the head is lost, no question is answered (node/shell/rejoin.py)
 
     @property
     def cluster_address(self) -> str:
-        """What names the cluster: the address of its head's node."""
+        """The cluster's name: the address of its head's node."""
         return self.head_address or self.address
 
     @property
@@ -70,7 +70,7 @@ class Description(msgspec.Struct):
 
 @dataclass(frozen=True)
 class LiveSession:
-    """A session folder whose node answers, and what ``session.json`` says in it."""
+    """A session folder whose node answers, and the content of its ``session.json``."""
 
     folder: Path
     description: Description
@@ -104,17 +104,17 @@ class SessionFolder:
 
     @property
     def lock(self) -> int:
-        """The descriptor of the lock: whoever inherits it keeps the session from being swept."""
+        """The descriptor of the lock: a process that inherits it keeps the session from a sweep."""
         return self._lock
 
     def write_description(self, description: Description) -> None:
-        """session.json: who belongs to it. Whole from the first moment that it can be seen."""
+        """Write session.json: complete from the first moment that it can be seen."""
         draft = self.path / "session.json.new"
         draft.write_bytes(msgspec.json.encode(description))
         draft.rename(self.path / "session.json")
 
     def close(self) -> None:
-        """The session is over: remove what is not a log."""
+        """The session is over: remove all files but logs."""
         clean(self.path)
         self.unlock()
 
@@ -135,17 +135,17 @@ def described_sessions(root: Path) -> Iterator[LiveSession]:
     for folder in sorted(root.glob("session_*")):
         if folder.is_symlink():
             continue  # a second name for one of the others
-        with contextlib.suppress(OSError, ValueError):  # being written, or being swept away
+        with contextlib.suppress(OSError, ValueError):  # being written, or swept away
             yield LiveSession(folder, read_description(folder))
 
 
 def live_sessions(root: Path) -> Iterator[LiveSession]:
-    """Yield the sessions under ``root`` that can be asked, the oldest first."""
+    """Yield the sessions under ``root`` that answer, the oldest first."""
     return (one for one in described_sessions(root) if is_live(one))
 
 
 def is_live(session: LiveSession) -> bool:
-    """Whether somebody listens on the node's socket."""
+    """Whether the node listens on its socket."""
     try:
         unix_socket.connect(session.description.node_socket, CONNECT_TIMEOUT_S).close()
     except OSError:
@@ -166,7 +166,7 @@ def clean(path: Path) -> None:
 
 
 def has_traces(folder: Path) -> bool:
-    """Whether a session still has what it removes at its end."""
+    """Whether a session still has files that it removes at its end."""
     return any(os.path.lexists(folder / name) for name in TRACES)
 
 
