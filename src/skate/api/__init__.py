@@ -1,1 +1,1 @@
-"""The paper's application layer: what a user touches."""
+"""The paper's application layer: the API for users."""

@@ -141,7 +141,7 @@ class ActorMethod:
 
 
 class _Shared:
-    """What a handle's methods share."""
+    """The state that a handle's methods share."""
 
     __slots__ = ("actor_id", "arities", "max_pending_calls", "options", "pending")
 
@@ -155,10 +155,10 @@ class _Shared:
         self.options = options
         self.arities = {} if arities is None else arities
         self.max_pending_calls = options.max_pending_calls
-        self.pending: list[ObjectRef[Any]] = []  # a ref that the caller drops is pending still
+        self.pending: list[ObjectRef[Any]] = []  # also refs that the caller has dropped
 
     def arity_of(self, method: str) -> Arity | None:
-        """What a method's calls have to fit; None if nobody knows."""
+        """The signature for a method's calls; None if it is unknown."""
         arity = self.arities.get(method)
         if arity is None and method in self.options.signatures:
             arity = Arity.of_parameters(self.options.signatures[method])
@@ -264,7 +264,7 @@ def _public_methods(cls: type) -> dict[str, Callable[..., Any]]:
 
 
 class _Description(NamedTuple):
-    """What a class's methods are, found out once."""
+    """A description of a class's methods, found once."""
 
     methods: dict[str, dict[str, Any]]  # name to the options of @method
     arities: dict[str, Arity]
@@ -326,7 +326,7 @@ class ActorClass(Decorated):
         description = self._describe()
         options = self._actor_options(runtime, description)
         actor_id = runtime.new_task_id()
-        # All that can fail comes before the name is taken.
+        # Steps that can fail come before the name is taken.
         number = self._export(runtime)
         data, dependencies, nested, _keep = pack(runtime, self._class.__name__, args, kwargs)
         if options.name:

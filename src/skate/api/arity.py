@@ -43,7 +43,7 @@ class Arity:
 
     @property
     def parameters(self) -> Parameters | None:
-        """What has to be known for ``check`` elsewhere; None if nothing is known."""
+        """The parameters for ``check`` in another process; None if they are unknown."""
         if self._signature is None:
             return None
         return [

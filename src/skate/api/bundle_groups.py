@@ -66,7 +66,7 @@ class PlacementGroup(GroupHandle):
             row = row_of(group_id)
             if row is not None and row["state"] != "REMOVED":
                 return bool(row["state"] == "CREATED")
-        limit_s = timeout_seconds or None  # of a group that is gone, the answer is an error at once
+        limit_s = timeout_seconds or None  # for a group that is gone, an error comes at once
         question = {"group_id": group_id}
         return connected().wait_answer("wait_placement_group", question, group_id, limit_s)
 

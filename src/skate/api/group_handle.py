@@ -1,4 +1,4 @@
-"""What names a placement group: its id, and its bundles as far as they are known.
+"""A placement group's name: its id, and its bundles as far as they are known.
 
 Made by bundle_groups.py for users, and by placement.py for the group that the caller runs in. The
 bundles of a group that is known by its id alone are asked for when they are first wanted.
@@ -83,7 +83,7 @@ class GroupHandle:
 
 
 def row_of(group_id: bytes) -> dict[str, Any] | None:
-    """What the GCS says of the group; None if it knows of none."""
+    """The GCS's row of the group; None if there is none."""
     rows = connected().ask("placement_group_table", {"group_id": group_id})
     return rows[0] if rows else None
 

@@ -1,12 +1,12 @@
-"""Labels of nodes as users write them: what may be one, and selectors turned into `LabelRule`s.
+"""Labels of nodes as users write them: checks, and selectors turned into `LabelRule`s.
 
 The syntax is that of Kubernetes. A key is a name of at most 63 characters (letters, digits, and
 ``-``, ``_``, ``.`` inside), with or without a prefix of at most 253 and a slash before it; a value
 is empty or looks like a name. A selector is a dict of key to ``"v"``, ``"!v"``, ``"in(a, b)"`` or
 ``"!in(a, b)"``.
 
-Called by options, placement groups, ``init`` and whoever else takes labels from a user. Pure. Which
-node meets a rule is decided elsewhere (scheduler/label_rules.py).
+Called by the code that takes labels from a user: options, placement groups, ``init``. Pure.
+Matching nodes with rules is elsewhere (scheduler/label_rules.py).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Several nodes on this machine that play a cluster: for tests.
+"""A cluster of several nodes on this machine, for tests.
 
 What users import as ``skate.cluster_utils``, as in Ray.
 
-Each node is what `skate start` makes: a node daemon with its own session folder, object store and
+Each node is as `skate start` makes it: a node daemon with its own session folder, object store and
 TCP port (on 127.0.0.1), the first with the GCS. They are children of this process and live for it:
 however it ends, they end, by the EOF of pipes that only it holds.
 

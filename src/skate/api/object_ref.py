@@ -144,7 +144,7 @@ def _deliver(
         return
     try:
         found = runtime.get_here(ref._id)
-        if not found:  # the space of this copy was wanted meanwhile: it has to come anew
+        if not found:  # the copy here has been evicted meanwhile: fetch it again
             runtime.when_ready(ref._id, partial(_deliver, runtime, ref, future))
             return
     except BaseException as error:

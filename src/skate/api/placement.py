@@ -1,4 +1,4 @@
-"""What the placing options of a task or actor come to: its strategy, its group, its demand there.
+"""The placing options of a task or actor, resolved: its strategy, group and demand there.
 
 Called by remote_function and actor_handle when they make a call template, with options that are
 checked (options.py). It depends on where the caller runs: what is submitted in a capturing

@@ -20,7 +20,7 @@ _CO_GENERATOR, _CO_COROUTINE = 0x20, 0x80
 
 
 class Decorated:
-    """What ``@remote`` makes; to decorate that again is a mistake."""
+    """The result of ``@remote``; decorating it again is a mistake."""
 
 
 class RemoteFunction(Decorated):
@@ -41,7 +41,7 @@ class RemoteFunction(Decorated):
         self._function = function
         self._options = options
         self._name = str(options.get("name") or getattr(function, "__name__", repr(function)))
-        self._origin: RemoteFunction | None = None  # whose options() made this one
+        self._origin: RemoteFunction | None = None  # the function whose options() made this one
         self._submission: Submission | None = None
         functools.update_wrapper(self, function)
 

@@ -1,4 +1,4 @@
-"""What the cluster is and does: nodes, resources, timeline, the running task's context."""
+"""Views of the cluster: nodes, resources, timeline, the running task's context."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def get_gpu_ids() -> list[int | str]:
 
 
 class RuntimeContext:
-    """Who and where the caller is. Ids are hexadecimal strings. Ray: ``RuntimeContext``."""
+    """The caller's identity and place. Ids are hexadecimal strings. Ray: ``RuntimeContext``."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime

@@ -41,7 +41,7 @@ from skate.version import __version__
 
 ADDRESS = "127.0.0.1"  # of a node of this process's own: nobody else comes to it
 
-# What the first call needs: loaded while the node still loads what it needs itself.
+# Modules for the first call: loaded while the node still loads its own.
 NEXT_MODULES = ("skate.api.submission", "skate.api.objects", "skate.objects.by_value")
 
 _lock = threading.RLock()
@@ -116,7 +116,7 @@ class Session:
         self.pid = os.getpid()
         self.host = host
         self.ended = False
-        self.end_reason = ""  # what the node said, then what became of it
+        self.end_reason = ""  # the node's own reason, then the way it ended
         self._described = False
         self._is_leaving = False  # the node is told so, and will close the line
         self._is_lost = False
@@ -136,7 +136,7 @@ class Session:
     def _connect(self) -> Connection:
         try:
             return Connection(self.host.connect())
-        except OSError:  # nobody listens: the node has died already
+        except OSError:  # no listener: the node has died already
             self.host.await_death()
             self.host.check_started(time.monotonic() + config.START_TIMEOUT_S)
             raise
@@ -234,7 +234,7 @@ class Session:
         if self.connection.closed.startswith("this process was forked"):
             raise RuntimeClosedError(self.connection.closed)
         self._describe_end()
-        if not self.host.node_socket:  # of another machine, and for all we know it lives
+        if not self.host.node_socket:  # the node is on another machine, and may live
             raise RuntimeClosedError(self.end_reason)
         raise LocalNodeDiedError(self.end_reason)
 
@@ -412,7 +412,7 @@ def _job_config(namespace: str | None, log_to_driver: bool | None) -> JobConfig:
         folder = os.getcwd()
     except FileNotFoundError:  # it was removed under the program
         folder = os.sep
-    # What is no folder or archive (the markers of import hooks) stays as it is.
+    # Entries that are no folder or archive (markers of import hooks) stay as they are.
     path = [
         os.path.normpath(os.path.join(folder, part)) if os.path.exists(part or ".") else part
         for part in sys.path

@@ -39,7 +39,7 @@ class ActorHandlers:
 
     @property
     def is_watching(self) -> bool:
-        """Whether any node is to be told what becomes of any actor."""
+        """Whether any node watches an actor."""
         return bool(self._watch.watched())
 
     # ------------------------------------------------------------------------- messages
@@ -51,11 +51,11 @@ class ActorHandlers:
             state = ActorState(message.state).name
             text = message.cause or message.class_name
             self._log.record("actor", message.actor_id, state, message.at, text, message.pid)
-        self._tell_watchers(message.actor_id)  # if it was dead already, nobody watches it
+        self._tell_watchers(message.actor_id)  # an actor that was dead already has no watchers
 
     @hears(WatchActor)
     def on_watch_actor(self, node: NodeRow, message: WatchActor, now: float) -> None:
-        """The node wants to know what becomes of an actor, or no longer."""
+        """A node begins to watch an actor, or ends that."""
         actor_id = message.actor_id
         if not message.watch:
             self._watch.unwatch(node.peer, actor_id)
@@ -117,14 +117,14 @@ class ActorHandlers:
     # ------------------------------------------------------------------------- ends
 
     def watcher_lost(self, lost: LostNode) -> None:
-        """The node is dead, and is told nothing any more."""
+        """A node is dead: it watches no actor any more."""
         self._watch.forget_peer(lost.node.peer)
 
     def node_lost(self, lost: LostNode) -> None:
-        """The node is dead, and so are the actors that it spoke for."""
+        """A node is dead, and so are the actors that it spoke for."""
         for actor in self._actors.end_node(lost.node.node_id, lost.why, lost.now):
             self._log.record("actor", actor.actor_id, "DEAD", lost.now, lost.why, actor.pid)
-        # Also those that the node never came to report: nobody else will.
+        # Actors that the node has not reported yet: no other node will.
         for actor_id in self._watch.watched():
             news = self._news_of(actor_id, lost.now)
             if news is not None and news.state == ActorState.DEAD:
@@ -133,7 +133,7 @@ class ActorHandlers:
                 self._watch.end_actor(actor_id)
 
     def job_over(self, job_id: bytes, now: float) -> None:
-        """The job is over: what it has only reserved will never be created."""
+        """A job is over: actors that it has only reserved will never be created."""
         for actor_id in self._actors.end_job(job_id):
             self._tell_of_unborn(actor_id, now)
 
@@ -149,7 +149,7 @@ class ActorHandlers:
         return b"" if node is None else node.node_id
 
     def _news_of(self, actor_id: bytes, now: float) -> ActorChanged | None:
-        """What a watcher is to know of the actor; None as long as nobody has reported it."""
+        """The news of an actor for a watcher; None until a node has reported the actor."""
         row = self._actors.actors.get(actor_id)
         if row is not None and (row.reported or row.state is ActorState.DEAD):
             return _row_as_news(row)
@@ -168,13 +168,13 @@ class ActorHandlers:
         self._outbox.send_all((peer, _row_as_news(row)) for peer in peers)
 
     def _tell_of_unborn(self, actor_id: bytes, now: float) -> None:
-        # The actor had its name and could be called; nobody will report it any more.
+        # The actor had its name and could be called; no node will report it any more.
         news = _death(actor_id, NEVER_BORN, now)
         self._never_born += [(peer, news) for peer in self._watch.watchers(actor_id)]
         self._watch.end_actor(actor_id)
 
     def counts(self) -> dict[str, Any]:
-        """How many actors there are, by state."""
+        """The number of actors in each state."""
         return {"actors": self._actors.counts()}
 
     def check(self) -> None:

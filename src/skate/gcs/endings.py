@@ -1,4 +1,4 @@
-"""What ends with a node and with a job, in order and in one place.
+"""The ends of nodes and jobs: the parts that hear of them, in order.
 
 Each step is one part that forgets its own. The order is the two tuples below.
 """
@@ -63,12 +63,12 @@ class Endings:
             groups.node_lost,  # before its jobs end: their groups return nothing to the dead node
             self._tell_of_lost_node,  # before JobOver: nodes read why those jobs are over
             self._end_jobs,  # before its actors: a name that was only reserved is not a lost actor
-            actors.node_lost,  # after its jobs: what those had only reserved is told of already
+            actors.node_lost,  # after its jobs: their reserved actors are told of already
             objects.node_lost,  # of copies: concerns no other step
             tasks.node_lost,  # of reports: concerns no other step
         )
         self._job_over: tuple[Callable[[bytes, float], None], ...] = (
-            actors.job_over,  # what it had only reserved will never be created
+            actors.job_over,  # actors that it had only reserved will never be created
             groups.job_over,  # their bundles are free for others
         )
 

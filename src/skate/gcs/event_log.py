@@ -1,7 +1,7 @@
-"""The event log of the GCS: the newest batches of all nodes, and what readers make of them.
+"""The event log of the GCS: the newest batches of all nodes, and rows and traces of them.
 
 The log keeps batches as nodes sent them (net/event_batch.py has their format) and opens them only
-when somebody asks.
+for a reader's question.
 
 A row, which is what readers get, is one state change as plain data with ids in hex: "time", "kind"
 ("task", "object" or the kind of an S event), "id", "name", "state", "node_id", "worker_pid" are in

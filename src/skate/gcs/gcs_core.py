@@ -54,7 +54,7 @@ from skate.states import IllegalMove
 
 
 class GcsCore:
-    """All tables of the cluster, and who is connected.
+    """All tables of the cluster, and its connected peers.
 
     `silence_s` is how long a node may say nothing before it is given up; None if its connection
     tells all, as on one machine. `max_events` bounds the event log. `random` gives a number in
@@ -122,7 +122,7 @@ class GcsCore:
     # ------------------------------------------------------------------------------ stimuli
 
     def handle(self, peer: int, message: msgspec.Struct, now: float) -> list[Send]:
-        """Take one message of a peer; what is to be sent. `now` is wall seconds, here and below."""
+        """Take one message of a peer; returns the messages to send. `now` is wall seconds."""
         kind = type(message)
         node = self.membership.by_peer.get(peer)
         if node is not None:
@@ -149,7 +149,7 @@ class GcsCore:
         return self._end_turn()
 
     def tick(self, now: float) -> list[Send]:
-        """Give up nodes that are silent for too long (they are told), and place what waits."""
+        """Give up nodes that are silent for too long (they are told), and place waiting work."""
         for node in self.membership.silent(now):
             cause = f"it was silent for {now - node.heard:.1f} s"
             self._endings.end_node(node, cause, now)
@@ -169,7 +169,7 @@ class GcsCore:
         return self._outbox.take()
 
     def _settle(self) -> None:
-        self._actors.settle()  # behind the answer to whoever gave the actor's name back
+        self._actors.settle()  # behind the answer to the peer that gave the actor's name back
         self._groups.settle()  # behind the news of nodes and jobs that moved the groups
 
     # ------------------------------------------------------------------------------ questions
@@ -187,7 +187,7 @@ class GcsCore:
             return
         try:
             body = handler((peer, ask.number), question, now)
-        except ValueError as error:  # a sentence for the user, who never heard of the method
+        except ValueError as error:  # a sentence for the user, without the method's name
             self._refuse(peer, ask, str(error))
             return
         if body is not LATER:
@@ -201,7 +201,7 @@ class GcsCore:
 
     @property
     def is_tick_due(self) -> bool:
-        """Whether something that waits may have found its place: `tick` within HEARTBEAT_S."""
+        """Whether waiting work may find a place now: then `tick` within HEARTBEAT_S."""
         return self.scheduler.is_tick_due or self.groups.is_tick_due
 
     @property

@@ -146,7 +146,7 @@ class _Connection(asyncio.Protocol):
 
 
 class GcsServer:
-    """The core, its connections, and what is to be written at the end of this turn."""
+    """The core, its connections, and the messages to write at the end of this turn."""
 
     def __init__(self, core: GcsCore) -> None:
         self.core = core
@@ -166,7 +166,7 @@ class GcsServer:
         return _Connection(self, self._peers)
 
     def perform(self, sends: list[Send]) -> None:
-        """Send what the core wants sent: one frame a turn and peer."""
+        """Send the core's messages: one frame a turn and peer."""
         for peer, message in sends:
             connection = self.connections.get(peer)
             if connection is None:
@@ -182,7 +182,7 @@ class GcsServer:
             self._loop.call_later(HEARTBEAT_S, self._tick)
 
     def on_connection_lost(self, peer: int) -> None:
-        """The connection is closed, by whichever side."""
+        """A connection is closed, by either side."""
         del self.connections[peer]
         self._outgoing.pop(peer, None)
         self.perform(self.core.peer_lost(peer, time.time()))
@@ -207,13 +207,13 @@ class GcsServer:
         self.perform(self.core.tick(time.time()))
 
     async def nodes_left(self) -> bool:
-        """Whether all nodes have closed within the time that they have."""
+        """Wait for all nodes to close; False if some have not in time."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._no_nodes.wait(), NODES_LEAVE_WITHIN_S)
         return self._no_nodes.is_set()
 
     async def close_connections(self) -> None:
-        """Close what is open still."""
+        """Close the connections that are still open."""
         for connection in list(self.connections.values()):
             connection.abort()
         await asyncio.sleep(0)
@@ -234,7 +234,7 @@ class GcsServer:
             self._no_nodes.set()
 
     def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Of a callback: a broken connection is a peer's affair, anything else is ours."""
+        """A callback raised: a broken connection concerns its peer alone, the rest are our bugs."""
         error = context.get("exception")
         if error is None or isinstance(error, OSError):
             log.warning("%s: %s", context.get("message"), error)
@@ -301,11 +301,11 @@ async def _serve(
     reason = await server.end
     log.info("ends: %s", reason)
     listening.close()
-    # Files in use stay; but once the parent has gone nobody else would ever take them away.
+    # Files in use stay; but once the parent has gone, no other process would remove them.
     if (local or lifeline.is_cut) and (await server.nodes_left() or lifeline.is_cut):
         _remove_session_files(session_dir)
         if not local or os.getppid() != parent:
-            # The driver is dead and the node may be: what they would have ended is ours to end.
+            # The driver is dead and the node may be: end the processes that they would have ended.
             # (The lifeline of a cluster's GCS is held by the head's node: that one is dead.)
             kill_session(os.path.basename(session_dir))
     await server.close_connections()
@@ -337,13 +337,13 @@ def main(argv: list[str]) -> int:
     """Run until the lifeline or SIGTERM ends it; `argv` is what follows the role's name."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     linux.set_process_name("skate:gcs")
-    warnings.simplefilter("ignore")  # that they be errors is meant for the user's own code
+    warnings.simplefilter("ignore")  # PYTHONWARNINGS=error is meant for the user's own code
     parser = argparse.ArgumentParser(prog="skate gcs", description="The Global Control Store.")
     parser.add_argument("--session-dir", required=True, help="folder of the session")
     parser.add_argument("--listen-fd", type=int, required=True, help="a listening unix socket")
     parser.add_argument("--lifeline-fd", type=int, required=True, help="a pipe; EOF ends us")
     parser.add_argument("--local", action="store_true", help="the cluster is this one session")
-    # Told, as it may have died before we could ask.
+    # An option, as the parent may have died before we could ask for its pid.
     parser.add_argument("--parent", type=int, default=os.getppid(), help="who started it: a pid")
     options = parser.parse_args(argv)
     linux.close_all_but((options.listen_fd, options.lifeline_fd))
@@ -359,7 +359,7 @@ def main(argv: list[str]) -> int:
         options.local,
         options.parent,
     )
-    gc.freeze()  # what is loaded stays: no collection need look at it
+    gc.freeze()  # loaded modules stay: no collection has to look at them
     gc.enable()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serving)

@@ -1,4 +1,4 @@
-"""What `PlacementGroups` remembers while groups wait: attempts under way, and room on nodes.
+"""The state of `PlacementGroups` while groups wait: attempts under way, and room on nodes.
 
 Plain state with the few rules that concern one of them alone. placement_groups.py explains attempts
 and claims, and decides.
@@ -31,7 +31,7 @@ class Attempt:
         self.within_s = claim_s or RESERVE_TIMEOUT_S
 
     def is_late(self, now: float) -> bool:
-        """True if it has taken too long, or if the clock was set back so that nobody can tell."""
+        """True if it has taken too long, or if the clock was set back, which hides that."""
         return not 0.0 <= now - self.since <= self.within_s
 
 
@@ -59,7 +59,7 @@ class Waiting:
 
 
 class GroupNode:
-    """A living node: what it has without groups, what is free, what groups add to it.
+    """A living node: its own resources, the free ones, and those that groups add.
 
     `attainable` is what would be free if tasks ended. `unseen` are reservations that `free` does
     not account for yet, by group and attempt: the amounts, and whether the node has answered. The

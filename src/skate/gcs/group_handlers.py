@@ -1,4 +1,4 @@
-"""Placement groups, as users ask for them and nodes answer; and who is told what becomes of them.
+"""Placement groups: questions of users, answers of nodes, and news of groups for both.
 
 The groups themselves are placement_groups.py. Bundles change what a node has in total, so this part
 tells the membership, the global scheduler and all nodes; a removed group ends the offers that are
@@ -24,7 +24,7 @@ from skate.states import PlacementGroupState
 
 
 class PlacesOffers(Protocol):
-    """A neighbour with offers that wait, some of them for the resources of a group."""
+    """A part with offers that wait, some of them for the resources of a group."""
 
     def node_changed(self, node_id: bytes, resources: dict[str, int]) -> None:
         """The node's totals are these now."""
@@ -64,7 +64,7 @@ class GroupHandlers:
 
     @answers(questions.RemovePlacementGroup)
     def remove(self, _asker: Asker, ask: questions.RemovePlacementGroup, now: float) -> Body:
-        """Give back all that the group has."""
+        """Remove a group and give back its bundles."""
         return self.groups.remove(ask.group_id, now)
 
     @answers(questions.WaitPlacementGroup)
@@ -110,11 +110,11 @@ class GroupHandlers:
         self.groups.end_job(job_id, now)
 
     def tick(self, now: float) -> None:
-        """Try again what waits."""
+        """Try waiting groups again."""
         self.groups.tick(now)
 
     def settle(self) -> None:
-        """At the end of a turn: say what became of the groups in it."""
+        """At the end of a turn: tell the groups' new states."""
         self._outbox.send_all(self.groups.take_sends())
 
     # ------------------------------------------------------------------------- inside

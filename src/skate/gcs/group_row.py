@@ -1,4 +1,4 @@
-"""A placement group as the GCS keeps it: its row, what is valid, what it still lacks, its view.
+"""A placement group as the GCS keeps it: its row, its checks, its missing bundles, its view.
 
 `PlacementGroups` (placement_groups.py) makes and moves rows; this module decides nothing.
 """

@@ -1,4 +1,4 @@
-"""Marks beside the handlers of the GCS: which message or question each of them is there for.
+"""Marks beside the handlers of the GCS: the message or question that each one handles.
 
     @hears(Heartbeat)               a message that only nodes may send
     @hears_anyone(StillAlive)       a message that any peer may send
@@ -7,8 +7,8 @@
 `GcsCore` collects the marks of its parts once, into dicts by type, and dispatches by these. A
 message or question with two handlers is a mistake in the wiring and raises.
 
-Handlers write what they have to say into an outbox. A handler of a question returns the body of the
-answer, or `LATER` if its part will answer in its own time.
+Handlers write their messages into an outbox. A handler of a question returns the body of the
+answer, or `LATER` if its part will answer later.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def answers(
 
 
 def collect(parts: Iterable[object], mark: str) -> dict[type[msgspec.Struct], Callable[..., Any]]:
-    """The bound methods of these parts that carry the mark, by what they are there for."""
+    """The bound methods of these parts that carry the mark, by message or question."""
     found: dict[type[msgspec.Struct], Callable[..., Any]] = {}
     for part in parts:
         for name, function in vars(type(part)).items():

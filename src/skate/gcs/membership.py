@@ -1,4 +1,4 @@
-"""Who belongs to the cluster: the node table, the job table and the failure detector.
+"""The members of the cluster: the node table, the job table and the failure detector.
 
 `GcsCore` and its parts call it when a node joins, speaks or leaves, and ask `silent` now and then.
 A node that was given up never comes back under its id: it rejoins as a new node.
@@ -72,7 +72,7 @@ class LostNode(msgspec.Struct, frozen=True):
 
     @property
     def why(self) -> str:
-        """Why whatever was there is gone, for people."""
+        """The reason why all on the node is gone, for people."""
         return f"node {self.node.node_id.hex()} is dead: {self.node.cause}"
 
 
@@ -128,7 +128,7 @@ class Membership:
         return self._homes.get(prefix)
 
     def hear(self, node_id: bytes, now: float) -> None:
-        """The node has said something."""
+        """The node has sent a message."""
         row = self.nodes.get(node_id)
         if row is not None:
             row.heard = now
@@ -238,7 +238,7 @@ def info_of(row: NodeRow) -> NodeInfo:
 
 
 def available_on(row: NodeRow) -> dict[str, int]:
-    """What is free on the node, as of its last heartbeat, for people."""
+    """The free resources of the node, as of its last heartbeat, for people."""
     load = row.load
     return row.resources if load is None else with_store(load.available, load.store_used_bytes)
 

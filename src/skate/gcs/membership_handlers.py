@@ -1,8 +1,8 @@
 """Nodes and jobs, as the GCS hears of them: joins, heartbeats, jobs that begin and end.
 
 A peer that sends `NodeJoins` speaks for that node until the node is dead (endings.py says what that
-means). A new node reads of all living ones, and they read of it. Its heartbeats go to whoever
-places work.
+means). A new node reads of all living ones, and they read of it. Its heartbeats go to the parts
+that place work.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from skate.states import NodeState
 
 
 class PlacesWork(Protocol):
-    """A neighbour that chooses nodes, and has to know which there are and how busy they are."""
+    """A part that chooses nodes, and has to know the living ones and their load."""
 
     def node_joined(self, node: NodeRow, now: float) -> None:
-        """A new node, with all that it has free."""
+        """A new node, with all its resources free."""
 
     def heartbeat(self, node: NodeRow, load: Heartbeat) -> None:
         """The load of a node."""
 
 
 class EndsJobs(Protocol):
-    """A neighbour that ends what a job has."""
+    """A part that ends all that belongs to a job."""
 
     def end_job(self, job_id: bytes, now: float, but: int) -> None:
         """The job is over; the node at peer `but` knows."""
@@ -125,14 +125,14 @@ class MembershipHandlers:
     def cluster_resources(
         self, _asker: Asker, _ask: questions.ClusterResources, _now: float
     ) -> Body:
-        """What all living nodes have together."""
+        """The total resources of all living nodes."""
         return for_people(_sum(row.resources for row in self._membership.alive()))
 
     @answers(questions.AvailableResources)
     def available_resources(
         self, _asker: Asker, _ask: questions.AvailableResources, _now: float
     ) -> Body:
-        """What of that is free."""
+        """The free resources of all living nodes."""
         free = for_people(_sum(available_on(row) for row in self._membership.alive()))
         return {name: amount for name, amount in free.items() if amount > 0}
 

@@ -1,4 +1,4 @@
-"""Large objects, as the GCS hears of them: where copies are, who asks, and which copies may go."""
+"""Large objects, as nodes report them: locations of copies, questions, and copies to forget."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ObjectHandlers:
 
     @answers(questions.Locate)
     def locate(self, asker: Asker, ask: questions.Locate, _now: float) -> Body:
-        """Where an object is, at once or once it is somewhere."""
+        """The locations of an object, at once or once it has one."""
         if ask.wait:
             row = self._objects.wait(ask.object_id, asker)
             return LATER if row is None else _where(row)

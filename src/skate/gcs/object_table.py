@@ -1,4 +1,4 @@
-"""Where each large object is, how large it is, and which questions wait for its location.
+"""The locations and size of each large object, and the questions that wait for a location.
 
 `ObjectHandlers` enters what nodes seal and drop. A question for an object that is nowhere yet is
 kept (figure b of the paper: the callback is registered in the object table) and handed out with the

@@ -1,4 +1,4 @@
-"""Offers to the global scheduler: what nodes would rather not run, and where it goes."""
+"""Offers to the global scheduler: tasks that nodes would rather not run, and their places."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from skate.spec import Demand, resources_of
 
 
 class KnowsGroups(Protocol):
-    """A neighbour that keeps placement groups, to whose resources an offer may be bound."""
+    """The part that keeps placement groups; an offer may be bound to a group's resources."""
 
     def why_gone(self, demand: Demand) -> str:
         """Why this demand can never be met, if its group is no more; else ""."""
@@ -51,7 +51,7 @@ class OfferHandlers:
 
     @answers(questions.Pending)
     def pending(self, _asker: Asker, _ask: questions.Pending, _now: float) -> Body:
-        """All that waits: on nodes, for a node, and placement groups."""
+        """All waiting work: on nodes, for a node, and placement groups."""
         rows = [
             _view_demanded(node.node_id, demanded)
             for node in self._membership.alive()
@@ -70,11 +70,11 @@ class OfferHandlers:
         self._scheduler.heartbeat(node.node_id, load)
 
     def node_lost(self, lost: LostNode) -> None:
-        """The node is chosen no more, and what it offered is forgotten."""
+        """A node is dead: it is chosen no more, and its offers are forgotten."""
         self._scheduler.node_left(lost.node.node_id)
 
     def tick(self, now: float) -> None:
-        """Place what waits, if nodes have changed."""
+        """Place waiting offers, if nodes have changed."""
         self._answer(self._scheduler.tick(now))
 
     def _answer(self, answers: Iterable[tuple[bytes, Placed]]) -> None:

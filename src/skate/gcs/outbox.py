@@ -1,4 +1,4 @@
-"""What the GCS has to say in one turn: messages to peers, in the order in which parts said them.
+"""The GCS's messages of one turn, in the order in which its parts wrote them.
 
 Every part of `GcsCore` writes into the same outbox, and the core takes all of it at the end of the
 turn. A peer is the number of a connection.

@@ -1,7 +1,7 @@
 """Placement groups in the GCS: made, placed, placed anew after a node's death, removed. Pure.
 
-`GcsCore` calls it with what users ask, what nodes answer and what becomes of nodes and jobs, and
-sends what `take_sends` gives; `tick` within `config.HEARTBEAT_S` while `is_tick_due`.
+`GcsCore` calls it with questions of users, answers of nodes and changes of nodes and jobs, and
+sends the messages of `take_sends`; `tick` within `config.HEARTBEAT_S` while `is_tick_due`.
 
 A group that waits (PENDING, or RESCHEDULING if it was CREATED before) has at most one *attempt*
 under way. An attempt is two phases: `ReserveBundles` to each chosen node (bundle_choice.py); when
@@ -63,7 +63,7 @@ from skate.spec import Demand, resources_of
 from skate.states import PlacementGroupState
 
 Waiter = tuple[int, int]  # peer, number of its question
-Changes = dict[bytes, dict[str, int]]  # node -> what it has in total now
+Changes = dict[bytes, dict[str, int]]  # node -> its total resources now
 
 PENDING = PlacementGroupState.PENDING
 PREPARED = PlacementGroupState.PREPARED
@@ -91,7 +91,7 @@ class PlacementGroups:
         self._on_state = on_state
         self._on_resources = on_resources
         self._nodes: dict[bytes, GroupNode] = {}
-        self._waiting: dict[bytes, Waiting] = {}  # the one that is to be tried next first
+        self._waiting: dict[bytes, Waiting] = {}  # in the order in which they are tried next
         self._names: dict[tuple[str, str], bytes] = {}
         self._waiters: dict[bytes, list[Waiter]] = {}
         self._sends: list[Send] = []
@@ -128,7 +128,7 @@ class PlacementGroups:
         self._try(row, row.made)
 
     def remove(self, group_id: bytes, now: float, reason: str = "it was removed") -> bool:
-        """Give back all that the group has. False if there is no such group."""
+        """Remove a group and give back its bundles. False if there is no such group."""
         row = self.groups.get(group_id)
         if row is None or row.state is REMOVED:
             return False
@@ -234,7 +234,7 @@ class PlacementGroups:
     def heartbeat(
         self, node_id: bytes, free: dict[str, int], attainable: dict[str, int] | None = None
     ) -> None:
-        """What is free on the node, and what would be free if its tasks ended.
+        """The load of a node: its free resources, and those free if its tasks ended.
 
         Both amounts already exclude the reservations that the node has answered.
         """
@@ -264,7 +264,7 @@ class PlacementGroups:
                 waiting = self._waiting[row.group_id] = Waiting(now)
                 row.move(RESCHEDULING)
             elif attempt is not None:
-                self._abort(row, waiting)  # what is left of the group may want another choice
+                self._abort(row, waiting)  # the rest of the group may want another choice
             row.reason = f"node {node_id.hex()} is dead"
             waiting.not_before = now
             self._changed(row, now)
@@ -312,7 +312,7 @@ class PlacementGroups:
                 self._try(row, now)
 
     def tick(self, now: float) -> None:
-        """Give up on nodes that do not answer, and try again what is to be tried."""
+        """Give up on nodes that do not answer, and try due groups again."""
         for group_id, waiting in list(self._waiting.items()):
             attempt = waiting.attempt
             if attempt is not None and attempt.is_late(now):

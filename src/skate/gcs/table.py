@@ -28,8 +28,8 @@ REMOVALS_KEPT = 1_000
 class Changes(msgspec.Struct, Generic[K, V]):
     """What happened to a table since a version.
 
-    `version` is what to ask with next time. If not `complete`, `rows` is the whole table, and
-    whatever the watcher has beyond it is gone; `removed` is then empty.
+    The watcher asks with `version` next time. If not `complete`, `rows` is the whole table, and
+    all other rows of the watcher are gone; `removed` is then empty.
     """
 
     version: int

@@ -20,7 +20,7 @@ class TaskHandlers:
 
     @hears(TasksChanged)
     def on_tasks_changed(self, _node: NodeRow, message: TasksChanged, _now: float) -> None:
-        """Where tasks are now, and which have ended."""
+        """A node's report: the states of its tasks, and the tasks that have ended."""
         for task_id, name, state, where in message.rows:
             self._tasks.change(task_id, name, state, where)
         for task_id in message.ended:
@@ -32,7 +32,7 @@ class TaskHandlers:
         return [view_task(row) for row in self._tasks.tasks.newest(ask.limit)]
 
     def node_lost(self, lost: LostNode) -> None:
-        """Nobody reports on the tasks of the node any more."""
+        """A node is dead, and its reports with it."""
         self._tasks.drop_node(lost.node.node_id)
 
     def counts(self) -> dict[str, Any]:
@@ -45,14 +45,14 @@ class TaskHandlers:
 
 
 class EventHandlers:
-    """What has happened."""
+    """The event log."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
 
     @hears(Events)
     def on_events(self, _node: NodeRow, message: Events, _now: float) -> None:
-        """A node's batch; it is opened when somebody asks."""
+        """A node's batch; it is opened for a reader's question."""
         self._log.append(message.batch, message.count, message.dropped)
 
     @answers(questions.EventRows)

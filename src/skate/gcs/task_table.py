@@ -1,4 +1,4 @@
-"""The tasks that live longer than an event batch, and where each of them is.
+"""The tasks that live longer than an event batch, with their state and node.
 
 `TaskHandlers` enters what nodes report; short tasks never appear here, only in the event log.
 

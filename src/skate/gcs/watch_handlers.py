@@ -1,4 +1,4 @@
-"""What observers of the cluster ask: what has changed in a table since, and a summary of all."""
+"""Questions of observers: the changes of a table since a version, and a summary of all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class WatchHandlers:
 
     @answers(questions.Watch)
     def watch(self, _asker: Asker, ask: questions.Watch, _now: float) -> Body:
-        """What has changed in one table."""
+        """The changes in one table."""
         if ask.table not in self._watched:
             raise ValueError(f"no table {ask.table!r}, only {', '.join(self._watched)}")
         table, view = self._watched[ask.table]
