@@ -187,6 +187,7 @@ EVENT_BATCH_S = 0.25  # how often task events travel to the GCS, as one opaque b
 TASKS_REPORTED = 1_000  # of a node in the task table: more would be a load and no help
 TASKS_LOOKED_AT = 5_000  # for that report, four times a second: under a millisecond
 EVENT_BACKLOG = 50_000  # events kept by a node while the GCS is slow; beyond, drops are counted
+EVENT_SHARE_MIN = 2_000  # of a batch, however many nodes: 8,000 events a second of each
 EVENT_LOG_TASKS = 100_000  # task events kept by the GCS (Ray's bound); older ones are dropped
 
 # -- processes -----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from skate.messages import LaneRow
 from skate.net.event_batch import EventBatch, ObjectEvent, decode_events, encode_events
 
 NODE = b"N" * 16
@@ -26,6 +27,22 @@ def test_a_batch_is_bounded_and_starts_afresh() -> None:
         ObjectEvent(b"o", "PUT", 1000, 1.0, 77, NODE),
     ]
     assert batch.take() is None
+
+
+def test_of_too_many_events_the_newest_go_and_every_change_of_state() -> None:
+    batch = EventBatch()
+    batch.add(("S", "actor", b"a", "DEAD", 0.5, "", 77))
+    batch.add(put_event(1.0))
+    batch.add(
+        ("L", 1, b"w", NODE, 2, [LaneRow(b"t" * 16, "f", "task", 2.0, 2.5, 4, "", 1, 0)] * 3), 3
+    )
+    batch.add(put_event(3.0))
+    message = batch.take(2)
+    assert message is not None
+    assert (message.count, message.dropped) == (5, 1)  # the row of a lane is whole
+    kinds = [type(event).__name__ for event in decode_events(message.batch)]
+    assert kinds == ["StateEvent", *["TaskEvent"] * 3, "ObjectEvent"]
+    assert batch.take(2) is None
 
 
 def test_the_encoding_is_plain_messagepack() -> None:

@@ -11,7 +11,7 @@ import pytest
 from skate import messages as m
 from skate.config import AVOID_S, ENDED_JOBS_KEPT, SILENT_NODE_S
 from skate.ids import handle_id
-from skate.net.event_batch import EventBatch
+from skate.net.event_batch import EventBatch, ObjectEvent, decode_events
 from skate.node.actor_resources import ActorResources
 from skate.node.asking import Asking
 from skate.node.clock import Clock
@@ -79,7 +79,12 @@ class Bench:
             clients=self.clients,
         )
         self.notes = EventNotes(
-            clock=self.clock, outbox=self.outbox, me=self.me, store=self.store, task_report=self
+            clock=self.clock,
+            outbox=self.outbox,
+            me=self.me,
+            store=self.store,
+            nodes=self.nodes,
+            task_report=self,
         )
         self.values = Values(
             outbox=self.outbox,
@@ -378,3 +383,21 @@ def test_the_event_batch_is_the_format_that_both_sides_know() -> None:
     bench.notes.flush()
     [events] = [x for x in bench.outbox.gcs if isinstance(x, m.Events)]
     assert isinstance(events, m.Events) and isinstance(bench.notes.batch, EventBatch)
+
+
+@pytest.mark.parametrize(("others", "most"), [(0, 50_000), (3, 50_000), (19, 10_000), (999, 2_000)])
+def test_a_node_sends_twice_its_share_of_what_the_gcs_keeps_and_no_more(
+    others: int, most: int
+) -> None:
+    bench = Bench()
+    for number in range(others):
+        node_id = (number + 1).to_bytes(4, "big") * 4
+        bench.nodes.add(m.NodeInfo(node_id, f"h:{number}", {}, {}))
+    for _ in range(49_999):
+        bench.notes.object(b"o" * 20, "PUT", 3, 7)
+    bench.notes.object(b"last".ljust(20), "PUT", 3, 7)
+    bench.notes.flush()
+    [events] = [x for x in bench.outbox.gcs if isinstance(x, m.Events)]
+    assert (events.count, events.count + events.dropped) == (most, 50_000)
+    last = decode_events(events.batch)[-1]
+    assert isinstance(last, ObjectEvent) and last.object_id == b"last".ljust(20)

@@ -143,12 +143,34 @@ class EventBatch:
         else:
             self._dropped += count
 
-    def take(self) -> Events | None:
-        """All of it as a message to the GCS, and start afresh; None if nothing has happened."""
+    def take(self, limit: int = EVENT_BACKLOG) -> Events | None:
+        """All of it as a message to the GCS, and start afresh; None if nothing has happened.
+
+        ``limit``: of more tasks and objects than that, the newest go and the others count as
+        dropped. State changes all go: they are few, and no later event tells the same.
+        """
         if not self._events and not self._dropped:
             return None
-        message = Events(self._count, encode_events(self._events), self._dropped)
+        events, count = self._events, self._count
+        if count > limit:
+            events, count = _newest(events, limit)
+        message = Events(count, encode_events(events), self._dropped + self._count - count)
         self._events = []
         self._count = 0
         self._dropped = 0
         return message
+
+
+def _newest(events: list[tuple[Any, ...]], limit: int) -> tuple[list[tuple[Any, ...]], int]:
+    # In order, and how many these are; the row of a lane that comes to the limit is whole.
+    kept: list[tuple[Any, ...]] = []
+    others = states = 0
+    for event in reversed(events):
+        if event[0] == "S":
+            states += 1
+        elif others < limit:
+            others += len(event[5]) if event[0] == "L" else 1
+        else:
+            continue
+        kept.append(event)
+    return kept[::-1], others + states

@@ -1,5 +1,9 @@
 """The node's side of the event log: compact rows, batched to the GCS, bounded. Pure.
 
+The GCS keeps so many events of all nodes together. Once nodes are many, a batch holds no more than
+twice the node's share of that: the GCS would let the rest go as soon as the others' batches are
+there, after the head's node and the GCS have spent their time on it.
+
 Their format is that of ``EventBatch``; only the GCS opens them.
 """
 
@@ -8,9 +12,11 @@ from __future__ import annotations
 from typing import Protocol
 
 from skate import messages as m
+from skate.config import EVENT_BACKLOG, EVENT_LOG_TASKS, EVENT_SHARE_MIN
 from skate.net.event_batch import EventBatch
 from skate.node.clock import Clock
 from skate.node.identity import Identity
+from skate.node.node_table import NodeTable
 from skate.node.outbox import Outbox
 from skate.node.validity import read_error
 from skate.objects.object_store import ObjectStore
@@ -31,12 +37,14 @@ class EventNotes:
         outbox: Outbox,
         me: Identity,
         store: ObjectStore,
+        nodes: NodeTable,
         task_report: _TaskReport,
     ) -> None:
         self._clock = clock
         self._outbox = outbox
         self._me = me
         self._store = store
+        self._nodes = nodes
         self._task_report = task_report
         self.batch = EventBatch()
 
@@ -103,7 +111,8 @@ class EventNotes:
 
     def flush(self) -> None:
         """Send the GCS the events so far, as one opaque batch, and the rows its tables lack."""
-        message = self.batch.take()
+        share = EVENT_LOG_TASKS // (self._nodes.alive + 1)
+        message = self.batch.take(min(EVENT_BACKLOG, max(EVENT_SHARE_MIN, 2 * share)))
         if message is not None:
             self._outbox.to_gcs(message)
         store = self._store

@@ -139,7 +139,7 @@ class Parts:
         )  # fmt: skip
         EventNotes.__init__(
             self.notes, clock=t.clock, outbox=t.outbox, me=t.me, store=t.store,
-            task_report=self.task_report,
+            nodes=t.nodes, task_report=self.task_report,
         )  # fmt: skip
         TaskReport.__init__(
             self.task_report, clock=t.clock, outbox=t.outbox, me=t.me, store=t.store,
