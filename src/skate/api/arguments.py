@@ -7,7 +7,7 @@ and travel as the last dependency.
 
 from __future__ import annotations
 
-import pickle
+from pickle import dumps
 from typing import Any
 
 from skate.api.object_ref import ObjectRef
@@ -44,7 +44,7 @@ def pack(runtime: Runtime, what: str, args: tuple[Any, ...], kwargs: dict[str, A
     for value in kwargs.values():
         if type(value) not in ATOMS and not _is_plain(value):
             return _pack_any(runtime, what, args, kwargs)
-    data = NO_BUFFERS + pickle.dumps((args, kwargs), 5)
+    data = NO_BUFFERS + dumps((args, kwargs), 5)
     if len(data) > INLINE_MAX_BYTES:
         return _pack_any(runtime, what, args, kwargs)
     return data, None, None, None

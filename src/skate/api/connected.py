@@ -11,8 +11,7 @@ from skate.errors import RuntimeClosedError
 
 def connected() -> Runtime:
     """The runtime; starts a session if the program has not."""
-    runtime = runtime_module.current()
-    return runtime if runtime is not None else _start()
+    return runtime_module.current() or _start()
 
 
 def _start() -> Runtime:

@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import Any
 
-from skate import config
 from skate import messages as m
 from skate.client.connection import Connection
 from skate.client.lane_book import GONE, CallerLane, LaneBook, values_of
 from skate.client.stream import Stream
 from skate.client.value_table import ValueTable
-from skate.ids import FIRST_RETURN, TaskIdCounter
+from skate.config import FLUSH_CALLS, LANE_VALUE_BYTES
+from skate.ids import TaskIdCounter
 from skate.net import unix_socket
 from skate.objects.reference_counter import ReferenceCounter
 
@@ -142,7 +142,7 @@ class CallerLanes:
         """Send a task by a lane, if it may ride: the id of its result. The lock is held."""
         book = self.book
         task_class = book.task_classes[template]
-        if task_class is None or len(arguments) > config.LANE_VALUE_BYTES:
+        if task_class is None or len(arguments) > LANE_VALUE_BYTES:
             return None
         lane = values = None
         if task_class.lanes:
@@ -167,7 +167,7 @@ class CallerLanes:
     def look(self) -> None:
         """A burst goes by the switch: has a lane been opened, or one got room again? The lock is
         not held. Else a program that only submits would not see it before it waits."""
-        if self._overflow >= config.FLUSH_CALLS:
+        if self._overflow >= FLUSH_CALLS:
             self._overflow = 0
             self._connection.try_read()
 
@@ -183,7 +183,7 @@ class CallerLanes:
     ) -> list[bytes] | None:
         """Send an actor's call by a lane, if it may ride; else None. The lock is held."""
         book = self.book
-        if not book.method_rides[template] or len(arguments) > config.LANE_VALUE_BYTES:
+        if not book.method_rides[template] or len(arguments) > LANE_VALUE_BYTES:
             return None
         lane = book.actor_lane(actor_id)
         if lane is None:
@@ -209,15 +209,15 @@ class CallerLanes:
         dependencies: list[bytes] | None,
         values: list[bytes] | None,
     ) -> list[bytes]:
-        object_id = task_id + FIRST_RETURN
+        object_id = self.book.send(
+            lane, task_id, template, arguments, sequence, depth, dependencies, values
+        )
         self.values.promise(object_id)
-        self.book.send(lane, task_id, template, arguments, sequence, depth, dependencies, values)
         connection = self._connection
-        source = self.sockets[lane.number]
-        connection.hint = source
-        if len(lane.unanswered) == 1 or len(lane.out) >= config.FLUSH_CALLS:
+        connection.hint = source = self.sockets[lane.number]
+        if len(lane.out) >= FLUSH_CALLS or len(lane.unanswered) == 1:
             connection.flush_source(source)
-        else:
+        elif source not in connection.queued:
             connection.queue_source(source)
         if len(self._references.journal) > JOURNAL_MAX:
             connection.flush_locked()

@@ -84,7 +84,7 @@ class Connection:
         self.sources: tuple[Source, ...] = ()
         self.hint: Source | None = None  # where the next answer is expected, if not from the node
         self.is_calling: Callable[[], bool] = lambda: False  # whether a source owes an answer
-        self._queued: dict[Source, None] = {}  # those with something that is not flushed yet
+        self.queued: dict[Source, None] = {}  # those with something that is not flushed yet
         self._waits_s = 0.01  # how long waits took of late, on average
         self._backlog: dict[Source, None] = {}  # those whose sockets have not taken all
         self._parts = PartReader(m.decode_to_client)
@@ -141,7 +141,7 @@ class Connection:
         outbox = self.outbox
         self.before_flush(outbox)
         self._last_flush = time.monotonic()
-        if self._queued:
+        if self.queued:
             self._flush_queued()
         if not outbox:
             return
@@ -160,7 +160,7 @@ class Connection:
         """Send what is queued. Releases alone wait for the next message, or for a sleep."""
         if self.outbox:
             self.flush()
-        elif self._queued:
+        elif self.queued:
             with self.lock:
                 self._flush_queued()
 
@@ -182,17 +182,17 @@ class Connection:
 
     def queue_source(self, source: Source) -> None:
         """A source has something to send, soon; the caller holds the lock."""
-        if source not in self._queued:
-            self._queued[source] = None
+        if source not in self.queued:
+            self.queued[source] = None
             self.arm()
 
     def _flush_queued(self) -> None:
-        for source in list(self._queued):
+        for source in list(self.queued):
             self.flush_source(source)
 
     def flush_source(self, source: Source) -> None:
         """Send what is queued at another source; the caller holds the lock."""
-        self._queued.pop(source, None)
+        self.queued.pop(source, None)
         if not source.flush():
             self._backlog[source] = None
             self.arm()
@@ -213,7 +213,7 @@ class Connection:
                     poll.unregister(source)
         self.sources = tuple(other for other in self.sources if other is not source)
         self._backlog.pop(source, None)
-        self._queued.pop(source, None)
+        self.queued.pop(source, None)
         if self.hint is source:
             self.hint = None
         self.on_sources()

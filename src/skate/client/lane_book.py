@@ -35,6 +35,7 @@ from typing import Any, Protocol
 from skate import config
 from skate import messages as m
 from skate.ids import ACTOR_ID_BYTES, FIRST_RETURN, HANDLE_INDEX, TASK_ID_BYTES
+from skate.messages import DATA, Call, Ready
 from skate.objects.reference_counter import ReferenceCounter
 from skate.spec import CallTemplate, Demand
 
@@ -290,23 +291,26 @@ class LaneBook:
         depth: int = 0,
         dependencies: list[bytes] | None = None,
         values: list[bytes] | None = None,
-    ) -> None:
-        """Queue a call on a lane that ``actor_lane``, ``task_lane`` or ``values_for`` has named."""
+    ) -> bytes:
+        """Queue a call on a lane that ``actor_lane``, ``task_lane`` or ``values_for`` has named.
+
+        The id of its result, whose first ref the caller has to count before the lane is flushed.
+        """
         if template not in lane.templates:
             self._introduce(lane, template)
         if not lane.owes_node:
             lane.told = lane.sent - len(lane.unanswered)
-        call = m.Call(
-            task_id, sequence, template, arguments, lane.told, depth, dependencies, values
-        )
+        object_id = task_id + FIRST_RETURN
+        call = Call(task_id, sequence, template, arguments, lane.told, depth, dependencies, values)
         if dependencies:  # if it has to go by the switch after all, they must still be there
             self._references.journal.extend([(object_id,) for object_id in dependencies])
         lane.sent += 1
         lane.unanswered[task_id] = call
-        self.local[task_id + FIRST_RETURN] = lane
+        self.local[object_id] = lane
         if sequence >= 0:  # with the call: for a number that never comes an actor would wait
             self._sequences[lane.actor_id] = sequence + 1
         lane.out.append(call)
+        return object_id
 
     def _introduce(self, lane: CallerLane, template: int) -> None:
         function, introduction = self._introductions[template]
@@ -325,7 +329,7 @@ class LaneBook:
             if call is None:
                 continue
             object_id = task_id + FIRST_RETURN
-            if outcome.kind == m.DATA and object_id in local and not call.dependencies:
+            if outcome.kind == DATA and object_id in local and not call.dependencies:
                 # Nearly always. As in _answered.
                 if object_id in counts:
                     local[object_id] = None
@@ -570,9 +574,9 @@ class LaneBook:
 def values_of(outcomes: Sequence[m.Outcome]) -> list[m.Ready]:
     """The values among what calls came to, for the table of values."""
     return [
-        m.Ready(outcome.task_id + FIRST_RETURN, outcome.data)
+        Ready(outcome.task_id + FIRST_RETURN, outcome.data)
         for outcome in outcomes
-        if outcome.kind == m.DATA
+        if outcome.kind == DATA
     ]
 
 

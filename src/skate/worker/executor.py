@@ -104,10 +104,11 @@ class Executor:
         """(callable, args, kwargs) of a run."""
         if run.gpus != self._gpus and not (run.gpus is None and self._actor_id):
             self._show_gpus(run.gpus)
-        if spec.kind == "task":
+        kind = spec.kind
+        if kind == "task":
             self._runtime.enter(spec.group, spec.capture)
             function = self.functions.get(spec.function_id) or self.load(spec.function_id)
-        elif spec.kind == "actor":
+        elif kind == "actor":
             self._runtime.enter(spec.group, spec.capture)  # for life: its calls say nothing
             function = self.actor_class = self.load(spec.function_id)
             self.actor_template = spec

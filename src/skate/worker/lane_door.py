@@ -17,6 +17,7 @@ from skate import config
 from skate import messages as m
 from skate.client.connection import Connection
 from skate.client.stream import Stream
+from skate.config import FLUSH_CALLS
 from skate.net import unix_socket
 from skate.worker.lane_server import OVER, CalleeLane, LaneServer
 
@@ -248,9 +249,10 @@ class LaneDoor:
         if source is None:
             return
         is_last = not self.server.queue
-        if not is_last and len(lane.out) < config.FLUSH_CALLS:
+        if not is_last and len(lane.out) < FLUSH_CALLS:
             if now - self._flushed_at < FLUSH_AFTER_S:
-                self.connection.queue_source(source)
+                if source not in self.connection.queued:
+                    self.connection.queue_source(source)
                 return
             self._flushed_at = now
         if is_last:

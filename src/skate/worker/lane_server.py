@@ -399,8 +399,9 @@ class LaneServer:
             lane.publish.discard(task_id)
         if not lane.eof:
             lane.out.append(answer)
-        del lane.unanswered[task_id]
-        if lane.state is DRAINING and not lane.unanswered:
+        unanswered = lane.unanswered
+        del unanswered[task_id]
+        if not unanswered and lane.state is DRAINING:
             self._over(lane)
 
     def _tell_notes(self, lane: CalleeLane) -> None:
