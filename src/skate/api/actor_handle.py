@@ -26,7 +26,7 @@ from skate.errors import (
     PendingCallsLimitExceeded,
 )
 from skate.ids import handle_id, job_of
-from skate.messages import KillActor, encode
+from skate.messages import encode
 from skate.spec import ActorOptions, CallTemplate, demand_of
 
 _METHOD_OPTIONS = "__skate_method_options__"
@@ -493,4 +493,4 @@ def kill(actor: Any, *, no_restart: bool = True) -> None:
     foreign = job_of(actor_id) != runtime.job_id
     if foreign and runtime.ask("actor_info", {"actor_id": actor_id}) is None:
         raise ActorHandleNotFoundError(f"{actor!r} is of another session, or was gone long ago")
-    runtime.connection.append(KillActor(actor_id, no_restart))
+    runtime.kill_actor(actor_id, no_restart=no_restart)

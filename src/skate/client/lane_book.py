@@ -209,6 +209,12 @@ class LaneBook:
             return None
         return lane
 
+    def leave(self, actor_id: bytes) -> None:
+        """This process has the actor killed: calls from now on go by the switch, behind that."""
+        lane = self.actor_lanes.get(actor_id)
+        if lane is not None:
+            lane.window = 0
+
     def task_lane(self, task_class: TaskClass) -> CallerLane | None:
         """The lane for a task of this class without dependencies on others, if it may ride now.
 
@@ -551,7 +557,7 @@ class LaneBook:
         for number, lane in self.lanes.items():
             assert number == lane.number and lane.state is not GONE
             assert lane.state is OPEN or lane.unanswered, "its last word is due"
-            assert len(lane.unanswered) <= min(lane.window, lane.sent)
+            assert len(lane.unanswered) <= min(lane.window or lane.sent, lane.sent)
             assert lane.told <= lane.sent
             assert not lane.handle_due or lane.unanswered
             assert lane.state is OPEN or not lane.out, "something is sent on a lane that has ended"

@@ -229,6 +229,13 @@ class Runtime:
                 len(arguments),
             )
 
+    def kill_actor(self, actor_id: bytes, *, no_restart: bool) -> None:
+        """Have the actor's process killed: before any later call of this process runs."""
+        with self.connection.lock:
+            if self.lanes is not None:
+                self.lanes.book.leave(actor_id)
+            self.connection.append_locked(m.KillActor(actor_id, no_restart))
+
     def escape_locked(self, object_ids: Sequence[bytes]) -> None:
         """Refs to these leave the process, or their ids do; the caller holds the lock."""
         if self.lanes is not None:
