@@ -318,6 +318,47 @@ def test_an_idle_actor_lane_tells_its_rows_soon_and_ends_much_later() -> None:
     assert lane.number not in callee.server.lanes
 
 
+def test_rows_do_not_wait_for_a_call_that_runs_for_ever_nor_have_anybody_look_often() -> None:
+    callee = Callee(is_actor=True)
+    lane = callee.open()
+    callee.call(lane, ONE)
+    callee.next()
+    callee.call(lane, TWO)
+    callee.run()
+    callee.server.tick(10.0)
+    left_s = callee.server.tick(10.0 + config.LEASE_IDLE_S * 1.01)
+    assert [type(message).__name__ for message in callee.told()] == ["LaneNotes"]
+    assert left_s is not None and left_s >= 1
+    callee.server.tick(10.0 + config.ACTOR_LANE_IDLE_S * 1.01)
+    assert lane.number in callee.server.lanes
+
+
+def test_rows_of_a_call_that_is_answered_while_all_rest_are_told_and_its_lane_ends() -> None:
+    """By a thread or a coroutine: nobody takes anything in when it ends."""
+    callee = Callee(is_actor=True)
+    lane = callee.open()
+    callee.call(lane, ONE)
+    work = callee.next()
+    now = 10.0
+    left_s = callee.server.tick(now)
+    callee.server.outcome(work, m.Done(ONE, 0, 1.0, 2.0, DATA))
+    while left_s is not None and now < 60.0:
+        now += left_s + 0.001
+        left_s = callee.server.tick(now)
+    assert [type(message).__name__ for message in callee.told()] == ["LaneNotes", "LaneOver"]
+    assert lane.number not in callee.server.lanes
+
+
+def test_the_node_is_not_told_that_a_call_runs_which_has_ended() -> None:
+    callee = Callee()
+    lane = callee.open()
+    callee.call(lane, ONE)
+    work = callee.next()
+    callee.server.outcome(work, m.Done(ONE, 0, 1.0, 2.0, DATA))
+    callee.server.long(work, 1.0)
+    assert callee.told() == []
+
+
 def test_calls_of_a_dead_caller_run_and_its_lane_stays_until_it_is_revoked() -> None:
     callee = Callee()
     lane = callee.open()
@@ -351,6 +392,7 @@ def test_a_process_that_leaves_runs_nothing_more_and_says_nothing_on_its_lanes()
     work = callee.next()
     callee.server.leave()
     callee.server.outcome(work, m.Done(ONE, 0, 1.0, 2.0, ERROR, failed=True))
+    callee.call(lane, THREE, 2)  # it was on its way
     assert callee.server.next() is None and sent(lane) == [m.Outcome(ONE, ERROR)]
 
 

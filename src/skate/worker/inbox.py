@@ -50,6 +50,8 @@ class Inbox:
     # ------------------------------------------------------------------ what comes
 
     def _on_run(self, run: m.Run) -> None:
+        if self._server.has_left:
+            return
         spec = self.templates[run.template]
         if run.sequence < 0:  # nearly always: it is in order as it comes
             self.queue.append(Work(run, spec))

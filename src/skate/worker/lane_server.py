@@ -92,7 +92,7 @@ class CalleeLane:
         self.owes_node = False  # a LaneResult may not have reached the kernel yet
         self.eof = False
         self.notes: list[m.LaneRow] = []
-        self.mark = 0  # received, when tick() looked last
+        self.mark = 0  # how much had happened when tick() looked last
         self.quiet_since = 0.0
         self.out: list[Any] = []
 
@@ -140,6 +140,7 @@ class LaneServer:
         self.lanes: dict[int, CalleeLane] = {}  # without those that are over
         self.gates: dict[bytes, Gate] = {}
         self.is_blocked = False
+        self.has_left = False
         self._last_ended = 0.0
 
     def take(self, outbox: list[Any]) -> None:
@@ -232,6 +233,8 @@ class LaneServer:
 
         KeyError if the template of one is not registered: the caller breaks the protocol.
         """
+        if self.has_left:
+            return
         templates, unanswered, queue = lane.templates, lane.unanswered, self.queue
         gate = self.gates.get(lane.caller)
         for call in calls:
@@ -413,8 +416,8 @@ class LaneServer:
     def long(self, work: Work, started: float) -> None:
         """What runs takes its time (``started`` is wall-clock): the node is told, once."""
         lane = work.lane
-        if lane is None or work.is_told or lane.state is OVER:
-            return
+        if lane is None or work.is_told or work.run.task_id not in lane.unanswered:
+            return  # it has ended by now: its row may have left, and would not end this
         work.is_told = True
         behind = len(lane.unanswered) - 1
         self.to_node.append(
@@ -485,6 +488,7 @@ class LaneServer:
 
         No last words: callers see a death, and the node says why.
         """
+        self.has_left = True
         for lane in self.lanes.values():
             self._tell_notes(lane)
         self.queue.clear()
@@ -498,8 +502,9 @@ class LaneServer:
         """
         next_s: float | None = None
         for lane in list(self.lanes.values()):
-            if lane.received != lane.mark or not lane.quiet_since or lane.unanswered:
-                lane.mark = lane.received
+            mark = 2 * lane.received - len(lane.unanswered)  # grows with each call and each answer
+            if mark != lane.mark or not lane.quiet_since:
+                lane.mark = mark
                 lane.quiet_since = now
             quiet_s = now - lane.quiet_since
             if lane.notes and quiet_s >= config.LEASE_IDLE_S:
@@ -512,10 +517,16 @@ class LaneServer:
                     lane.state = DRAINING
                     self._closed(lane)
                 continue
-            due_s = config.LEASE_IDLE_S if lane.notes else self._idle_s
-            if is_idle or lane.notes:
-                left_s = max(0.0, due_s - quiet_s)
-                next_s = left_s if next_s is None else min(next_s, left_s)
+            if lane.notes:
+                left_s = config.LEASE_IDLE_S - quiet_s
+            elif is_idle:
+                left_s = self._idle_s - quiet_s
+            elif lane.unanswered:  # nobody may say when it has been answered: look now and then
+                left_s = self._idle_s
+            else:
+                continue
+            left_s = max(0.0, left_s)
+            next_s = left_s if next_s is None else min(next_s, left_s)
         return next_s
 
     # ------------------------------------------------------------------ checks
