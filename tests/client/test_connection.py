@@ -147,6 +147,18 @@ def test_a_time_out_is_kept_also_by_threads_that_do_not_read(
     assert 0.2 <= time.monotonic() - begun < 5
 
 
+def test_a_time_out_is_kept_also_while_something_always_comes(
+    ends: tuple[Connection, Node],
+) -> None:
+    connection, node = ends
+    connection.handlers[m.Notice] = lambda notice: node.send(
+        notice
+    )  # one has come: the next is sent
+    node.send(m.Notice("again"))
+    begun = time.monotonic()
+    assert not connection.wait_for(lambda: time.monotonic() > begun + 5, 0.1)
+
+
 BREACHES = {
     "garbage": b"HTTP/1.1 400 Bad Request\r\n\r\n",
     "a frame too large": struct.pack("<I", 2**32 - 1),

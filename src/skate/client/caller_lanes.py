@@ -53,6 +53,11 @@ class LaneSocket:
         """The descriptor to poll."""
         return self.stream.sock.fileno()
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether the socket has not taken all that it was given."""
+        return self.stream.has_unsent
+
     def read(self) -> bool:
         """Handle what has arrived; whether something had."""
         return self.stream.read()
@@ -144,6 +149,8 @@ class CallerLanes:
         task_class = book.task_classes[template]
         if task_class is None or len(arguments) > LANE_VALUE_BYTES:
             return None
+        if self._connection.closed:
+            return None  # what the node would be sent tells why
         lane = values = None
         if task_class.lanes:
             if dependencies is None:
@@ -186,7 +193,7 @@ class CallerLanes:
         if not book.method_rides[template] or len(arguments) > LANE_VALUE_BYTES:
             return None
         lane = book.actor_lane(actor_id)
-        if lane is None:
+        if lane is None or self._connection.closed:
             return None
         values = None
         if dependencies is not None:

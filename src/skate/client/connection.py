@@ -50,13 +50,20 @@ class Source(Protocol):
     """What a process reads beside the line to its node. Only the leader calls ``read``."""
 
     def fileno(self) -> int:
-        """The descriptor that becomes readable."""
+        """The descriptor that becomes readable; -1 once it is closed."""
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether the socket has not taken all that it was given."""
 
     def read(self) -> bool:
         """Handle what has arrived, without blocking; whether something had."""
 
     def flush(self) -> bool:
-        """Send what is queued, under the connection's lock; whether the socket has taken all."""
+        """Send what is queued, under the connection's lock; whether that has succeeded.
+
+        It may be the socket's fault if not, or the node's, whose line has to take something first.
+        """
 
     def close(self) -> None:
         """The connection is closed: so is this."""
@@ -86,7 +93,8 @@ class Connection:
         self.is_calling: Callable[[], bool] = lambda: False  # whether a source owes an answer
         self.queued: dict[Source, None] = {}  # those with something that is not flushed yet
         self._waits_s = 0.01  # how long waits took of late, on average
-        self._backlog: dict[Source, None] = {}  # those whose sockets have not taken all
+        self._backlog: dict[Source, None] = {}  # those that could not send all
+        self._changing = threading.Lock()  # held while the sources change, by whichever thread
         self._parts = PartReader(m.decode_to_client)
         self._leader = threading.Lock()
         self._turn = threading.Condition()
@@ -173,6 +181,18 @@ class Connection:
     def _unsent(self) -> bool:
         return self.stream.has_unsent or bool(self._backlog)
 
+    def _await_room(self, timeout_ms: float) -> None:
+        """Sleep until one of the sockets that have not taken all takes more."""
+        poll = select.poll()
+        is_full = self.stream.has_unsent
+        if is_full:
+            poll.register(self.sock, select.POLLOUT)
+        for source in list(self._backlog):
+            if source.has_unsent:
+                is_full = _register(poll, source, select.POLLOUT) or is_full
+        if is_full:
+            poll.poll(timeout_ms)
+
     def _send_rest(self) -> None:
         with self.lock:
             self.stream.pump()
@@ -199,31 +219,33 @@ class Connection:
 
     def add_source(self, source: Source) -> None:
         """From now on this is read as well."""
-        if source not in self.sources:
-            self.sources = (*self.sources, source)
-        for poll in (self._poll, self._poll_both):
-            poll.register(source, select.POLLIN)
-        self.on_sources()
+        with self._changing:
+            if source not in self.sources:
+                self.sources = (*self.sources, source)
+            for poll in (self._poll, self._poll_both):
+                poll.register(source, select.POLLIN)
+            self.on_sources()
 
     def remove_source(self, source: Source) -> None:
         """It is over; its descriptor is closed behind this."""
-        if source in self.sources:
-            for poll in (self._poll, self._poll_both):
-                with contextlib.suppress(KeyError):
-                    poll.unregister(source)
-        self.sources = tuple(other for other in self.sources if other is not source)
+        with self._changing:
+            if source in self.sources:
+                for poll in (self._poll, self._poll_both):
+                    with contextlib.suppress(KeyError, ValueError):
+                        poll.unregister(source)
+            self.sources = tuple(other for other in self.sources if other is not source)
+            self.on_sources()
         self._backlog.pop(source, None)
         self.queued.pop(source, None)
         if self.hint is source:
             self.hint = None
-        self.on_sources()
 
     def drain(self) -> None:
-        """Return once the kernel has taken everything, so that no more piles up here."""
+        """Return once the kernel has taken all that is for the node: so no more piles up here."""
         self.flush()
         writable = select.poll()
         writable.register(self.sock, select.POLLOUT)
-        while self._unsent:
+        while self.stream.has_unsent:
             if self.closed:
                 self.raise_closed()
             writable.poll(1000 * config.SLEEP_AT_MOST_S)
@@ -250,7 +272,9 @@ class Connection:
                     return self._lead(ready, deadline)
             finally:
                 if leads and leads[0]:
-                    self._stop_leading()
+                    self._leader.release()  # as a call of ours, it could be interrupted before
+                    if self._followers:
+                        self._notify()
             self.flush()
             with self._turn:
                 self._followers += 1
@@ -280,8 +304,12 @@ class Connection:
             if self.closed:
                 self.raise_closed()
             if not self._unsent and self._spin():
+                if deadline is not None and time.monotonic() >= deadline:
+                    return bool(ready())  # however much comes: time is over
                 continue
             self.flush()  # no answer for now: before a sleep, releases leave as well
+            if self._backlog:
+                self._send_rest()
             poll = self._poll_all() if self._backlog else self._poll
             if self.stream.has_unsent and poll is self._poll:
                 poll = self._poll_both
@@ -298,6 +326,8 @@ class Connection:
                 self.read_at_hand()
                 if self._followers:
                     self._notify()
+            if left <= 0:
+                return bool(ready())
 
     def _spin(self) -> bool:
         """Look for an answer for a moment before sleeping; whether one came.
@@ -329,7 +359,8 @@ class Connection:
         both = select.POLLIN | select.POLLOUT
         poll.register(self.sock, both if self.stream.has_unsent else select.POLLIN)
         for source in self.sources:
-            poll.register(source, both if source in self._backlog else select.POLLIN)
+            waits = source in self._backlog and source.has_unsent
+            _register(poll, source, both if waits else select.POLLIN)
         return poll
 
     def _notify(self) -> None:
@@ -367,7 +398,9 @@ class Connection:
                 found = True
         finally:
             if leads and leads[0]:
-                self._stop_leading()
+                self._leader.release()
+                if self._followers:
+                    self._notify()
         return found
 
     def look(self) -> bool:
@@ -384,12 +417,9 @@ class Connection:
             return leads[0] and hint.read()
         finally:
             if leads and leads[0]:
-                self._stop_leading()
-
-    def _stop_leading(self) -> None:
-        self._leader.release()
-        if self._followers:
-            self._notify()
+                self._leader.release()
+                if self._followers:
+                    self._notify()
 
     # ------------------------------------------------------------------ the courier
 
@@ -399,7 +429,8 @@ class Connection:
             self._armed = True
             if self._courier is None:
                 self.start_courier(None)
-            self._wake.release()
+            with contextlib.suppress(RuntimeError):  # ``close`` has done so
+                self._wake.release()
             if self._is_dozing:
                 os.eventfd_write(self._bell, 1)
 
@@ -424,8 +455,7 @@ class Connection:
         wait_s: float | None = tick_s
         is_quiet = False
         read_at = 0.0
-        writable, events = select.poll(), select.poll()  # two threads must not use one at a time
-        writable.register(self.sock, select.POLLOUT)
+        events = select.poll()  # two threads must not use one at a time
         if tick_s is not None:
             events.register(self.sock, select.POLLIN)
             events.register(self._bell, select.POLLIN)
@@ -444,7 +474,7 @@ class Connection:
                 if not self.closed:
                     self.flush_locked()
             if self._unsent:
-                writable.poll(50)
+                self._await_room(50)
                 self._send_rest()
                 with self.lock:
                     if self._unsent:
@@ -474,7 +504,7 @@ class Connection:
                 events.register(self.sock, select.POLLIN)
                 events.register(self._bell, select.POLLIN)
                 for source in self.sources:
-                    events.register(source, select.POLLIN)
+                    _register(events, source, select.POLLIN)
         events.poll(1000 * config.SLEEP_AT_MOST_S)
         with self.lock:
             self._is_dozing = False
@@ -518,6 +548,7 @@ class Connection:
         self.lock = threading.Lock()
         self._leader = threading.Lock()
         self._turn = threading.Condition()
+        self._changing = threading.Lock()
         self.stream.outbox = []
         sources, self.sources = self.sources, ()
         for source in sources:
@@ -526,3 +557,12 @@ class Connection:
         with contextlib.suppress(OSError):
             self._drop_bell()
             os.close(self.sock.detach())
+
+
+def _register(poll: select.poll, source: Source, events: int) -> bool:
+    """Have a source polled; False if another thread has just closed it."""
+    try:
+        poll.register(source, events)
+    except ValueError:
+        return False
+    return True

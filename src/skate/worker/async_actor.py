@@ -8,8 +8,10 @@ that it finds. As in Ray, plain methods run on the loop too, one at a time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
+import select
 import threading
 import time
 from collections import deque
@@ -19,7 +21,7 @@ from typing import Any
 
 from skate import config
 from skate import messages as m
-from skate.client.connection import Connection
+from skate.client.connection import Connection, Source
 from skate.client.runtime import Runtime, current_call
 from skate.worker.executor import Executor
 from skate.worker.inbox import Inbox
@@ -52,8 +54,10 @@ class AsyncLoop:
         self._woken = False
         self._is_looking = False
         self._look_until = 0.0
-        self._read: set[int] = set()  # descriptors of lanes
+        self._lanes = select.epoll()  # the loop reads if one of these sources is readable
+        self._read: set[Source] = set()  # those in it
         self._resting: asyncio.TimerHandle | None = None
+        self._rests_long = False
         self._thread = 0
         self._over: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -70,13 +74,17 @@ class AsyncLoop:
         self._runtime.blocking = self._lend_cpu
         self._inbox.on_work = self._on_work
         self._connection.on_sources = self._on_sources
+        self._on_sources()
         self._loop.add_reader(self._connection.sock.fileno(), self._on_readable)
+        self._loop.add_reader(self._lanes.fileno(), self._on_readable)
         self._connection.flush()
         self._on_readable()
         await self._over
         self._loop.remove_reader(self._connection.sock.fileno())
         while self._tasks:
             await asyncio.wait(list(self._tasks))
+        self._loop.remove_reader(self._lanes.fileno())
+        self._inbox.on_work = lambda: None  # what the end of the program reads wakes no loop
         self._connection.flush()
 
     def _call_soon(self, callback: Any) -> None:
@@ -87,18 +95,18 @@ class AsyncLoop:
             self._wake()
 
     def _on_sources(self) -> None:
-        if threading.get_ident() == self._thread:
-            self._read_sources()
-        else:
-            self._loop.call_soon_threadsafe(self._read_sources)
+        """Have the loop read the lanes that there are now, and no others.
 
-    def _read_sources(self) -> None:
-        """Have the loop read the lanes that there are now, and no others."""
-        now = {source.fileno() for source in self._connection.sources}
-        for descriptor in self._read - now:
-            self._loop.remove_reader(descriptor)
-        for descriptor in now - self._read:
-            self._loop.add_reader(descriptor, self._on_readable)
+        Any thread calls this, one at a time, and before it closes a lane. So not the loop's own
+        table of descriptors: by the time that the loop sees to it, a number may be another file's.
+        """
+        now = set(self._connection.sources)
+        for source in self._read - now:
+            with contextlib.suppress(OSError, ValueError):  # it was closed, and so is out
+                self._lanes.unregister(source)
+        for source in now - self._read:
+            with contextlib.suppress(ValueError):
+                self._lanes.register(source, select.EPOLLIN)
         self._read = now
 
     def _wake(self) -> None:
@@ -166,6 +174,7 @@ class AsyncLoop:
         if self._resting is None:
             due_s = self._inbox.rest()
             if due_s is not None:
+                self._rests_long = due_s > config.LEASE_IDLE_S
                 self._resting = self._loop.call_later(due_s, self._rested)
 
     def _rested(self) -> None:
@@ -211,6 +220,9 @@ class AsyncLoop:
     def _flush(self) -> None:
         self._flush_due = False
         self._connection.flush()
+        if self._resting is not None and self._rests_long:  # rows of what has ended leave sooner
+            self._resting.cancel()
+            self._rested()
         if self._inbox.expect():
             self._look_for_a_while()
         if self._inbox.queue or self._inbox.exit_reason:

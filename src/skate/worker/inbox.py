@@ -81,14 +81,10 @@ class Inbox:
 
     def next(self) -> Work | None:
         """Take what is to run now; None if there is nothing, or it was handed back meanwhile."""
-        if not self._server.lanes:
-            try:
-                return self.queue.popleft()
-            except IndexError:
-                return None
-        with self._connection.lock:
-            work = self._server.next()
-            if work is None:
+        server = self._server
+        with self._connection.lock:  # also without a lane: another thread may let one in just now
+            work = server.next()
+            if work is None and server.lanes:
                 self._door.flush_locked()  # some may have been answered without having run
         return work
 

@@ -7,6 +7,7 @@ words go out, and what callers say comes in. The leader reads (connection.py).
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -19,11 +20,13 @@ from skate.client.connection import Connection
 from skate.client.stream import Stream
 from skate.config import FLUSH_CALLS
 from skate.net import unix_socket
+from skate.net.frame import frame
 from skate.worker.lane_server import OVER, CalleeLane, LaneServer
 
 FLUSH_AFTER_S = config.LANE_LOOK_S / 2
 """Answers wait for others to share a frame for so long, while there is more to run."""
 
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -48,6 +51,11 @@ class CalleeSocket:
     def fileno(self) -> int:
         """The descriptor to poll."""
         return self.stream.sock.fileno()
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether the socket has not taken all that it was given."""
+        return self.stream.has_unsent
 
     def read(self) -> bool:
         """Handle what has arrived; whether something had."""
@@ -97,6 +105,13 @@ class CalleeSocket:
         if lane is None:
             self._on_eof("a call before the hello")
             return
+        for call in calls:
+            values = call.values
+            if call.template not in lane.templates or (
+                values is not None and len(values) != len(call.dependencies or ())
+            ):
+                self._on_eof("a call that nobody can run")
+                return
         with door.connection.lock:
             door.server.on_calls(lane, calls)
             if lane.out and door.server.is_blocked:
@@ -144,6 +159,7 @@ class LaneDoor:
         self.sockets: dict[int, CalleeSocket] = {}
         self._path = os.path.join(setup.lanes_dir, setup.worker_id.hex())
         self._listener: socket.socket | None = None
+        self._spare = -1  # a descriptor to answer a caller with when there is no other
         self._flushed_at = 0.0
         self.last: CalleeSocket | None = None  # by whom the last call came
         connection.handlers.update(
@@ -174,6 +190,7 @@ class LaneDoor:
                 return str(error)
             listener.setblocking(False)
             self._listener = listener
+            self._keep_spare()
             self.connection.add_source(self)
         return ""
 
@@ -204,8 +221,9 @@ class LaneDoor:
 
     def fileno(self) -> int:
         """The descriptor to poll."""
-        assert self._listener is not None
-        return self._listener.fileno()
+        return -1 if self._listener is None else self._listener.fileno()
+
+    has_unsent = False
 
     def read(self) -> bool:
         """Accept who has connected; whether somebody had."""
@@ -213,11 +231,40 @@ class LaneDoor:
         while self._listener is not None:
             try:
                 sock, _ = self._listener.accept()
-            except OSError:  # nobody is there, or no descriptor is left: it waits
-                return found
+            except OSError as error:
+                if error.errno in _NO_DESCRIPTORS and self._turn_away():
+                    continue
+                return found  # nobody is there
             found = True
             self._accept(sock)
         return found
+
+    def _keep_spare(self) -> None:
+        if self._spare < 0:
+            with contextlib.suppress(OSError):
+                self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _turn_away(self) -> bool:
+        """No descriptor is left: tell a caller that its lane is over. Whether one was there.
+
+        If it went on waiting, so would its calls, and who sleeps on the listener would never.
+        """
+        self._drop_spare()
+        try:
+            assert self._listener is not None
+            sock, _ = self._listener.accept()
+            with sock, contextlib.suppress(OSError):
+                sock.send(frame([m.LaneEnds(0)]), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:
+            return False
+        finally:
+            self._keep_spare()
+        return True
+
+    def _drop_spare(self) -> None:
+        spare, self._spare = self._spare, -1
+        if spare >= 0:
+            os.close(spare)
 
     def _accept(self, sock: socket.socket) -> None:
         data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
@@ -284,9 +331,11 @@ class LaneDoor:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
             listener.close()
+        self._drop_spare()
 
     def abandon(self) -> None:
         """In a fork of the process: it is the parent's."""
         listener, self._listener = self._listener, None
         if listener is not None:
             os.close(listener.detach())
+        self._drop_spare()
