@@ -6,8 +6,10 @@ tasks one by one, which sleep for a moment, so that every frame is one message a
 task at home four frames, of one elsewhere two to or from a process and two to or from a node, at
 each of the two daemons. What a worker uses for a task is measured at 3,200 tasks a second that
 sleep for 10 ms each. Tasks that go by the switch may be retried after exceptions, so none rides on
-a lane. What lanes cost is measured on a thousand empty tasks at a time, of which the results are
-read when all are there; frames of many calls are part of that.
+a lane. What a frame costs a daemon that is busy anyway is measured with 32 processes that ask it
+for a sign of life again and again, a question a frame, against as many questions in one frame.
+What lanes cost is measured on a thousand empty tasks at a time, of which the results are read when
+all are there; frames of many calls are part of that.
 
 CPU time comes from the kernel's scheduler, in nanoseconds, over all threads of a process. Only the
 GCS's work on offers and events is measured on its core alone, with the encoding of its messages, as
@@ -19,6 +21,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import multiprocessing
 import os
 import random
 import socket
@@ -37,12 +40,13 @@ from sim.scale.costs import MEASURED, Costs
 from skate import messages as m
 from skate.client.stream import Stream
 from skate.cluster_utils import Cluster, ClusterNode
-from skate.config import EVENT_BATCH_S, HEARTBEAT_S, LANE_NOTES, PROTOCOL_VERSION
+from skate.config import EVENT_BATCH_S, HEARTBEAT_S, LANE_NOTES, PROTOCOL_VERSION, PYTHON
 from skate.gcs.gcs_core import GcsCore
+from skate.net import unix_socket
 from skate.net.cluster_token import read_token
 from skate.net.dialing import dial
 from skate.net.event_batch import encode_events
-from skate.net.frame import frame, frames
+from skate.net.frame import FrameReader, frame, frames
 from skate.net.handshake import LineHello
 from skate.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -59,6 +63,8 @@ LANE_TASKS = 1_000
 LANE_BURSTS = 20
 LANE_FRAMES = 5_000
 LANE_REST_S = 0.012  # lanes stay for 20 ms
+ASKERS = 32
+ASKED = 500  # rounds
 PLAYED_NODES = 300
 OFFERS = 30
 EVENTS = 2_000
@@ -283,6 +289,56 @@ def lane_frame_costs() -> dict[str, float]:
     return {"lane_frame_s": seconds / LANE_FRAMES / 2}
 
 
+def busy_frame_costs() -> dict[str, float]:
+    """Of one frame of a local process, read or written by a daemon that has more to do already."""
+    cluster = Cluster(initialize_head=True)
+    try:
+        head = cluster.list_all_nodes()[0]
+        lines = [unix_socket.connect(head.node_socket) for _ in range(ASKERS)]
+        for line in lines:
+            line.sendall(frame([m.Hello(PROTOCOL_VERSION, PYTHON, "observer", os.getpid())]))
+        together_s = _question_s(head, lines[:1], ASKERS)
+        apart_s = _question_s(head, lines, 1)
+        for line in lines:
+            line.close()
+        # Apart, a question and its answer have a frame each; together, ASKERS of them share two.
+        return {"busy_frame_s": (apart_s - together_s) / (2 - 2 / ASKERS)}
+    finally:
+        cluster.shutdown()
+
+
+def _question_s(
+    node: ClusterNode, lines: list[socket.socket], questions: int, rest_s: float = 0.0
+) -> float:
+    """CPU seconds of the daemon for one question, when each line asks so many in a frame.
+
+    Each belongs to a process of its own that sleeps until it is answered, as a worker does.
+    """
+    daemon, idle_rate = [node.pids["node"]], idle_rates([node])[0][0]
+    fork = multiprocessing.get_context("fork")
+    askers = [fork.Process(target=_ask, args=(line, questions, rest_s)) for line in lines]
+    before, begin = cpu_s(daemon), time.perf_counter()
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join()
+        assert asker.exitcode == 0
+    idle_s = (time.perf_counter() - begin) * idle_rate
+    return (cpu_s(daemon) - before - idle_s) / (ASKED * len(lines) * questions)
+
+
+def _ask(line: socket.socket, questions: int, rest_s: float) -> None:
+    reader = FrameReader(m.decode_to_client)
+    data = frame([m.Ask(number, "ping", {}) for number in range(questions)])
+    for _ in range(ASKED):
+        line.sendall(data)
+        answers = 0
+        while answers < questions:
+            heard = reader.feed(line.recv(1 << 18))
+            answers += sum(isinstance(message, m.Answer) for message in heard)
+        time.sleep(rest_s)
+
+
 def _ride(count: int) -> float:
     """So many tasks at a time; CPU seconds of the thread that submits them."""
     begin = time.thread_time()
@@ -401,6 +457,7 @@ def one_round() -> dict[str, float]:
     """All figures, once."""
     figures = {**task_costs(), **lane_costs(), **lane_frame_costs(), **gcs_costs()}
     figures |= heartbeat_costs()
+    figures |= busy_frame_costs()
     figures["lane_row_s"] -= figures["frame_s"] / LANE_NOTES  # what the frames of its rows cost
     return figures
 

@@ -4,7 +4,8 @@ The figures of the dataclass are one machine's: ``python -m benchmarks.daemon_co
 them anew, on real processes; ``--costs`` of ``python -m sim.scale`` takes others.
 
 What a daemon pays for is frames, each with its system call and often a wake-up, and the messages in
-them; a burst shares frames, a lone result does not. So both have a price of their own.
+them; a burst shares frames, a lone result does not. So both have a price of their own; and a frame
+for which a daemon wakes up costs more than one that it comes to while it is busy.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ class Costs:
     """Seconds; CPU time unless it says otherwise."""
 
     frame_s: float = 45e-6  # of the node daemon, to read or write one frame of a local process
+    busy_frame_s: float = 11e-6  # the same, when it is busy anyway: no wake-up
     line_frame_s: float = 49e-6  # likewise, of another node
     submit_s: float = 3.7e-6  # likewise, to take in one submitted task, beside its frames,
     run_s: float = 7.4e-6  # and to have it run by a worker and its result told
@@ -50,8 +52,8 @@ class Costs:
 
 
 MEASURED = (
-    "frame_s", "line_frame_s", "submit_s", "run_s", "forward_s", "returned_s", "guest_s",
-    "guest_run_s", "tick_s", "relay_s", "relay_byte_s",
+    "frame_s", "busy_frame_s", "line_frame_s", "submit_s", "run_s", "forward_s", "returned_s",
+    "guest_s", "guest_run_s", "tick_s", "relay_s", "relay_byte_s",
     "gcs_heartbeat_s", "gcs_offer_s", "gcs_offer_node_s", "gcs_offer_place_s",
     "gcs_events_s", "gcs_event_byte_s",
     "submitter_s", "worker_s",

@@ -97,7 +97,7 @@ class Node:
         if kind is CLIENT:
             if who not in core.clients:
                 core.add_client(who)
-            cost += self.costs.line_frame_s if who.node_id else self.costs.frame_s
+            cost += self.costs.line_frame_s if who.node_id else self._frame_s()
             for message in batch:
                 cost += self._cost(message)
                 core.handle(who, message)
@@ -114,12 +114,17 @@ class Node:
         cost = 0.0
         to_clients: list[tuple[Program, list[Any]]] = []
         to_nodes: list[tuple[Node, Any]] = []
+        is_first = self.server.was_idle  # whose wake-up counts
         while core.outbox.clients:
             dirty, core.outbox.clients = core.outbox.clients, []
             for peer in dirty:
                 batch, peer.outbox = peer.outbox, []
                 cost += sum(map(self._cost, batch))
-                cost += self.costs.line_frame_s if peer.node_id else self.costs.frame_s
+                if not peer.node_id:
+                    cost += self.costs.frame_s if is_first else self.costs.busy_frame_s
+                    is_first = False
+                else:
+                    cost += self.costs.line_frame_s
                 if peer.node_id:
                     opener = self.openers[peer]
                     who = opener.core.nodes.by_id[self.node_id]
@@ -146,6 +151,10 @@ class Node:
             batch, core.outbox.gcs = core.outbox.gcs, []
             self._network.to_gcs(self.number, batch, leaves_at)
         return cost
+
+    def _frame_s(self) -> float:
+        # To read one: a turn that began with a wake-up has no other before it.
+        return self.costs.frame_s if self.server.was_idle else self.costs.busy_frame_s
 
     def _cost(self, message: Any) -> float:
         # Of a message that comes or goes. Ready, Release and the like are counted with their task.

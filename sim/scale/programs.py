@@ -16,7 +16,14 @@ from sim.scale.lanes import Callee, Caller
 from sim.scale.leaves import Leaves
 from sim.scale.world import Thread, World
 from skate import messages as m
-from skate.config import FLUSH_CALLS, LANE_TICK_S, PROTOCOL_VERSION, PYTHON
+from skate.config import (
+    FLUSH_CALLS,
+    FLUSH_DELAY_S,
+    LANE_TICK_S,
+    LINE_IDLE_S,
+    PROTOCOL_VERSION,
+    PYTHON,
+)
 from skate.ids import FIRST_RETURN, TaskIdCounter
 from skate.rows import Client, Worker
 from skate.spec import FORMAT_MSGPACK, CallTemplate, JobConfig, Strategy
@@ -271,6 +278,10 @@ class WorkerProcess(Submitter):
         self.ids = TaskIdCounter(setup.job_id, setup.submitter)
         self._parts: set[int] = set()  # templates that are
         self._knows_leaf = False
+        self._behind = 0  # tasks of the same frame that have not begun
+        self._done: list[m.Done] = []  # not sent yet
+        self._send_by = 0.0
+        self._sent_at = 0.0
         self.open_for_lanes(setup.submitter)
         self.callee = Callee(node.world, node.costs, node.leaves, self.thread, NOTHING, self.send)
         hello = m.Hello(
@@ -284,10 +295,16 @@ class WorkerProcess(Submitter):
         """Whether it has run a part."""
         return self._knows_leaf
 
+    def receive(self, batch: list[Any]) -> None:
+        """From the daemon."""
+        self._behind = sum(type(message) is m.Run for message in batch)
+        super().receive(batch)
+
     def on_message(self, message: Any) -> None:
         """Run this."""
         kind = type(message)
         if kind is m.Run:
+            self._behind -= 1
             if message.template in self._parts:
                 self._begin_part(message)
             else:
@@ -309,11 +326,30 @@ class WorkerProcess(Submitter):
         ended = self.thread.spend(node.leaves.task_s)
         node.leaves.ended(ended)
         done = m.Done(run.task_id, run.attempt, began, ended, NOTHING)
-        self.send([done], self.thread.spend(node.costs.worker_s))
+        self._answer(done, self.thread.spend(node.costs.worker_s))
+
+    def _answer(self, done: m.Done, at: float) -> None:
+        # As the connection does: at once if nothing is behind it or the line was idle, else soon.
+        if self._done and at > self._send_by:
+            self._send_done(self._send_by)
+        self._done.append(done)
+        count = len(self._done)
+        is_idle = count == 1 and at - self._sent_at > LINE_IDLE_S
+        if not self._behind or is_idle or count >= FLUSH_CALLS:
+            self._send_done(at)
+        elif count == 1:
+            self._send_by = at + FLUSH_DELAY_S
+
+    def _send_done(self, at: float) -> None:
+        batch, self._done = self._done, []
+        self._sent_at = at
+        self.send(batch, at)
 
     def _begin_part(self, run: m.Run) -> None:
         node = self.node
         began = self.thread.spend(0.0)
+        if self._done:
+            self._send_done(began)
         if not self._knows_leaf:
             self._knows_leaf = True
             self.register([LEAF], began)

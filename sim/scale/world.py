@@ -62,6 +62,7 @@ class Server:
         self._waiting: deque[Any] = deque()
         self._is_due = False
         self._free_at = 0.0
+        self.was_idle = False  # before this turn: what came has woken it up
         self.busy_s = 0.0
 
     def arrive(self, item: Any) -> None:
@@ -70,6 +71,7 @@ class Server:
         if not self._is_due:
             now = self._world.now
             if self._free_at <= now:
+                self.was_idle = True
                 self._turn()
             else:
                 self._is_due = True
@@ -84,6 +86,7 @@ class Server:
         cost += self._settle(cost)
         self.busy_s += cost
         self._free_at = self._world.now + cost
+        self.was_idle = False
         if waiting:
             self._is_due = True
             self._world.at(self._free_at, self._turn)

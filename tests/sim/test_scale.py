@@ -47,7 +47,7 @@ def test_a_daemon_that_is_too_slow_for_its_tasks_is_the_limit() -> None:
 
 
 def test_empty_tasks_are_limited_by_the_daemons_alone() -> None:
-    outcome = simulate(3, 6_000, cpus=4, task_s=0.0, is_even=True, lanes=False)
+    outcome = simulate(3, 30_000, cpus=32, task_s=0.0, is_even=True, lanes=False)
     assert outcome.share == 0.0, "there is no ideal"
     assert outcome.sustained > 1_000
     assert all(share > 0.9 for name, share in outcome.busy if name != "GCS")
@@ -60,7 +60,7 @@ def test_empty_tasks_ride_on_lanes_and_node_daemons_are_no_limit() -> None:
     )
     assert switched.rode == 0
     assert riding.rode > 30_000
-    assert riding.throughput > 3 * switched.throughput
+    assert riding.throughput > 2 * switched.throughput
 
 
 def test_a_program_that_is_slow_to_submit_is_the_limit_of_its_lanes() -> None:
