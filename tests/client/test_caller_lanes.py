@@ -15,7 +15,7 @@ import pytest
 from skate import messages as m
 from skate.client.connection import Connection
 from skate.client.runtime import Runtime
-from skate.config import FLUSH_CALLS
+from skate.config import COURIER_TICK_S, FLUSH_CALLS
 from skate.errors import RuntimeClosedError
 from skate.ids import FIRST_RETURN
 from skate.net import unix_socket
@@ -105,6 +105,23 @@ def test_a_call_after_the_end_of_the_node_says_so_though_there_is_a_lane(ends: E
     connection.close("the session ends")
     with pytest.raises(RuntimeClosedError, match="node daemon"):
         ends.submit()
+
+
+def test_the_courier_leaves_a_lane_to_the_thread_that_waits_for_it(ends: Ends) -> None:
+    connection = ends.runtime.connection
+    ticks = 0
+
+    def tick() -> None:
+        nonlocal ticks
+        ticks += 1
+
+    ends.node.send(LANE)
+    connection.try_read()
+    assert ends.rides(ends.submit())
+    connection.on_tick = tick
+    connection.start_courier(COURIER_TICK_S)
+    assert not connection.wait_for(lambda: False, 1.0)
+    assert ticks <= 1.5 / COURIER_TICK_S
 
 
 class Interrupt(BaseException):

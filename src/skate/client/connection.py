@@ -486,7 +486,8 @@ class Connection:
                 read_at = time.monotonic()
             next_s = self.on_tick()
             wait_s = next_s if next_s is not None else tick_s
-            if tick_s is not None and self.sources and self.is_calling():
+            is_left = tick_s is not None and not self._leader.locked()  # to the courier to read
+            if is_left and self.sources and self.is_calling():
                 wait_s = config.LANE_TICK_S
 
     def _doze(self, events: select.poll) -> None:
