@@ -161,10 +161,6 @@ class LaneServer:
             message.lane, message.caller, takes_at_once=self._is_actor
         )
 
-    def cannot_listen(self, number: int) -> None:
-        """No caller can come by this lane; the node was told so, and hears nothing more of it."""
-        self.lanes.pop(number, None)
-
     def on_run(self, run: m.Run, spec: CallTemplate) -> None:
         """The node has sent a task or a call."""
         work = Work(run, spec)
