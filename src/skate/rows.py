@@ -253,6 +253,7 @@ class Task:
         "state",
         "submitted_at",
         "template",
+        "waited_s",
         "worker",
     )
 
@@ -282,6 +283,7 @@ class Task:
         self.host: OtherNode | None = None  # that runs it
         self.is_here = False  # it waits for its inputs to be in this node's own store
         self.is_bound = False  # it was sent to this node for good
+        self.waited_s = 0.0  # how long it waited for resources at the nodes that it left
         self.actor: Any = None  # of a call, or of a construction
         self.line: Caller = owner  # of a call: whose order it keeps
         self.holds_handle = False  # of a call: it holds its actor's handle while it is under way

@@ -349,6 +349,28 @@ def test_a_wait_that_ended_long_ago_without_a_lease_is_not_counted_again(away_s:
     assert node.now - began > RESOURCE_PATIENCE_S
 
 
+def test_a_demand_that_was_patient_at_other_nodes_need_not_be_so_again() -> None:
+    """Or a task that moves between busy nodes more often than they are patient never runs."""
+    node = Node({"CPU": 2})
+    small, large = node.template("small"), node.template("large", {"CPU": 2})
+    node.submit(small, *(f"s{i}" for i in range(1_000)))
+    node.turn()
+    task = Task(b"large", large, b"", None, None, None, 0, node.now)
+    task.waited_s = 0.9 * RESOURCE_PATIENCE_S
+    node.tasks["large"] = task
+    node.scheduler.enqueue(task, node.now)
+    began = node.now
+    until_large_runs(node)
+    assert node.now - began < 0.1 * RESOURCE_PATIENCE_S + 0.5
+    node.done("large")
+    node.turn()
+    node.submit(large, "fresh")  # patience that has had its reward is not counted again
+    node.tasks["large"] = node.tasks["fresh"]
+    began = node.now
+    until_large_runs(node)
+    assert node.now - began > RESOURCE_PATIENCE_S
+
+
 def test_beside_a_task_that_never_ends_a_large_demand_does_not_keep_the_rest_idle() -> None:
     node = Node({"CPU": 2})
     node.submit(node.template("endless"), "endless")

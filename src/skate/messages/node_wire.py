@@ -40,6 +40,7 @@ class Forward(msgspec.Struct, array_like=True, tag=71, gc=False):
     depth: int = 0
     retries_left: int = 0
     is_bound: bool = False  # to this node, by its strategy
+    waited_s: float = 0.0  # for resources, at the nodes that it left
 
 
 class ForwardActor(msgspec.Struct, array_like=True, tag=72):
@@ -100,6 +101,7 @@ class GivenBack(msgspec.Struct, array_like=True, tag=75):
     reason: str
     node_id: bytes = b""  # where to, if the global scheduler has said so
     life: int = 0
+    waited_s: float = 0.0  # for resources, here and at the nodes before
 
 
 class ActorNews(msgspec.Struct, array_like=True, tag=76):

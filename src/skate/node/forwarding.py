@@ -105,6 +105,7 @@ class Forwarding:
                 task.depth,
                 task.retries_left,
                 task.is_bound,
+                task.waited_s,
             ),
         )
 
@@ -185,6 +186,7 @@ class Forwarding:
             if task is None:
                 continue
             task.host = None
+            task.waited_s = message.waited_s
             task.state = advance(TASK_MOVES, task.state, TASK_OFFERED)
             if message.node_id:
                 if message.node_id == self._me.node_id:

@@ -126,6 +126,7 @@ class Guests:
         task.attempt = message.attempt
         task.retries_left = message.retries_left
         task.is_bound = message.is_bound
+        task.waited_s = message.waited_s
         self.adopt_returns(client, task)
         failed = self.borrow_inputs(task, message.inputs)
         if failed:
@@ -208,7 +209,7 @@ class Guests:
         task.state = advance(TASK_MOVES, task.state, TASK_FAILED)
         self._running.drop_arguments(task)
         home = task.owner
-        self._outbox.send(home, m.GivenBack([task.id], reason, node_id))
+        self._outbox.send(home, m.GivenBack([task.id], reason, node_id, waited_s=task.waited_s))
         for stored in self.disown_returns(task):
             self._finding.ask_home(stored)
 

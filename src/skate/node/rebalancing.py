@@ -179,7 +179,9 @@ class Rebalancing:
             if host is None or not queue.count:
                 continue
             self._due[queue] = (self._clock.now + REBALANCE_WAIT_S, REBALANCE_WAIT_S)
+            waited_s = self._clock.now - queue.waiting_since if queue.waiting_since else 0.0
             for task in queue.take_back(count, rules):
+                task.waited_s = waited_s
                 if task.owner.node_id:
                     self._guests.give_back(task, "another node has room for it", node_id)
                 else:

@@ -110,6 +110,11 @@ class LocalScheduler(Resources):
             return
         queue = task.template.queue
         queue.push(task)
+        if task.waited_s:
+            # It has been patient at other nodes: a move does not send it to the end of the line.
+            if queue.count == 1:
+                queue.waiting_since = now - min(task.waited_s, RESOURCE_PATIENCE_S)
+            task.waited_s = 0.0
         self.ready[queue] = None
 
     def requeue(self, task: Task) -> None:
