@@ -173,7 +173,7 @@ RESERVE_TIMEOUT_S = 2.0  # a live node answers at once; others are tried before 
 
 # -- GCS -----------------------------------------------------------------------------------------
 HEARTBEAT_S = 0.1  # how often a node tells the GCS its load: tasks are placed by figures this old
-QUIET_AFTER_S = 10.0  # a local session without any event for this long is quiet
+QUIET_AFTER_S = 5.0  # a local session without any event for this long is quiet
 QUIET_TICK_S = 0.5  # how often a quiet session looks at its logs and clocks, until the next event
 STAY_HEARTBEATS = 2  # a task that stays at its offerer is in one of this many next heartbeats
 PULSE_AFTER_S = 0.5  # a thread sends a sign of life for a loop that sent no heartbeat for so long
