@@ -20,7 +20,6 @@ from __future__ import annotations
 
 JOB_ID_BYTES = 4
 NODE_ID_BYTES = 16
-WORKER_ID_BYTES = 16
 HOME_BYTES = 4
 SUBMITTER_BYTES = 7
 COUNTER_BYTES = 5

@@ -511,7 +511,7 @@ class Actor:
         self.leaving = False  # asked to end after what was delivered
         self.placed = False  # holds its running demand
         self.gpus: list[int] | None = None
-        self.host: OtherNode | None = None  # that it lives on (remote_actors.py)
+        self.host: OtherNode | None = None  # that it lives on, if not here (actor_home.py)
         self.life = 0  # counts its placements on other nodes: each numbers its calls afresh
         self.host_pid = 0  # of its process there
         self.is_proxy = False  # of another home, and not hosted here

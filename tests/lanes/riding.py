@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import skate
 from skate.client.runtime import current
-from tests.conftest import eventually
+from tests.conftest import eventually, store_counts
 
 SOON_S = 20.0
 """What is awaited takes milliseconds; only a hang takes so long."""
@@ -17,6 +19,17 @@ SOON_S = 20.0
 def get(refs: Any) -> Any:
     """The values, or an error rather than a hang."""
     return skate.get(refs, timeout=SOON_S)
+
+
+@contextmanager
+def leaves_nothing(cpus: int = 2) -> Iterator[None]:
+    """Within a session: CPUs, store and workers are in the end as they were."""
+    before = store_counts()
+    yield
+    gc.collect()  # an error that was caught keeps the frames, and they the refs
+    eventually(lambda: skate.available_resources().get("CPU") == cpus, "all CPUs are free", SOON_S)
+    eventually(lambda: store_counts() <= before, "the store is as before", SOON_S)
+    eventually(lambda: not lanes(-1, actor_id=""), "no worker is lent", SOON_S)
 
 
 def lanes(caller: int = 0, **which: Any) -> list[dict[str, Any]]:

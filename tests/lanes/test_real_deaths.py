@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
@@ -18,8 +17,8 @@ import pytest
 import skate
 from skate import exceptions
 from tests.api.waiting import until_gone
-from tests.conftest import eventually, store_counts
-from tests.lanes.riding import SOON_S, call_until_open, get, lanes, run_until_lent
+from tests.conftest import eventually
+from tests.lanes.riding import SOON_S, call_until_open, get, lanes, leaves_nothing, run_until_lent
 
 # Workers need not import this module, and with it pytest, to run its functions.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -33,12 +32,8 @@ def session() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    before = store_counts()
-    yield
-    gc.collect()  # an error that was caught keeps the frames, and they the refs
-    eventually(lambda: skate.available_resources().get("CPU") == 2, "all CPUs are free", SOON_S)
-    eventually(lambda: store_counts() <= before, "the store is as before", SOON_S)
-    eventually(lambda: not lanes(-1, actor_id=""), "no worker is lent", SOON_S)
+    with leaves_nothing():
+        yield
 
 
 @skate.remote

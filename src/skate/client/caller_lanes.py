@@ -18,7 +18,7 @@ from typing import Any
 from skate import messages as m
 from skate.client.connection import Connection
 from skate.client.lane_book import GONE, CallerLane, LaneBook, values_of
-from skate.client.stream import Stream
+from skate.client.stream import Stream, StreamSource
 from skate.client.value_table import ValueTable
 from skate.config import FLUSH_CALLS, LANE_VALUE_BYTES
 from skate.ids import TaskIdCounter
@@ -29,10 +29,10 @@ JOURNAL_MAX = 128
 """Births and deaths of refs that may wait while all calls ride: nothing else would drain them."""
 
 
-class LaneSocket:
+class LaneSocket(StreamSource):
     """One lane's end at its caller; a source of the connection."""
 
-    __slots__ = ("_connection", "_lanes", "lane", "stream")
+    __slots__ = ("_connection", "_lanes", "lane")
 
     def __init__(
         self, lanes: CallerLanes, connection: Connection, lane: CallerLane, sock: socket.socket
@@ -48,19 +48,6 @@ class LaneSocket:
             sock, m.decode_to_caller, handlers, self._on_eof, "the worker",
             m.Outcome, self._on_outcomes,
         )  # fmt: skip
-
-    def fileno(self) -> int:
-        """The descriptor to poll."""
-        return self.stream.sock.fileno()
-
-    @property
-    def has_unsent(self) -> bool:
-        """Whether the socket has not taken all that it was given."""
-        return self.stream.has_unsent
-
-    def read(self) -> bool:
-        """Handle what has arrived; whether something had."""
-        return self.stream.read()
 
     def flush(self) -> bool:
         """Send what the book has queued, the lock being held; whether the socket took all."""

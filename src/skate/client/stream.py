@@ -23,6 +23,27 @@ _SEND_FLAGS = (socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL,)
 Handlers = Mapping[type, Callable[[Any], None]]
 
 
+class StreamSource:
+    """What the connection reads beside the line to the node: one end of a lane."""
+
+    __slots__ = ("stream",)
+
+    stream: Stream
+
+    def fileno(self) -> int:
+        """The descriptor to poll."""
+        return self.stream.sock.fileno()
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether the socket has not taken all that it was given."""
+        return self.stream.has_unsent
+
+    def read(self) -> bool:
+        """Handle what has arrived; whether something had."""
+        return self.stream.read()
+
+
 class Stream:
     """See the module's docstring.
 

@@ -198,12 +198,6 @@ def _is_registered(observer: Observer, node_id: str) -> bool:
     return any(row["NodeID"] == node_id and row["Alive"] for row in rows)
 
 
-def living_nodes(node_socket: str, timeout_s: float) -> list[dict[str, object]]:
-    """The living nodes of a cluster, as its GCS lists them to a node of this machine."""
-    with Observer(node_socket) as observer:
-        return [row for row in observer.ask("nodes", timeout_s=timeout_s) if row["Alive"]]
-
-
 # ---------------------------------------------------------------------------------- stop
 
 

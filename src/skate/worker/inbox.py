@@ -186,9 +186,10 @@ class Inbox:
 
     def block(self) -> None:
         """The running task waits: what is behind it goes back, and what comes meanwhile."""
-        self._server.is_blocked = True
+        with self._connection.lock:
+            self._server.block()
         self.hand_back()
 
     def unblock(self) -> None:
         """It goes on."""
-        self._server.is_blocked = False
+        self._server.unblock()

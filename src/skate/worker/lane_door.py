@@ -17,7 +17,7 @@ from typing import Any
 from skate import config
 from skate import messages as m
 from skate.client.connection import Connection
-from skate.client.stream import Stream
+from skate.client.stream import Stream, StreamSource
 from skate.config import FLUSH_CALLS
 from skate.net import unix_socket
 from skate.net.frame import frame
@@ -30,10 +30,10 @@ _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 _CREDENTIALS = struct.Struct("3i")
 
 
-class CalleeSocket:
+class CalleeSocket(StreamSource):
     """One caller's lane at its worker; a source of the connection."""
 
-    __slots__ = ("_door", "lane", "stream")
+    __slots__ = ("_door", "lane")
 
     def __init__(self, door: LaneDoor, sock: socket.socket) -> None:
         self._door = door
@@ -47,19 +47,6 @@ class CalleeSocket:
         self.stream = Stream(
             sock, m.decode_to_callee, handlers, self._on_eof, "the caller", m.Call, self._on_calls
         )
-
-    def fileno(self) -> int:
-        """The descriptor to poll."""
-        return self.stream.sock.fileno()
-
-    @property
-    def has_unsent(self) -> bool:
-        """Whether the socket has not taken all that it was given."""
-        return self.stream.has_unsent
-
-    def read(self) -> bool:
-        """Handle what has arrived; whether something had."""
-        return self.stream.read()
 
     def flush(self) -> bool:
         """Send what the server has queued, the lock being held; whether the socket took all."""
