@@ -191,6 +191,23 @@ def test_the_states_of_a_value_in_order(table: ValueTable) -> None:
     ]  # fmt: skip
 
 
+def test_trouble_of_a_read_that_failed_is_not_taken_for_the_next_ones(table: ValueTable) -> None:
+    """A get of more than there is room for has asked for all; then they are read one by one."""
+    one, two, *_ = IDS
+    for object_id in (one, two):
+        table.counts[object_id] = 1
+    table.asked(table.missing([one, two]))
+    table.on_ready(m.Ready(one, FORMAT_ERROR, m.TROUBLE))
+    table.gave_up([one, two])
+    table.forget_troubles([two])
+    assert table.missing([two]) == []  # it is on its way, for all that is known
+    table.on_ready(m.Ready(two, FORMAT_ERROR, m.TROUBLE))
+    assert table.state(two).name == "WANTED"
+    table.check()
+    table.on_ready(m.Ready(two, FORMAT_ERROR, m.TROUBLE))  # this is the answer
+    assert table.state(two).name == "TROUBLED"
+
+
 def test_a_place_from_before_a_ref_went_and_came_back_is_not_kept(table: ValueTable) -> None:
     """The node lets go of what it has sent here when it reads that the ref went."""
     one = IDS[0]

@@ -23,7 +23,7 @@ from skate.client.questions import Questions
 from skate.client.templates import Templates
 from skate.client.value_table import ValueTable, Wait, first_error
 from skate.config import BLOCKED_AFTER_S, INLINE_MAX_BYTES
-from skate.errors import GetTimeoutError
+from skate.errors import GetTimeoutError, SkateError
 from skate.ids import FIRST_RETURN, TaskIdCounter, return_id
 from skate.objects.mapping import ArenaMapping
 from skate.objects.reference_counter import ReferenceCounter, process_journal
@@ -310,6 +310,9 @@ class Runtime:
                 # The place of a copy was forgotten as it was looked for: it has to come anew.
                 timeout_s = None if deadline is None else max(0.0, deadline - time.monotonic())
             return out
+        except SkateError:
+            values.gave_up(object_ids)
+            raise
         finally:
             values.reads.remove(object_ids)
 

@@ -65,6 +65,7 @@ class ValueTable:
     __slots__ = (
         "_send",
         "counts",
+        "doubted",
         "elsewhere",
         "errors_seen",
         "fetching",
@@ -88,6 +89,7 @@ class ValueTable:
         self.elsewhere: set[bytes] = set()  # may also hold what is WANTED
         self.wanted: set[bytes] = set()
         self.troubled: set[bytes] = set()  # those of ``here`` that are TROUBLED
+        self.doubted: set[bytes] = set()  # those of ``wanted`` that a failed read had asked for
         self.unanswered: dict[bytes, None] = {}
         self.reads: list[Sequence[bytes]] = []  # what get() calls need, until they have it
         self.waits: dict[int, set[bytes]] = {}  # of each wait() call: what was revoked meanwhile
@@ -132,6 +134,12 @@ class ValueTable:
                 self.troubled.discard(object_id)
                 self.here.pop(object_id, None)
 
+    def gave_up(self, object_ids: Sequence[bytes]) -> None:
+        """A read of these ended by an error. Were it trouble, the node may be about to say the same
+        of the others, for which there is room now: if so, they are asked for once more."""
+        if self.troubled.intersection(object_ids):
+            self.doubted |= self.wanted.intersection(object_ids)
+
     def drop(self, object_ids: Sequence[bytes]) -> None:
         """Their last refs are gone. If one comes back, its value has to be asked for."""
         here, promised, wanted = self.here, self.promised, self.wanted
@@ -139,6 +147,8 @@ class ValueTable:
             self.troubled.difference_update(object_ids)
         if self.fetching:
             self.fetching.difference_update(object_ids)
+        if self.doubted:
+            self.doubted.difference_update(object_ids)
         for object_id in object_ids:
             if here.pop(object_id, None) is None:
                 if object_id in promised or object_id in wanted:
@@ -185,6 +195,8 @@ class ValueTable:
                 continue
             if wanted:
                 wanted.discard(object_id)
+            if self.doubted and self._is_outdated(ready):
+                continue
             if object_id not in counts:
                 continue  # the last ref went while it was under way
             if offset == TROUBLE:
@@ -202,6 +214,18 @@ class ValueTable:
                 self.errors_seen += 1
             if self.watched and object_id in self.watched:
                 self.on_watched(object_id)
+
+    def _is_outdated(self, ready: m.Ready) -> bool:
+        # Trouble that a failed read left behind is not the answer to the read that came after it.
+        object_id = ready.object_id
+        if object_id not in self.doubted:
+            return False
+        self.doubted.discard(object_id)
+        if ready.offset != TROUBLE or object_id not in self.counts:
+            return False
+        self.wanted.add(object_id)
+        self._send(m.Want([object_id]))
+        return True
 
     def _is_old(self, ready: m.Ready) -> bool:
         # Its last ref went before this came, and one has come back since: the node may have sent
@@ -265,7 +289,7 @@ class ValueTable:
         """Whether nothing is kept (but for answers that may still come)."""
         return not (
             self.here or self.promised or self.fetching or self.elsewhere or self.wanted
-            or self.troubled or self.reads or self.waits
+            or self.doubted or self.troubled or self.reads or self.waits
         )  # fmt: skip
 
     def check(self) -> None:
@@ -277,7 +301,15 @@ class ValueTable:
         assert self.promised.isdisjoint(self.wanted), "asked for, though it is promised"
         assert self.promised.isdisjoint(self.elsewhere), "promised, though it has come to be"
         assert self.troubled <= here, "trouble with nothing"
-        for known in (here, self.promised, self.fetching, self.elsewhere, self.wanted):
+        assert self.doubted <= self.wanted, "doubted, though not asked for"
+        for known in (
+            here,
+            self.promised,
+            self.fetching,
+            self.elsewhere,
+            self.wanted,
+            self.doubted,
+        ):
             assert known <= counts, "kept for nobody"
         assert len(self.unanswered) <= UNANSWERED_KEPT
 
